@@ -1,0 +1,288 @@
+"""What a run is: arms, settings and the frozen configuration that gives a run its id. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+TRAINING_VERSION = 1  # raised whenever the bits of a run change for an unchanged RunConfig
+
+
+class InputError(ValueError):
+    """A user's mistake: the message says what was wrong, where, and what would be right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What is done to the discriminator: its norm layer and its constraint."""
+
+    label: str
+    norm: Literal["batch", "none"]
+    constraint: Literal["none", "spectral_norm", "spectral_norm_penalty"]
+    colour: str  # Okabe and Ito's colour-blind-safe palette
+    source: str
+    parameters: tuple[str, ...] = ()  # RunConfig fields that this arm uses and others may not
+
+
+_MIYATO = "Miyato et al. 2018, arXiv 1802.05957"
+_YOSHIDA = "Yoshida & Miyato 2017, arXiv 1705.10941"
+_ITERATION = ("n_power_iterations", "power_iteration")
+
+ARMS: dict[str, Arm] = {
+    "dcgan": Arm(
+        label="DCGAN (batch norm)",
+        norm="batch",
+        constraint="none",
+        colour="#000000",
+        source="Radford et al. 2016, arXiv 1511.06434",
+    ),
+    "sn_dcgan": Arm(
+        label="SN-DCGAN (batch norm + spectral norm)",
+        norm="batch",
+        constraint="spectral_norm",
+        colour="#0072B2",
+        source=_MIYATO + ", on the DCGAN with its batch norm kept",
+        parameters=_ITERATION,
+    ),
+    "penalty_dcgan": Arm(
+        label="DCGAN + spectral norm penalty",
+        norm="batch",
+        constraint="spectral_norm_penalty",
+        colour="#D55E00",
+        source=_YOSHIDA,
+        parameters=("penalty_weight", "n_power_iterations"),
+    ),
+    "plain": Arm(
+        label="No norm, no constraint",
+        norm="none",
+        constraint="none",
+        colour="#999999",
+        source="the comparison's zero",
+    ),
+    "sn": Arm(
+        label="Spectral norm, no batch norm",
+        norm="none",
+        constraint="spectral_norm",
+        colour="#56B4E9",
+        source=_MIYATO,
+        parameters=_ITERATION,
+    ),
+    "penalty": Arm(
+        label="Spectral norm penalty, no batch norm",
+        norm="none",
+        constraint="spectral_norm_penalty",
+        colour="#E69F00",
+        source=_YOSHIDA,
+        parameters=("penalty_weight", "n_power_iterations"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Optimizer settings: Adam's learning rate and moments, discriminator updates per generator update."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    n_dis: int
+
+
+# Source: Miyato et al. 2018, Table 1. C is also the notebook's.
+SETTINGS: dict[str, Setting] = {
+    "A": Setting(lr=1e-4, beta1=0.5, beta2=0.9, n_dis=5),
+    "B": Setting(lr=1e-4, beta1=0.5, beta2=0.999, n_dis=1),
+    "C": Setting(lr=2e-4, beta1=0.5, beta2=0.999, n_dis=1),
+    "D": Setting(lr=1e-3, beta1=0.5, beta2=0.9, n_dis=5),
+    "E": Setting(lr=1e-3, beta1=0.5, beta2=0.999, n_dis=5),
+    "F": Setting(lr=1e-3, beta1=0.9, beta2=0.999, n_dis=5),
+}
+_SETTING_FIELDS = ("lr", "beta1", "beta2", "n_dis")
+
+DATASETS = {  # name -> channels, number of classes
+    "digits": (1, 10),
+    "mnist": (1, 10),
+    "fashion_mnist": (1, 10),
+}
+
+_Dataset = Literal["digits", "mnist", "fashion_mnist"]
+_Arm = Literal["dcgan", "sn_dcgan", "penalty_dcgan", "plain", "sn", "penalty"]
+_Setting = Literal["A", "B", "C", "D", "E", "F", "custom"]
+
+
+def _execution(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"execution": True, "help": help})
+
+
+def _identity(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"execution": False, "help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. Identity fields change its numbers and make its id; execution fields do not.
+
+    The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from
+    `setting`, n_evaluations from `steps`; afterwards every field holds a value. Parameters that the arm does
+    not use are set to their defaults, so that equal runs are equal configurations.
+
+    Raises InputError for a value of the wrong type, an unknown name, or a number out of range.
+    """
+
+    dataset: _Dataset = _identity("digits", "training images")
+    arm: _Arm = _identity("dcgan", "what is done to the discriminator")
+    setting: _Setting = _identity("C", "optimizer setting of Miyato et al. 2018, Table 1")
+    seed: int = _identity(0, "shared by the arms that are compared", 0, 2**32 - 1)
+    steps: int = _identity(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1)
+    lr: float = _identity(None, "Adam's learning rate; default: the setting's", 1e-12, 10)
+    beta1: float = _identity(None, "Adam's beta1; default: the setting's", 0, 0.999999)
+    beta2: float = _identity(None, "Adam's beta2; default: the setting's", 0, 0.999999)
+    n_dis: int = _identity(None, "discriminator updates per generator update; default: the setting's", 1, 100)
+    loss: Literal["bce", "hinge", "wasserstein"] = _identity("bce", "adversarial loss")
+    architecture: Literal["dcgan28"] = _identity("dcgan28", "the notebook's networks for 28x28 images")
+    g_width: int = _identity(64, "channels of the generator's last hidden layer", 1, 4096)
+    d_width: int = _identity(16, "channels of the discriminator's first layer", 1, 4096)
+    z_dim: int = _identity(64, "latent dimensions", 1, 65536)
+    batch_size: int = _identity(128, "images per update", 2, 65536)
+    init: Literal["notebook", "dcgan"] = _identity(
+        "notebook", "batch-norm scale from N(0, 0.02) (notebook) or N(1, 0.02) (dcgan)"
+    )
+    penalty_weight: float = _identity(0.01, "lambda of the spectral norm penalty", 0, 1e6)
+    n_power_iterations: int = _identity(1, "rounds of power iteration", 1, 1000)
+    power_iteration: Literal["per_forward", "per_update"] = _identity(
+        "per_forward", "a round in every training forward, or one before each discriminator update"
+    )
+    precision: Literal["float32", "float64"] = _identity("float32", "arithmetic of the networks")
+    log_every: int = _identity(10, "steps between rows of the record", 1)
+    n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1)
+
+    device: str = _execution("auto", "auto, cpu, cuda or cuda:N")
+    threads: int = _execution(0, "CPU threads of this run; 0: all cores (train), one (sweep)")
+    memory_format: Literal["contiguous", "channels_last"] = _execution("contiguous", "layout of images")
+    data_dir: str = _execution("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
+    wandb: Literal["auto", "online", "offline", "disabled"] = _execution(
+        "auto", "Weights & Biases; auto: online when logged in, else offline"
+    )
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _checked(name, value, hint))
+        self._resolve_setting()
+        if self.n_evaluations is None:
+            object.__setattr__(self, "n_evaluations", default_evaluations(self.steps))
+        for name in _ARM_PARAMETERS - set(ARMS[self.arm].parameters):
+            object.__setattr__(self, name, _FIELDS[name].default)
+        for name in _FIELDS:
+            _check_range(name, getattr(self, name))
+
+    def _resolve_setting(self) -> None:
+        given = {name: getattr(self, name) for name in _SETTING_FIELDS if getattr(self, name) is not None}
+        if self.setting == "custom":
+            missing = [name for name in _SETTING_FIELDS if name not in given]
+            if missing:
+                raise InputError(f"setting custom needs {', '.join(_SETTING_FIELDS)}; missing: {', '.join(missing)}")
+            return
+        table = dataclasses.asdict(SETTINGS[self.setting])
+        if any(table[name] != value for name, value in given.items()):
+            object.__setattr__(self, "setting", "custom")
+        for name in _SETTING_FIELDS:
+            object.__setattr__(self, name, given.get(name, table[name]))
+
+    def identity(self) -> dict[str, Any]:
+        """Every identity field, in order of declaration: what config.json holds."""
+        return {name: getattr(self, name) for name in IDENTITY_FIELDS}
+
+    def execution(self) -> dict[str, Any]:
+        """Every execution field: recorded per attempt in status.json."""
+        return {name: getattr(self, name) for name in EXECUTION_FIELDS}
+
+    @property
+    def run_id(self) -> str:
+        """`dataset-arm-setting-sNN-hash`; the hash is over the identity fields that differ from their defaults.
+
+        The default of lr, beta1, beta2 and n_dis is what the setting says, that of n_evaluations what `steps`
+        says: a named setting adds only its letter to the hash.
+        """
+        defaults = {name: _FIELDS[name].default for name in IDENTITY_FIELDS}
+        defaults["n_evaluations"] = default_evaluations(self.steps)
+        if self.setting != "custom":
+            defaults |= dataclasses.asdict(SETTINGS[self.setting])
+        differing = {name: value for name, value in self.identity().items() if value != defaults[name]}
+        canonical = json.dumps(differing, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        return f"{self.dataset}-{self.arm}-{self.setting}-s{self.seed:02d}-{digest}"
+
+    @property
+    def cell(self) -> str:
+        """The run's name without its seed: runs of one cell differ only in their seed."""
+        twin = dataclasses.replace(self, seed=0)
+        return twin.run_id.replace("-s00-", "-")
+
+    @property
+    def channels(self) -> int:
+        return DATASETS[self.dataset][0]
+
+    def evaluation_steps(self) -> list[int]:
+        """Steps with a sample grid: n_evaluations evenly spaced, plus one at 2 % of the run."""
+        even = [round(i * self.steps / self.n_evaluations) for i in range(1, self.n_evaluations + 1)]
+        return sorted({step for step in [round(0.02 * self.steps), *even] if step >= 1})
+
+
+def default_evaluations(steps: int) -> int:
+    """steps // 500, clamped to 8..25."""
+    return min(max(steps // 500, 8), 25)
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
+IDENTITY_FIELDS = tuple(name for name, f in _FIELDS.items() if not f.metadata["execution"])
+EXECUTION_FIELDS = tuple(name for name, f in _FIELDS.items() if f.metadata["execution"])
+_ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value in the field's type; an int is taken for a float where nothing is lost."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        if value not in choices:
+            raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}{suggestion(value, choices)}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or isinstance(value, bool):
+        raise InputError(f"{name}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _check_range(name: str, value: Any) -> None:
+    metadata = _FIELDS[name].metadata
+    low, high = metadata.get("low", -math.inf), metadata.get("high", math.inf)
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise InputError(f"{name}: {value!r} is out of range; it must lie in [{low:g}, {high:g}]")
+
+
+def suggestion(word: object, known: Any) -> str:
+    """`; did you mean 'x'?` where a known word is near, else nothing."""
+    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def from_parameters(parameters: dict[str, Any]) -> RunConfig:
+    """A RunConfig from a flat mapping. Raises InputError for a name that is not one of its fields."""
+    for name in parameters:
+        if name not in _FIELDS:
+            raise InputError(
+                f"unknown parameter {name!r}{suggestion(name, _FIELDS)} (known: {', '.join(IDENTITY_FIELDS)})"
+            )
+    return RunConfig(**parameters)
+
+
+def unused_parameters(config: RunConfig) -> set[str]:
+    """Names of the arm parameters that the run's arm does not use."""
+    return _ARM_PARAMETERS - set(ARMS[config.arm].parameters)
