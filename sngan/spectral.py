@@ -1,0 +1,202 @@
+"""What constrains D: spectral norm, the spectral norm penalty, and removal for inference.
+
+Notation: W is a layer's kernel as the matrix (out, in*kh*kw), u its left and v its right singular vector,
+sigma = u'Wv, W_SN = W / sigma. (Some public texts exchange u and v, or print W_SN = u'Wv.)
+Source: Miyato et al. 2018, section 2.1 and Algorithm 1; Yoshida & Miyato 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_START_ITERATIONS = 15  # torch's number at registration
+
+
+def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, layer) of every Conv*, ConvTranspose* and Linear, in forward order of registration."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
+            yield name, layer
+
+
+def matrix_dim(layer: nn.Module) -> int:
+    """The kernel's dimension that becomes the matrix's rows: output channels, dim 1 in transposed convolutions."""
+    return 1 if isinstance(layer, _TRANSPOSED) else 0
+
+
+def as_matrix(weight: Tensor, dim: int = 0) -> Tensor:
+    """(shape[dim], rest) view of a kernel."""
+    return weight.movedim(dim, 0).flatten(1) if weight.ndim > 1 else weight.reshape(1, -1)
+
+
+def spectral_norm_of(layer: nn.Module) -> _SpectralNorm | None:
+    """The layer's spectral norm parametrization, or None."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    found = [p for p in layer.parametrizations["weight"] if isinstance(p, _SpectralNorm)]  # type: ignore[index]
+    return found[0] if found else None
+
+
+def raw_weight(layer: nn.Module) -> Tensor:
+    """The parameter itself. Reading `layer.weight` instead would move u and v in train mode."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
+    return layer.weight  # type: ignore[return-value]
+
+
+def _power_iteration(matrix: Tensor, u: Tensor, v: Tensor, rounds: int) -> None:
+    """v <- W'u / |W'u|, u <- Wv / |Wv|, in place. Source: Miyato et al. 2018, Algorithm 1."""
+    for _ in range(rounds):
+        normalize(torch.mv(matrix.t(), u), dim=0, eps=1e-12, out=v)
+        normalize(torch.mv(matrix, v), dim=0, eps=1e-12, out=u)
+
+
+def _start_vectors(matrix: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """u and v from normal draws, after 15 rounds as in torch's registration."""
+
+    def draw(size: int) -> Tensor:
+        device = matrix.device if generator is None else generator.device
+        vector = torch.randn(size, generator=generator, dtype=torch.float64, device=device)
+        return normalize(vector.to(matrix), dim=0)
+
+    u, v = draw(matrix.shape[0]), draw(matrix.shape[1])
+    _power_iteration(matrix, u, v, _START_ITERATIONS)
+    return u, v
+
+
+@torch.no_grad()
+def apply_spectral_norm(
+    module: nn.Module, n_power_iterations: int = 1, generator: torch.Generator | None = None
+) -> nn.Module:
+    """Divide the weight of every Conv*, ConvTranspose* and Linear by its power-iteration sigma, in place.
+
+    torch's `parametrizations.spectral_norm`: in train mode every read of `.weight` runs `n_power_iterations`
+    rounds on the layer's u and v; in eval mode they stand still. Transposed convolutions use dim 1. The start
+    vectors come from `generator` (CPU or the weights' device; default: torch's global one).
+    Initialize before: writing to `.weight` afterwards does nothing.
+
+    Raises ValueError if there is no such layer, if one has a spectral norm already, or if a weight is zero or
+    not finite. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
+    """
+    layers = list(weight_layers(module))
+    if not layers:
+        raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to normalize")
+    for name, layer in layers:
+        where = f"layer {name or type(layer).__name__!r}"
+        if spectral_norm_of(layer) is not None:
+            raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
+        norm = raw_weight(layer).norm()
+        if not (norm.isfinite() and norm > 0):
+            raise ValueError(f"{where} has a weight of norm {norm.item()}; spectral norm needs a finite non-zero weight")
+    for _, layer in layers:
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            spectral_norm(layer, n_power_iterations=n_power_iterations, dim=matrix_dim(layer))
+        if generator is not None:
+            parametrization = spectral_norm_of(layer)
+            assert parametrization is not None
+            u, v = _start_vectors(as_matrix(raw_weight(layer), matrix_dim(layer)), generator)
+            parametrization._u.copy_(u)
+            parametrization._v.copy_(v)
+    return module
+
+
+def hold_power_iteration(module: nn.Module) -> nn.Module:
+    """From here on reading a weight no longer moves u and v; `advance_power_iteration` does. Returns `module`."""
+    for _, layer in weight_layers(module):
+        if (parametrization := spectral_norm_of(layer)) is not None:
+            parametrization.n_power_iterations = 0
+    return module
+
+
+@torch.no_grad()
+def advance_power_iteration(module: nn.Module, rounds: int = 1) -> None:
+    """`rounds` rounds of power iteration in every spectrally normalized layer (Algorithm 1, once an update)."""
+    for _, layer in weight_layers(module):
+        if (parametrization := spectral_norm_of(layer)) is not None:
+            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
+            _power_iteration(matrix, parametrization._u, parametrization._v, rounds)
+
+
+@torch.no_grad()
+def sigma_estimates(module: nn.Module) -> dict[str, Tensor]:
+    """u'Wv of every spectrally normalized layer with u and v as they stand: scalars, nothing moved."""
+    estimates = {}
+    for name, layer in weight_layers(module):
+        if (parametrization := spectral_norm_of(layer)) is not None:
+            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
+            estimates[name] = torch.vdot(parametrization._u, torch.mv(matrix, parametrization._v))
+    return estimates
+
+
+@torch.no_grad()
+def remove_spectral_norm(module: nn.Module) -> nn.Module:
+    """Replace every spectrally normalized weight by the plain W / (u'Wv) of eval mode, in place.
+
+    Outputs equal those of `module.eval()` before. Returns `module`; layers without spectral norm are left alone.
+    Raises ValueError for a layer whose weight carries further parametrizations, which would be lost.
+    """
+    constrained = [(n, layer) for n, layer in weight_layers(module) if spectral_norm_of(layer) is not None]
+    for name, layer in constrained:
+        if len(layer.parametrizations["weight"]) > 1:  # type: ignore[index,arg-type]
+            raise ValueError(f"layer {name!r} has parametrizations beside its spectral norm; remove those first")
+    for _, layer in constrained:
+        spectral_norm_of(layer).eval()  # type: ignore[union-attr]
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return module
+
+
+class SpectralPenalty(nn.Module):
+    """0.5 * sum over layers of sigma(W)^2, WITHOUT the weight lambda; its gradient is sigma u v' per layer.
+
+    One call runs `n_power_iterations` rounds on vectors that persist from call to call and are constants of the
+    gradient. Convolution kernels are taken as (out, in*kh*kw); biases and batch norm are untouched; layers
+    with a spectral norm are skipped. The penalized module is not a submodule: only the vectors are in the state.
+
+    Source: Yoshida & Miyato 2017. Deviation: the vectors start with 15 rounds, as torch's spectral norm does.
+    """
+
+    def __init__(
+        self, module: nn.Module, n_power_iterations: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        if n_power_iterations < 1:
+            raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
+        self.n_power_iterations = n_power_iterations
+        # in a tuple, so that nn.Module does not register the layers as its own
+        self._layers = tuple((n, layer) for n, layer in weight_layers(module) if spectral_norm_of(layer) is None)
+        with torch.no_grad():
+            for i, (_, layer) in enumerate(self._layers):
+                u, v = _start_vectors(as_matrix(raw_weight(layer), matrix_dim(layer)), generator)
+                self.register_buffer(f"u{i}", u)
+                self.register_buffer(f"v{i}", v)
+
+    def _triples(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+        for i, (name, layer) in enumerate(self._layers):
+            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
+            yield name, matrix, self.get_buffer(f"u{i}"), self.get_buffer(f"v{i}")
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Run the power iteration without computing the penalty."""
+        for _, matrix, u, v in self._triples():
+            _power_iteration(matrix, u, v, self.n_power_iterations)
+
+    @torch.no_grad()
+    def sigma_estimates(self) -> dict[str, Tensor]:
+        """u'Wv per layer with the vectors as they stand: scalars, nothing moved."""
+        return {name: torch.vdot(u, torch.mv(matrix, v)) for name, matrix, u, v in self._triples()}
+
+    def forward(self) -> Tensor:
+        """() scalar, differentiable in the weights."""
+        self.advance()
+        # copies: the next call changes the vectors in place, and the backward pass needs today's
+        sigmas = [torch.vdot(u.clone(), torch.mv(m, v.clone())) for _, m, u, v in self._triples()]
+        return 0.5 * torch.stack(sigmas).square().sum() if sigmas else torch.zeros(())
