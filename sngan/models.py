@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from sngan.streams import torch_generator
 
 
-class Generator(nn.Module):
+class Generator(nn.Sequential):
     """z (N, z_dim) -> images (N, channels, 28, 28) in [-1, 1]: 1, 3, 6, 13, 28 pixels a side.
 
     Batch norm and ReLU between the transposed convolutions, tanh at the end.
     """
 
     def __init__(self, z_dim: int = 64, channels: int = 1, width: int = 64) -> None:
-        super().__init__()
-        self.z_dim = z_dim
         sizes = [z_dim, 4 * width, 2 * width, width, channels]
         kernels = [(3, 2), (4, 1), (3, 2), (4, 2)]  # kernel, stride; no padding
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -30,13 +28,13 @@ class Generator(nn.Module):
                 layers[f"bn{i}"] = nn.BatchNorm2d(sizes[i])
                 layers[f"act{i}"] = nn.ReLU(inplace=True)
         layers["tanh"] = nn.Tanh()
-        self.layers = nn.Sequential(layers)
+        super().__init__(layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z[:, :, None, None])
+        return super().forward(z[:, :, None, None])
 
 
-class Discriminator(nn.Module):
+class Discriminator(nn.Sequential):
     """Images (N, channels, 28, 28) -> logits (N,): 28, 13, 5, 1 pixels a side.
 
     No padding: the last row and column of the 13x13 and 5x5 inputs are never seen. `norm` is the layer between
@@ -44,7 +42,6 @@ class Discriminator(nn.Module):
     """
 
     def __init__(self, channels: int = 1, width: int = 16, norm: Literal["batch", "none"] = "batch") -> None:
-        super().__init__()
         sizes = [channels, width, 2 * width, 1]
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i in (1, 2, 3):
@@ -53,10 +50,10 @@ class Discriminator(nn.Module):
                 if norm == "batch":
                     layers[f"bn{i}"] = nn.BatchNorm2d(sizes[i])
                 layers[f"act{i}"] = nn.LeakyReLU(0.2, inplace=True)
-        self.layers = nn.Sequential(layers)
+        super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x).flatten()
+        return super().forward(x).flatten()
 
 
 @torch.no_grad()
@@ -72,7 +69,7 @@ def initialize(
     for path, layer in network.named_modules():
         if not list(layer.parameters(recurse=False)):
             continue
-        generator = torch_generator(seed, f"init/{name}/{path.split('.')[-1]}")
+        generator = torch_generator(seed, f"init/{name}/{path}")
 
         def normal(parameter: Tensor, mean: float = 0.0, generator: torch.Generator = generator) -> None:
             draws = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)

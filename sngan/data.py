@@ -1,0 +1,114 @@
+"""A data set as one uint8 tensor on the device, and its seeded batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+from sngan.config import DATASETS, InputError
+from sngan.streams import numpy_generator
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """`images` uint8 (N, C, 28, 28), `labels` int64 (N,), and the SHA-256 of the images' bytes."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    digest: str
+
+    def to(self, device: torch.device | str) -> ImageData:
+        return ImageData(self.name, self.images.to(device), self.labels.to(device), self.digest)
+
+
+def data_root(data_dir: str = "") -> Path:
+    """`data_dir`, else the environment's SNGAN_DATA, else the platform's cache folder."""
+    return Path(data_dir or os.environ.get("SNGAN_DATA") or platformdirs.user_cache_path("sngan") / "data")
+
+
+@functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
+def load(name: str, data_dir: str = "") -> ImageData:
+    """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` where missing.
+
+    `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. Raises InputError for
+    an unknown name, and where files are missing or broken and cannot be downloaded.
+    """
+    if name == "digits":
+        images, labels = _digits()
+    elif name in DATASETS:
+        images, labels = _torchvision(name, data_root(data_dir))
+    else:
+        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+    return ImageData(name, images, labels, digest)
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)  # 0..16 -> 0..255, (1797, 1, 8, 8)
+    large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    return large.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(bunch.target).long()
+
+
+def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor]:
+    from torchvision import datasets
+
+    dataset_class = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    folder = root / dataset_class.__name__ / "raw"
+    files = ", ".join(f"{Path(file).stem}[.gz]" for file, _ in dataset_class.resources)
+    advice = (
+        f"{name} needs the files {files} in {folder}. Put them there, or name another root that holds "
+        f"{dataset_class.__name__}/raw with --data-dir or SNGAN_DATA, or run once with a network to download them"
+    )
+    try:
+        dataset = dataset_class(str(root), train=True, download=True)  # checks md5 sums; shows a bar
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"cannot get {name}: {error}. {advice}") from error
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"{name}'s files are damaged ({error}). Delete them; {advice}") from error
+    return dataset.data[:, None].contiguous(), dataset.targets.long()
+
+
+def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 -> [-1, 1], the range of tanh."""
+    return images.to(dtype).div_(127.5).sub_(1)
+
+
+class Batches:
+    """Endless full batches (batch_size, C, H, W) in [-1, 1], in the order of the seed's `data` stream.
+
+    An epoch's remainder is joined to the next permutation. Deviation: the notebook's ragged last batch.
+    Raises InputError if a batch is larger than the data set.
+    """
+
+    def __init__(self, data: ImageData, batch_size: int, seed: int, dtype: torch.dtype = torch.float32) -> None:
+        if batch_size > len(data.images):
+            raise InputError(f"batch_size {batch_size} is larger than {data.name}'s {len(data.images)} images")
+        self._images, self._batch_size, self._dtype = data.images, batch_size, dtype
+        self._generator = numpy_generator(seed, "data")
+        self._order = np.empty(0, dtype=np.int64)
+
+    def indices(self) -> np.ndarray:
+        """The next batch's indices, (batch_size,)."""
+        if len(self._order) < self._batch_size:
+            self._order = np.concatenate([self._order, self._generator.permutation(len(self._images))])
+        batch, self._order = np.split(self._order, [self._batch_size])
+        return batch
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Tensor:
+        indices = torch.from_numpy(self.indices()).to(self._images.device)
+        return normalized(self._images[indices], self._dtype)
