@@ -230,9 +230,13 @@ class RunConfig:
         return DATASETS[self.dataset][0]
 
     def evaluation_steps(self) -> list[int]:
-        """Steps with a sample grid: n_evaluations evenly spaced, plus one at 2 % of the run."""
-        even = [round(i * self.steps / self.n_evaluations) for i in range(1, self.n_evaluations + 1)]
-        return sorted({step for step in [round(0.02 * self.steps), *even] if step >= 1})
+        """Steps with a sample grid: n_evaluations evenly spaced, plus one at 2 % of the run.
+
+        Rounded to the nearest row of the record, so that a short run has fewer.
+        """
+        shares = [0.02, *((i + 1) / self.n_evaluations for i in range(self.n_evaluations - 1))]
+        rows = {round(share * self.steps / self.log_every) * self.log_every for share in shares}
+        return sorted({step for step in rows if 0 < step < self.steps} | {self.steps})
 
 
 def default_evaluations(steps: int) -> int:

@@ -7,7 +7,7 @@ Source: Miyato et al. 2018, section 2.1 and Algorithm 1; Yoshida & Miyato 2017.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _START_ITERATIONS = 15  # torch's number at registration
+
+# None: torch's global generator; a function gives each layer, by name, a generator of its own
+GeneratorSource = torch.Generator | Callable[[str], torch.Generator] | None
 
 
 def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -59,8 +62,10 @@ def _power_iteration(matrix: Tensor, u: Tensor, v: Tensor, rounds: int) -> None:
         normalize(torch.mv(matrix, v), dim=0, eps=1e-12, out=u)
 
 
-def _start_vectors(matrix: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _start_vectors(name: str, layer: nn.Module, source: GeneratorSource) -> tuple[Tensor, Tensor]:
     """u and v from normal draws, after 15 rounds as in torch's registration."""
+    generator = source(name) if callable(source) else source
+    matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
 
     def draw(size: int) -> Tensor:
         device = matrix.device if generator is None else generator.device
@@ -74,13 +79,14 @@ def _start_vectors(matrix: Tensor, generator: torch.Generator | None) -> tuple[T
 
 @torch.no_grad()
 def apply_spectral_norm(
-    module: nn.Module, n_power_iterations: int = 1, generator: torch.Generator | None = None
+    module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None
 ) -> nn.Module:
     """Divide the weight of every Conv*, ConvTranspose* and Linear by its power-iteration sigma, in place.
 
     torch's `parametrizations.spectral_norm`: in train mode every read of `.weight` runs `n_power_iterations`
     rounds on the layer's u and v; in eval mode they stand still. Transposed convolutions use dim 1. The start
-    vectors come from `generator` (CPU or the weights' device; default: torch's global one).
+    vectors come from `generator` (on any device), or from the generator that the function `generator` gives for
+    a layer's name, or from torch's global one.
     Initialize before: writing to `.weight` afterwards does nothing.
 
     Raises ValueError if there is no such layer, if one has a spectral norm already, or if a weight is zero or
@@ -96,13 +102,13 @@ def apply_spectral_norm(
         norm = raw_weight(layer).norm()
         if not (norm.isfinite() and norm > 0):
             raise ValueError(f"{where} has a weight of norm {norm.item()}; spectral norm needs a finite non-zero weight")
-    for _, layer in layers:
+    for name, layer in layers:
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             spectral_norm(layer, n_power_iterations=n_power_iterations, dim=matrix_dim(layer))
         if generator is not None:
             parametrization = spectral_norm_of(layer)
             assert parametrization is not None
-            u, v = _start_vectors(as_matrix(raw_weight(layer), matrix_dim(layer)), generator)
+            u, v = _start_vectors(name, layer, generator)
             parametrization._u.copy_(u)
             parametrization._v.copy_(v)
     return module
@@ -164,7 +170,7 @@ class SpectralPenalty(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, n_power_iterations: int = 1, generator: torch.Generator | None = None
+        self, module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None
     ) -> None:
         super().__init__()
         if n_power_iterations < 1:
@@ -173,8 +179,8 @@ class SpectralPenalty(nn.Module):
         # in a tuple, so that nn.Module does not register the layers as its own
         self._layers = tuple((n, layer) for n, layer in weight_layers(module) if spectral_norm_of(layer) is None)
         with torch.no_grad():
-            for i, (_, layer) in enumerate(self._layers):
-                u, v = _start_vectors(as_matrix(raw_weight(layer), matrix_dim(layer)), generator)
+            for i, (name, layer) in enumerate(self._layers):
+                u, v = _start_vectors(name, layer, generator)
                 self.register_buffer(f"u{i}", u)
                 self.register_buffer(f"v{i}", v)
 

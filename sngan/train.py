@@ -11,23 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from sngan.config import ARMS, RunConfig
-from sngan.data import Batches, ImageData, normalized
+from sngan.data import Batches, ImageData
 from sngan.losses import adversarial_d, adversarial_g
+from sngan.measure import Instruments, Window, layer_generators, non_finite
 from sngan.models import Discriminator, Generator, initialize
-from sngan.sigma import log_sigmas, matrix_sigma
 from sngan.spectral import (
     SpectralPenalty,
     advance_power_iteration,
     apply_spectral_norm,
     hold_power_iteration,
-    matrix_dim,
     raw_weight,
-    sigma_estimates,
     weight_layers,
 )
-from sngan.streams import numpy_generator, torch_generator
-
-N_SAMPLES = 64  # images of a sample grid
+from sngan.streams import torch_generator
 
 
 class Outcome(NamedTuple):
@@ -42,16 +38,17 @@ def train(
     config: RunConfig,
     data: ImageData,
     log: Callable[[dict[str, Any], Tensor | None], None] | None,
-    save: Callable[[int, dict[str, Any]], None] | None = None,
+    save: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Train one run on the device of `data` and return how it ended.
 
-    `log(row, samples)` gets each row of the record, `time/*` included, and at evaluations the fixed latents'
-    images (64, C, 28, 28) in [-1, 1]; None measures nothing and changes no bit of the run. `save(step, state)`
-    gets the weights when the run is over. Non-finite numbers end the run as `diverged`.
-    Source: Miyato et al. 2018, Algorithm 1; settings in section 4.
+    `log(row, samples)` gets each row of the record, with `time/*`, and at evaluations also the fixed latents'
+    images (64, C, 28, 28) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits of the
+    run are the same. `save(state)` gets the weights when the run is over. Non-finite numbers end the run as
+    `diverged`. Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
     device, dtype = data.images.device, getattr(torch, config.precision)
+    layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     G, D, penalty = build(config, device)
     opt_g, opt_d = (
         torch.optim.Adam(network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
@@ -59,38 +56,98 @@ def train(
     )
     batches = Batches(data, config.batch_size, config.seed, dtype)
     z_d, z_g = (torch_generator(config.seed, name, device) for name in ("z_d", "z_g"))
+    evaluations = set(config.evaluation_steps())
     instruments = Instruments(config, G, D, penalty) if log else None
+    window, outcome, zero = Window(), Outcome("finished", config.steps), torch.zeros((), device=device, dtype=dtype)
     if log and instruments:
         log(instruments.row(0, {}), None)
-    window = Window()
-    evaluations = set(config.evaluation_steps())
 
-    def latents(generator: torch.Generator) -> Tensor:
+    def latents(generator: torch.Generator) -> Tensor:  # (N, z_dim)
         return torch.randn(config.batch_size, config.z_dim, generator=generator, device=device, dtype=dtype)
 
+    window_start = time.perf_counter()
     for step in range(1, config.steps + 1):
         for _ in range(config.n_dis):
-            x_real, z = images_as(next(batches), config.memory_format), latents(z_d)
+            x_real = next(batches).to(memory_format=layout)  # (N, C, 28, 28) in [-1, 1]
             with torch.no_grad():
-                x_fake = G(z)
+                x_fake = G(latents(z_d))
             if config.power_iteration == "per_update":
                 advance_power_iteration(D, config.n_power_iterations)
-            logits_fake, logits_real = D(x_fake), D(x_real)  # fake first: the order decides which u and v each sees
+            logits_fake = D(x_fake)  # before the real ones: in per_forward each forward moves u and v
+            logits_real = D(x_real)
             adversarial, d_real, d_fake = adversarial_d(config.loss, logits_real, logits_fake)
-            penalty_d = config.penalty_weight * penalty() if penalty else None
-            loss_d = adversarial if penalty_d is None else adversarial + penalty_d
+            weighted_penalty = config.penalty_weight * penalty() if penalty else zero
+            loss_d = adversarial + weighted_penalty
             minimize(opt_d, loss_d)
-            window.add_d(D, loss_d, adversarial, penalty_d, d_real, d_fake, logits_real, logits_fake)
+            if log:
+                window.add_d(D, (loss_d, adversarial, weighted_penalty, d_real, d_fake), logits_real, logits_fake)
         with frozen(D):
             loss_g = adversarial_g(config.loss, D(G(latents(z_g))))
-        minimize(opt_g, loss_g)
-        window.add_g(G, loss_g)
+            minimize(opt_g, loss_g)
+        if log:
+            window.add_g(G, loss_g)
 
-        if log and instruments and (step % config.log_every == 0 or step == config.steps or step in evaluations):
-            row = instruments.row(step, window.means(config))
-            samples = instruments.samples() if step in evaluations else None
-            log(row, samples)
+        if log and instruments and (step % config.log_every == 0 or step == config.steps):
+            means = window.means(config)  # waits for the device
+            timing = elapsed(window_start, window.steps, config)
+            row = instruments.row(step, means)
+            log(row | timing, instruments.samples() if step in evaluations else None)
             if bad := non_finite(row, G, D):
-                return finish(save, step, G, D, Outcome("diverged", step, f"non-finite at step {step}: {bad}"))
-            window = Window()
-    return finish(save, config.steps, G, D, Outcome("finished", config.steps))
+                outcome = Outcome("diverged", step, f"non-finite: {bad}")
+                break
+            window, window_start = Window(), time.perf_counter()
+    if save:
+        save({"G": G.state_dict(), "D": D.state_dict()})
+    return outcome
+
+
+def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.Module, SpectralPenalty | None]:
+    """G, D and the penalty or None, as the run starts: initialized, then constrained, then moved to `device`.
+
+    Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
+    initialization reached the raw parameters: after the constraint, writing to `.weight` would do nothing.
+    """
+    arm, dtype = ARMS[config.arm], getattr(torch, config.precision)
+    layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
+    with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
+        G = Generator(config.z_dim, config.channels, config.g_width).to(dtype)
+        D = Discriminator(config.channels, config.d_width, arm.norm).to(dtype)
+    initialize(G, config.seed, "G", config.init)
+    initialize(D, config.seed, "D", config.init)
+    initial = {name: layer.weight.detach().clone() for name, layer in weight_layers(D)}  # type: ignore[operator]
+    penalty = None
+    if arm.constraint == "spectral_norm":
+        apply_spectral_norm(D, config.n_power_iterations, layer_generators(config.seed))
+        if config.power_iteration == "per_update":
+            hold_power_iteration(D)
+    elif arm.constraint == "spectral_norm_penalty":
+        penalty = SpectralPenalty(D, config.n_power_iterations, layer_generators(config.seed))
+    for name, layer in weight_layers(D):
+        assert torch.equal(raw_weight(layer), initial[name]), f"the initialization of {name} was lost"
+    G.to(device, memory_format=layout), D.to(device, memory_format=layout)
+    return G, D, penalty.to(device) if penalty else None
+
+
+def minimize(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the network's parameters: the G step needs those of its input only."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+
+
+def elapsed(start: float, steps: int, config: RunConfig) -> dict[str, float]:
+    """Seconds a step since `start`, instruments and record left out, and the real images seen a second."""
+    seconds = (time.perf_counter() - start) / steps
+    return {
+        "time/step_seconds": seconds,
+        "time/images_per_second": config.n_dis * config.batch_size / seconds,
+    }
