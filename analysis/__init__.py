@@ -1,0 +1,1 @@
+"""From records to statistics, figures and a report. Reads records, never models; imports no torch."""

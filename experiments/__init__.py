@@ -1,0 +1,1 @@
+"""The plan and its execution: studies, run folders, workers, tracking, the `sngan` command."""

@@ -1,0 +1,201 @@
+"""The run folder: what a run leaves on disk, the source of truth. Atomic writes, append-only rows, states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sngan.config import InputError, RunConfig, from_parameters
+
+STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
+RESULTS = ("finished", "diverged")  # over, and not run again
+
+
+def runs_root(runs_dir: str = "") -> Path:
+    """`runs_dir`, else the environment's SNGAN_RUNS, else ./runs."""
+    return Path(runs_dir or os.environ.get("SNGAN_RUNS") or "runs")
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write to a temporary name in the same folder, flush to disk, move into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON in which non-finite numbers are null, their keys kept."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; a torn last line is dropped, a missing file has no rows.
+
+    Raises InputError that names file and line for a line before the last that cannot be read.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    complete, rows = lines[:-1], []  # what follows the last newline is torn, or empty
+    for number, line in enumerate(complete, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not readable as JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+class Record:
+    """One run's folder. Reading is open to all; writing to the one who holds `claim()`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics_path = folder / "metrics.jsonl"
+        self.timing_path = folder / "timing.jsonl"
+        self.samples_path = folder / "samples"
+        self.checkpoint_path = folder / "checkpoint.pt"
+        self._lock = FileLock(str(folder / ".lock"))
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @contextmanager
+    def claim(self) -> Iterator[bool]:
+        """An operating-system lock that dies with its owner; yields False where another process holds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._lock.release()
+
+    def is_claimed(self) -> bool:
+        """Whether a live process holds the run."""
+        if not Path(self._lock.lock_file).exists():
+            return False
+        probe = FileLock(self._lock.lock_file)
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return True
+        probe.release()
+        return False
+
+    def start_over(self, config: RunConfig) -> None:
+        """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed."""
+        for path in (self.metrics_path, self.timing_path, self.checkpoint_path):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.samples_path, ignore_errors=True)
+        self.samples_path.mkdir(parents=True)
+        write_atomically(self.folder / "config.json", to_json(config.identity(), indent=2) + "\n")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One row: `time/*` goes to timing.jsonl, all else to metrics.jsonl."""
+        timing = {key: value for key, value in row.items() if key.startswith("time/")}
+        metrics = {key: value for key, value in row.items() if key not in timing}
+        _append_line(self.metrics_path, to_json(metrics))
+        if timing:
+            _append_line(self.timing_path, to_json({"step": row["step"], **timing}))
+
+    def write_sample(self, name: str, png: bytes) -> Path:
+        path = self.samples_path / name
+        write_atomically(path, png)
+        return path
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        write_atomically(self.folder / "status.json", to_json(status, indent=2) + "\n")
+
+    def config(self) -> RunConfig:
+        """The recorded configuration. Raises InputError where config.json is missing or unreadable."""
+        path = self.folder / "config.json"
+        try:
+            return from_parameters(json.loads(path.read_text()))
+        except FileNotFoundError as error:
+            raise InputError(f"{self.folder} holds no run: {path.name} is missing") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def status(self) -> dict[str, Any]:
+        """status.json with the state as it is now: `running` without a live owner is `interrupted`.
+
+        {"state": "missing"} where there is nothing on disk.
+        """
+        path = self.folder / "status.json"
+        try:
+            status = json.loads(path.read_text())
+        except FileNotFoundError:
+            # a claimed folder without status belongs to a run that is about to start
+            return {"state": "running" if self.is_claimed() else "missing", "step": 0, "attempts": []}
+        except ValueError as error:
+            raise InputError(f"{path}: not readable as JSON ({error})") from error
+        if status["state"] == "running":
+            status["step"] = self.last_step()
+            if not self.is_claimed():
+                status |= {"state": "interrupted", "error": "its process ended without a word (killed)"}
+        return status
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.metrics_path)
+
+    def timing(self) -> list[dict[str, Any]]:
+        return read_rows(self.timing_path)
+
+    def last_step(self) -> int:
+        rows = self.rows()
+        return rows[-1]["step"] if rows else 0
+
+    def metrics_sha256(self) -> str:
+        return hashlib.sha256(self.metrics_path.read_bytes()).hexdigest()
+
+
+def _append_line(path: Path, line: str) -> None:
+    with open(path, "ab") as file:  # one write of one line: a kill tears at most the last
+        file.write(line.encode() + b"\n")
+
+
+def run_folders(study_folder: Path) -> list[Record]:
+    """The records in a study's folder, by name."""
+    if not study_folder.is_dir():
+        return []
+    return [Record(path.parent) for path in sorted(study_folder.glob("*/config.json"))]
+
+
+def find_run(run: str, runs_dir: str = "") -> Record:
+    """The record of a run id or folder. Raises InputError where there is none, or more than one of that id."""
+    if (Path(run) / "config.json").exists():
+        return Record(Path(run))
+    root = runs_root(runs_dir)
+    found = [path.parent for path in sorted(root.glob("*/*/config.json")) if path.parent.name == run]
+    if not found:
+        raise InputError(f"no run {run!r}: neither a run's folder nor a run id below {root}")
+    if len(found) > 1:
+        raise InputError(f"run {run!r} is in {len(found)} studies; name one folder: {', '.join(map(str, found))}")
+    return Record(found[0])

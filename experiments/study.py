@@ -1,0 +1,138 @@
+"""A study file (a valid W&B sweep file) -> the list of runs that answers its question."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.record import runs_root
+from sngan.config import EXECUTION_FIELDS, InputError, RunConfig, from_parameters, suggestion
+
+BUNDLED = Path(__file__).parent / "studies"
+_TOP_LEVEL = ("name", "description", "program", "command", "method", "metric", "parameters", "project", "entity")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and its grid: `configs` are the distinct runs of the `cells` grid points, in grid order."""
+
+    name: str
+    description: str
+    configs: list[RunConfig]
+    cells: int
+    text: str  # the file as it was read
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number (as in YAML 1.2) and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
+)
+
+
+def check_name(name: object) -> str:
+    """A study's name is a folder's name. Raises InputError for anything that could be something else."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"study name {name!r} is not usable: it must start with a letter or digit and hold at most 64 letters, "
+            "digits, dots, dashes and underscores"
+        )
+    return name
+
+
+def bundled_names() -> list[str]:
+    return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
+
+
+def find(study: str, runs_dir: str = "") -> Study:
+    """A study by the path of its YAML file, by the name of a bundled one, or as it was launched in the runs folder.
+
+    Raises InputError where there is none, or its file is wrong.
+    """
+    if study.endswith((".yaml", ".yml")):
+        return read(Path(study))
+    check_name(study)
+    for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
+        if path.exists():
+            return read(path)
+    names = bundled_names()
+    raise InputError(
+        f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"
+    )
+
+
+def read(path: Path) -> Study:
+    """Raises InputError that names the file and what is wrong in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the study file {path}: {error}") from error
+    try:
+        return parse(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Study:
+    """A study from the text of its file. Raises InputError, or yaml.YAMLError where it is no YAML."""
+    content = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+    if not isinstance(content, dict):
+        raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
+    for key in content:
+        if key not in _TOP_LEVEL:
+            raise InputError(f"unknown key {key!r}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")
+    name = check_name(content.get("name"))
+    if content.get("method") != "grid":
+        raise InputError(f"method: expected grid, got {content.get('method')!r}")
+    command = content.get("command", [])
+    if "--study" in command and command[command.index("--study") + 1 :][:1] != [name]:
+        raise InputError(f"command: --study must be followed by the study's name {name!r}")
+    grid = {key: _values(key, spec) for key, spec in _parameters(content).items()}
+    configs: dict[str, RunConfig] = {}
+    cells = list(itertools.product(*grid.values()))
+    for cell in cells:
+        config = from_parameters(dict(zip(grid, cell, strict=True)))
+        configs.setdefault(config.run_id, config)
+    description = " ".join(str(content.get("description", "")).split())
+    return Study(name, description, list(configs.values()), len(cells), text)
+
+
+def _parameters(content: dict[str, Any]) -> dict[str, Any]:
+    parameters = content.get("parameters")
+    if not isinstance(parameters, dict) or not parameters:
+        raise InputError("the grid is empty: parameters must map at least one field to {value: ..} or {values: [..]}")
+    for key in parameters:
+        if key in EXECUTION_FIELDS:
+            raise InputError(f"{key} does not belong in a study, it changes no numbers: give it on the command line")
+    return parameters
+
+
+def _values(key: str, spec: Any) -> list[Any]:
+    if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in ("value", "values"):
+        raise InputError(f"{key}: expected {{value: ..}} or {{values: [..]}}, got {spec!r}")
+    values = [spec["value"]] if "value" in spec else spec["values"]
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{key}: the grid is empty: values must be a list with at least one entry, got {values!r}")
+    for i, value in enumerate(values):
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise InputError(f"{key}: {value!r} is not a number or a word")
+        if value in values[:i]:
+            raise InputError(f"{key}: the value {value!r} is listed twice, which would be a duplicate run")
+    return values
