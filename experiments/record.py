@@ -25,7 +25,7 @@ def runs_root(runs_dir: str = "") -> Path:
     return Path(runs_dir or os.environ.get("SNGAN_RUNS") or "runs")
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Write to a temporary name in the same folder, flush to disk, move into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
@@ -88,7 +88,7 @@ class Record:
         """An operating-system lock that dies with its owner; yields False where another process holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0.5, poll_interval=0.05)  # a reader's probe holds it for an instant
         except Timeout:
             yield False
             return
@@ -106,6 +106,8 @@ class Record:
             probe.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError:  # a folder that may only be read: its owner is not here
+            return False
         probe.release()
         return False
 
@@ -143,22 +145,23 @@ class Record:
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
 
-    def status(self) -> dict[str, Any]:
+    def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
 
-        {"state": "missing"} where there is nothing on disk.
+        {"state": "missing"} where there is nothing on disk. `claimed`: the caller holds the claim.
         """
         path = self.folder / "status.json"
         try:
             status = json.loads(path.read_text())
         except FileNotFoundError:
             # a claimed folder without status belongs to a run that is about to start
-            return {"state": "running" if self.is_claimed() else "missing", "step": 0, "attempts": []}
+            running = not claimed and self.is_claimed()
+            return {"state": "running" if running else "missing", "step": 0, "attempts": []}
         except ValueError as error:
             raise InputError(f"{path}: not readable as JSON ({error})") from error
         if status["state"] == "running":
             status["step"] = self.last_step()
-            if not self.is_claimed():
+            if claimed or not self.is_claimed():
                 status |= {"state": "interrupted", "error": "its process ended without a word (killed)"}
         return status
 

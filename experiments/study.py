@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from experiments.record import runs_root
+from experiments.record import run_folders, runs_root
 from sngan.config import EXECUTION_FIELDS, InputError, RunConfig, from_parameters, suggestion
 
 BUNDLED = Path(__file__).parent / "studies"
@@ -70,6 +70,9 @@ def find(study: str, runs_dir: str = "") -> Study:
     for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
         if path.exists():
             return read(path)
+    if records := run_folders(runs_root(runs_dir) / study):  # of `sngan train`, which has no study file
+        configs = [record.config() for record in records]
+        return Study(study, "Single runs.", configs, len(configs), "")
     names = bundled_names()
     raise InputError(
         f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"

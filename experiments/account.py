@@ -1,0 +1,143 @@
+"""What a study plans and what is on disk: the tables of `sngan plan` and `sngan status`. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.display import duration
+from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, to_json
+from experiments.study import Study
+from sngan.config import RunConfig, unused_parameters
+
+# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 13 ms at 0.6 GFLOP, 30 ms at 2.1 GFLOP a step.
+_SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.006, 0.0113
+
+
+def plan(study: Study, runs_dir: str, as_json: bool) -> int:
+    """Print the study's runs with state and estimated time on one CPU core. Starts nothing. Returns 0."""
+    folder = runs_root(runs_dir) / study.name
+    records = {config.run_id: Record(folder / config.run_id) for config in study.configs}
+    states = {run_id: record.status()["state"] for run_id, record in records.items()}
+    measured = _measured_steps(study, records)
+    seconds = {c.run_id: c.steps * measured.get(c.cell, step_seconds(c)) for c in study.configs}
+    left = sum(seconds[run_id] for run_id, state in states.items() if state not in (*RESULTS, "failed"))
+    extra = _extra(study, folder)
+    if as_json:
+        runs = [
+            {"run_id": c.run_id, "state": states[c.run_id], "estimated_seconds": seconds[c.run_id]} | c.identity()
+            for c in study.configs
+        ]
+        summary = {"study": study.name, "cells": study.cells, "states": Counter(states.values())}
+        print(to_json(summary | {"core_seconds_left": left, "runs": runs, "extra": extra}, indent=2))
+        return 0
+    varying = _varying(study.configs)
+    table = Table("run", *varying, "steps", "about", "state", box=None, pad_edge=False)
+    for c in study.configs:
+        cells = [str(getattr(c, name)) for name in varying]
+        table.add_row(c.run_id, *cells, f"{c.steps:,}", duration(seconds[c.run_id]), states[c.run_id])
+    console = _console()
+    console.print(study.description, markup=False)
+    console.print(table)
+    console.print(_summary(study, states))
+    console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
+    _print_extra(console, extra)
+    return 0
+
+
+def status(study: Study, runs_dir: str, as_json: bool) -> int:
+    """Print the account of runs: state, step and reason of each. Returns 0."""
+    folder = runs_root(runs_dir) / study.name
+    statuses = {config.run_id: Record(folder / config.run_id).status() for config in study.configs}
+    states = {run_id: status["state"] for run_id, status in statuses.items()}
+    extra = _extra(study, folder)
+    if as_json:
+        runs = [
+            {
+                "run_id": c.run_id,
+                "state": states[c.run_id],
+                "step": statuses[c.run_id]["step"],
+                "steps": c.steps,
+                "error": statuses[c.run_id].get("error"),
+                "attempts": len(statuses[c.run_id]["attempts"]),
+            }
+            for c in study.configs
+        ]
+        account = {state: list(states.values()).count(state) for state in STATES}
+        print(to_json({"study": study.name, "account": account, "runs": runs, "extra": extra}, indent=2))
+        return 0
+    table = Table("run", "state", "step", "of", "reason", box=None, pad_edge=False)
+    for c in study.configs:
+        found = statuses[c.run_id]
+        table.add_row(c.run_id, found["state"], f"{found['step']:,}", f"{c.steps:,}", found.get("error") or "")
+    console = _console()
+    console.print(table)
+    console.print(_summary(study, states))
+    _print_extra(console, extra)
+    return 0
+
+
+def step_seconds(config: RunConfig) -> float:
+    """A rough step time on one CPU core, from the multiplications of G and D."""
+    w, d, c = config.g_width, config.d_width, config.channels
+    # kernel x input pixels (transposed convolutions) or output pixels (convolutions)
+    g = 9 * config.z_dim * 4 * w + 16 * 9 * 8 * w * w + 9 * 36 * 2 * w * w + 16 * 169 * w * c
+    d = 16 * (169 * c * d + 25 * 2 * d * d + 2 * d)
+    # a backward pass costs two forward passes; the G step also differentiates D's input
+    passes_g, passes_d = config.n_dis + 3, 6 * config.n_dis + 2
+    gflop = 2e-9 * config.batch_size * (passes_g * g + passes_d * d)
+    return (1 + config.n_dis) / 2 * _SECONDS_A_STEP + _SECONDS_A_GFLOP * gflop
+
+
+def _measured_steps(study: Study, records: dict[str, Record]) -> dict[str, float]:
+    """Median wall seconds a step of each cell's finished runs."""
+    found: dict[str, list[float]] = {}
+    for config in study.configs:
+        status = records[config.run_id].status()
+        if status["state"] == "finished":
+            found.setdefault(config.cell, []).append(status["attempts"][-1]["wall_seconds"] / config.steps)
+    return {cell: median(values) for cell, values in found.items()}
+
+
+def _basis(measured: dict[str, float]) -> str:
+    return "from this study's finished runs where a cell has some" if measured else "a rough estimate before any run"
+
+
+def _summary(study: Study, states: dict[str, str]) -> str:
+    count = Counter(states.values())
+    parts = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+    return f"{study.cells} cells, {len(study.configs)} runs: {parts}"
+
+
+def _varying(configs: list[RunConfig]) -> list[str]:
+    """Identity fields that differ between the runs, beside those that the run's id shows."""
+    shown = {"dataset", "arm", "setting", "seed", "steps", "n_evaluations"}
+    identities = [c.identity() for c in configs]
+    used = [set(i) - unused_parameters(c) for i, c in zip(identities, configs, strict=True)]
+    fields = [name for name in identities[0] if name not in shown]
+    return [n for n in fields if len({i[n] for i, u in zip(identities, used, strict=True) if n in u}) > 1]
+
+
+def _extra(study: Study, folder: Path) -> list[dict[str, Any]]:
+    """Runs on disk that are not in the study: shown, left out of everything, never deleted."""
+    planned = {config.run_id for config in study.configs}
+    return [
+        {"run_id": record.run_id, "state": record.status()["state"]}
+        for record in run_folders(folder)
+        if record.run_id not in planned
+    ]
+
+
+def _print_extra(console: Console, extra: list[dict[str, Any]]) -> None:
+    for run in extra:
+        console.print(f"extra, not in the study: {run['run_id']} ({run['state']})", markup=False)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)

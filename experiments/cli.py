@@ -1,0 +1,275 @@
+"""The `sngan` command. Every import that costs time waits for the command that needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
+
+from experiments import record
+from experiments import study as studies
+from sngan.config import ARMS, InputError, RunConfig, unused_parameters
+
+DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
+
+_Wandb = Literal["auto", "online", "offline", "disabled"]
+_Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or the path of a YAML file")]
+_RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
+_Json = Annotated[bool, arg(help="print JSON", name="json")]
+_Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one run.
+
+    Exit codes: 0 done (diverged included), 1 failed, 2 wrong usage, 3 interrupted.
+    """
+
+    config: Annotated[OmitArgPrefixes[RunConfig], arg(name="")]
+    study: Annotated[str, arg(help="name of the study that the run is recorded under")] = "single"
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from experiments.display import Display
+        from experiments.run import execute, stop_on_signals
+        from experiments.sweep import cores
+
+        config = self.config
+        if not config.threads:
+            config = dataclasses.replace(config, threads=cores())
+        folder = record.runs_root(self.runs_dir) / studies.check_name(self.study)
+        with stop_on_signals(), Display(total=1) as display:
+            try:
+                result = execute(config, self.study, folder, _tell(display), redo_failed=True)
+            except KeyboardInterrupt:
+                return INTERRUPTED
+        if result.state == "running":
+            raise InputError(f"{config.run_id} is being trained by another process")
+        if not result.ran:
+            print(f"{config.run_id} is {result.state} already; nothing to do")
+        print(folder / config.run_id)
+        return SOME_FAILED if result.state == "failed" else DONE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Show a study's runs, what is done, what is missing and about how long it takes. Starts nothing."""
+
+    study: Positional[_Study]
+    runs_dir: _RunsDir = ""
+    as_json: _Json = False
+
+    def run(self) -> int:
+        from experiments.account import plan
+
+        return plan(studies.find(self.study, self.runs_dir), self.runs_dir, self.as_json)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Launch what a study lacks; after any interruption the same command continues.
+
+    Exit codes: 0 done (diverged included), 1 some runs failed, 2 wrong usage, 3 interrupted.
+    """
+
+    study: Positional[_Study]
+    workers: Annotated[int, arg(help="worker processes; 0: one a core, or one a CUDA device")] = 0
+    device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
+    devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
+    threads: Annotated[int, arg(help="CPU threads a worker; the bits of a run depend on it")] = 1
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
+    wandb: Annotated[_Wandb, arg(help="auto: online when logged in, else offline")] = "auto"
+    retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from experiments.display import Display, duration
+        from experiments.run import stop_on_signals
+        from experiments.sweep import cores, pending, sweep
+        from experiments.tracking import resolve_mode
+        from sngan.data import load
+
+        if self.workers < 0 or self.threads < 1:
+            raise InputError("--workers must be at least 0, and --threads at least 1")
+        study = studies.find(self.study, self.runs_dir)
+        devices = self._devices()
+        folder = record.runs_root(self.runs_dir) / study.name
+        redo_failed = self.retry == "failed"
+        todo = pending(study, folder, redo_failed)
+        for dataset in sorted({config.dataset for config in todo}):
+            load(dataset, self.data_dir)  # fetched once, before the workers want it
+        workers = self.workers or (len(devices) if devices[0] != "cpu" else cores())
+        execution = {
+            "threads": self.threads,
+            "memory_format": self.memory_format,
+            "data_dir": self.data_dir,
+            "wandb": resolve_mode(self.wandb),
+        }
+        with Display(total=len(todo)) as display:
+            display.say(f"{study.name}: {len(study.configs)} runs, {len(todo)} to do, on {', '.join(devices)}")
+            try:
+                with stop_on_signals():
+                    account = sweep(study, folder, display, workers, devices, execution, redo_failed)
+            except KeyboardInterrupt:
+                display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
+                return INTERRUPTED
+        states = ", ".join(f"{account[state]} {state}" for state in record.STATES if account[state])
+        print(f"{study.name}: {states} after {duration(display.seconds)}")
+        print(f"records: {folder}")
+        if account["failed"] or account["missing"]:
+            print(f"why: sngan status {self.study}; again: sngan sweep {self.study} --retry failed")
+            return SOME_FAILED
+        return INTERRUPTED if account["interrupted"] or account["running"] else DONE
+
+    def _devices(self) -> list[str]:
+        import torch
+
+        from experiments.run import resolve_device
+        from experiments.sweep import check_devices
+
+        if self.devices:
+            names = check_devices(self.devices)
+        elif self.device == "auto" and torch.cuda.device_count() > 1:
+            names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        else:
+            names = [self.device]
+        return [str(resolve_device(name)) for name in names]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Account of a study's runs: states, steps and reasons."""
+
+    study: Positional[_Study]
+    runs_dir: _RunsDir = ""
+    as_json: _Json = False
+
+    def run(self) -> int:
+        from experiments.account import status
+
+        return status(studies.find(self.study, self.runs_dir), self.runs_dir, self.as_json)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Statistics, figures, tables and one self-contained HTML page from a study's records."""
+
+    study: Positional[Annotated[str, arg(metavar="STUDY", help="a study's name, or its folder of records")]]
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from analysis.report import write_report
+
+        folder = Path(self.study)
+        if not (folder / "study.yaml").is_file() and not any(folder.glob("*/config.json")):
+            name = self.study
+            if name.endswith((".yaml", ".yml")):
+                name = studies.read(Path(name)).name
+            folder = record.runs_root(self.runs_dir) / studies.check_name(name)
+        print(write_report(folder))
+        return DONE
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw a grid of new samples from a run's generator into <run>/samples/sample.png."""
+
+    target: Positional[_Run]
+    seed: Annotated[int, arg(help="of the latents")] = 0
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from experiments.export import write_samples
+
+        print(write_samples(record.find_run(self.target, self.runs_dir), self.seed))
+        return DONE
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's networks as safetensors, spectral norm removed, into <run>/export/."""
+
+    target: Positional[_Run]
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from experiments.export import export
+
+        print(export(record.find_run(self.target, self.runs_dir)))
+        return DONE
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure the loop against the notebook's, the arms against each other, and what the instruments cost."""
+
+    dataset: Annotated[Literal["digits", "mnist", "fashion_mnist"], arg(help="training images")] = "digits"
+    batch_size: int = 128
+    threads: Annotated[int, arg(help="CPU threads; 0: all cores")] = 0
+    device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
+    data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
+    seconds: Annotated[float, arg(help="about how long all rows together may take")] = 60.0
+    out: Annotated[str, arg(help="JSON file to write; default: bench/<machine>.json in the runs folder")] = ""
+    runs_dir: _RunsDir = ""
+    as_json: _Json = False
+
+    def run(self) -> int:
+        from experiments.bench import bench
+
+        return bench(
+            self.dataset, self.batch_size, self.threads, self.device, self.data_dir, self.seconds,
+            Path(self.out) if self.out else record.runs_root(self.runs_dir) / "bench", self.as_json,
+        )  # fmt: skip
+
+
+_COMMANDS = {c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Report, Sample, Export, Bench)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `sngan` with the command line, or with `arguments`, and exit with DESIGN's codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The field .* is annotated", module="tyro")
+            command = tyro.extras.subcommand_cli_from_dict(
+                _COMMANDS,  # type: ignore[arg-type]
+                prog="sngan",
+                description="Train, compare and judge GANs whose discriminators are kept stable in different ways.",
+                args=arguments,
+            )
+        if isinstance(command, Train):
+            _note_unused(command.config, arguments)
+        return command.run()
+    except InputError as error:
+        print(f"sngan: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `sngan status .. | head`
+        sys.stderr.close()
+        return DONE
+
+
+def _note_unused(config: RunConfig, arguments: list[str]) -> None:
+    given = {a.split("=")[0].removeprefix("--").replace("-", "_") for a in arguments if a.startswith("--")}
+    for name in sorted(given & unused_parameters(config)):
+        users = ", ".join(slug for slug, arm in ARMS.items() if name in arm.parameters)
+        print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users})", file=sys.stderr)
+
+
+def _tell(display: Any) -> Callable[..., None]:
+    return lambda method, *arguments: getattr(display, method)(*arguments)

@@ -1,0 +1,108 @@
+"""What a person sees while runs train: one live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_LINE_EVERY_SECONDS = 15.0
+
+
+class Display:
+    """Told of the starts, steps and ends of `total` runs; `with Display(..) as display`."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._total, self._ended, self._start = total, 0, time.monotonic()
+        self._steps: dict[str, int] = {}
+        self._started: dict[str, float] = {}
+        self._line_time: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._live: Progress | None = None
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                refresh_per_second=4,
+            )
+            if total > 1:
+                self._all = self._live.add_task("runs", total=total, numbers="")
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    @property
+    def seconds(self) -> float:
+        """Since the display was made."""
+        return time.monotonic() - self._start
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def start(self, run_id: str, steps: int, note: str) -> None:
+        self._steps[run_id] = steps
+        self._started[run_id] = self._line_time[run_id] = time.monotonic()
+        if self._live:
+            self._tasks[run_id] = self._live.add_task(run_id, total=steps, numbers="")
+        if note or not self._live:
+            self.say(f"{run_id}: {note or f'started, {steps:,} steps'}")
+
+    def progress(self, run_id: str, step: int, row: dict[str, float]) -> None:
+        if self._live:
+            self._live.update(self._tasks[run_id], completed=step, numbers=_numbers(row))
+        elif (now := time.monotonic()) - self._line_time[run_id] >= _LINE_EVERY_SECONDS:
+            self._line_time[run_id] = now
+            left = (now - self._started[run_id]) / max(step, 1) * (self._steps[run_id] - step)
+            self.say(f"{run_id}: step {step:,}/{self._steps[run_id]:,} {_numbers(row)} {duration(left)} left")
+
+    def end(self, run_id: str, state: str, step: int, error: str, seconds: float) -> None:
+        self._ended += 1
+        if self._live:
+            if run_id in self._tasks:
+                self._live.remove_task(self._tasks.pop(run_id))
+            if self._total > 1:
+                self._live.update(self._all, completed=self._ended)
+        count = f"[{self._ended}/{self._total}] " if self._total > 1 else ""
+        reason = f": {error}" if error else ""
+        self.say(f"{count}{run_id}: {state} at step {step:,} after {duration(seconds)}{reason}")
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min 20 s`, `2 h 5 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    if "loss/d" not in row:
+        return ""
+    return f"D {row['loss/d']:.3f} G {row['loss/g']:.3f} {row.get('time/images_per_second', 0):,.0f} images/s"

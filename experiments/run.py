@@ -1,0 +1,246 @@
+"""One run inside its folder: claimed, trained, recorded, mirrored to W&B, and ended in a written state."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from experiments.record import RESULTS, Record, write_atomically
+from experiments.tracking import Tracker, resolve_mode
+from sngan.config import TRAINING_VERSION, InputError, RunConfig
+from sngan.data import ImageData, load
+from sngan.measure import N_SAMPLES
+from sngan.train import train
+
+Tell = Callable[..., None]  # tell("progress", run_id, ...): the name of one of Display's methods and its arguments
+
+
+class Result(NamedTuple):
+    """State of a run after `execute`; `ran` is False where it was over before, or belongs to another process."""
+
+    state: str
+    error: str | None
+    ran: bool
+
+
+def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, *, redo_failed: bool = False) -> Result:
+    """Train one run in `study_folder/<run id>`, unless it is over or another process has it.
+
+    An exception of the training becomes the state `failed` with its traceback, not an exception here. A signal
+    (see `stop_on_signals`) leaves `interrupted` and raises KeyboardInterrupt. An interrupted run starts over.
+    Raises InputError where device or data are not to be had; then nothing is recorded.
+    """
+    data = load(config.dataset, config.data_dir).to(resolve_device(config.device))
+    mode = resolve_mode(config.wandb)
+    record = Record(study_folder / config.run_id)
+    with record.claim() as mine:
+        if not mine:
+            return Result("running", None, ran=False)
+        status = record.status(claimed=True)
+        if status["state"] in RESULTS or (status["state"] == "failed" and not redo_failed):
+            return Result(status["state"], status.get("error"), ran=False)
+        return _Attempt(config, study, record, data, mode, status, tell).run()
+
+
+class _Attempt:
+    """One attempt at a run whose folder is claimed."""
+
+    def __init__(
+        self, config: RunConfig, study: str, record: Record, data: ImageData, mode: str, before: dict, tell: Tell
+    ) -> None:
+        self._config, self._record, self._data, self._tell = config, record, data, tell
+        device = data.images.device
+        self._start = time.perf_counter()
+        self._attempt = config.execution() | {
+            "device": str(device),
+            "threads": config.threads or torch.get_num_threads(),
+            "wandb": mode,
+            "device_name": device_name(device),
+            "torch": torch.__version__,
+            "exact": True,
+            "started": _now(),
+            "ended": None,
+        }
+        self._status: dict[str, Any] = {
+            "state": "running",
+            "step": 0,
+            "error": None,
+            "attempts": [*before["attempts"], self._attempt],
+            **git_state(),
+            "training_version": TRAINING_VERSION,
+        }
+        self._again = before["state"] if before["attempts"] else ""
+        tags = [study, *([tag] if (tag := git_tag()) else [])]
+        warn = lambda text: tell("say", f"warning: {config.run_id}: {text}")  # noqa: E731
+        self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn)
+        self._progress_time = 0.0
+
+    def run(self) -> Result:
+        note = f"was {self._again} and starts over" if self._again else ""
+        self._tell("start", self._config.run_id, self._config.steps, note)
+        self._record.start_over(self._config)
+        self._record.write_status(self._status)
+        tracker = self._open_tracker()
+        self._status |= {"wandb_url": tracker.url} if tracker.url else {}
+        self._real: Path | None = self._record.write_sample("real.png", grid_png(self._real_images()))
+        if self._config.threads:
+            torch.set_num_threads(self._config.threads)
+        if self._data.images.is_cuda:
+            torch.cuda.reset_peak_memory_stats(self._data.images.device)
+        try:
+            outcome = train(self._config, self._data, functools.partial(self._log, tracker), self._save)
+        except KeyboardInterrupt:
+            self._end(tracker, "interrupted", self._record.last_step(), "stopped by a signal")
+            raise
+        except BaseException as error:  # whatever it was: the other runs of the study go on
+            self._status["traceback"] = traceback.format_exc()
+            return self._end(tracker, "failed", self._record.last_step(), explain(error, self._config))
+        self._status["metrics_sha256"] = self._record.metrics_sha256()
+        return self._end(tracker, outcome.state, outcome.step, outcome.reason or None)
+
+    def _log(self, tracker: Tracker, row: dict[str, Any], samples: Tensor | None) -> None:
+        images = {}
+        if samples is not None:
+            images["samples"] = self._record.write_sample(f"step-{row['step']:06d}.png", grid_png(samples))
+        if self._real:
+            images["real"], self._real = self._real, None
+        self._record.append(row)
+        tracker.log(row, images)
+        if (now := time.perf_counter()) - self._progress_time > 0.2 or row["step"] == self._config.steps:
+            self._progress_time = now
+            shown = {key: row[key] for key in ("loss/d", "loss/g", "time/images_per_second") if key in row}
+            self._tell("progress", self._config.run_id, row["step"], shown)
+
+    def _save(self, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state | {"config": self._config.identity()}, buffer)
+        write_atomically(self._record.checkpoint_path, buffer.getbuffer())
+
+    def _real_images(self) -> Tensor:
+        return self._data.images[:N_SAMPLES].float() / 127.5 - 1
+
+    def _end(self, tracker: Tracker, state: str, step: int, error: str | None) -> Result:
+        seconds = time.perf_counter() - self._start
+        self._attempt |= {"ended": _now(), "wall_seconds": seconds, "peak_memory_bytes": self._peak_memory_bytes()}
+        self._status |= {"state": state, "step": step, "error": error}
+        self._record.write_status(self._status)
+        summary = {key: self._status.get(key) for key in ("state", "error", "metrics_sha256")}
+        summary |= {key: self._attempt[key] for key in ("wall_seconds", "peak_memory_bytes")}
+        summary["device"] = self._attempt["device_name"]
+        tracker.finish(summary, exit_code=0 if state in RESULTS else 1)
+        self._tell("end", self._config.run_id, state, step, error or "", seconds)
+        return Result(state, error, ran=True)
+
+    def _peak_memory_bytes(self) -> int:
+        """Of the device's allocator on CUDA; on a CPU the largest resident size of the process so far."""
+        device = self._data.images.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 (a cluster's notice of preemption) raise KeyboardInterrupt, as Ctrl-C does."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`. Raises InputError for one that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        resolved = None
+    if resolved is None or resolved.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        resolved = torch.device("cuda", resolved.index or 0)
+        if resolved.index >= count:
+            raise InputError(f"device {device!r} is not there: this machine has {count} CUDA devices; try --device cpu")
+    return resolved
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with open("/proc/cpuinfo") if Path("/proc/cpuinfo").exists() else io.StringIO() as lines:
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def explain(error: BaseException, config: RunConfig) -> str:
+    """One line: what went wrong; for a lack of memory also which run, and what to change."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return (
+            f"out of memory in {config.run_id} (batch_size {config.batch_size}, g_width {config.g_width}): use a "
+            f"smaller batch_size or width, or fewer workers. {text}"
+        )
+    return text
+
+
+def grid_png(images: Tensor) -> bytes:
+    """PNG of images (64, C, 28, 28) in [-1, 1] as a grid of 8 columns; non-finite pixels are black."""
+    grid = make_grid(images.detach().cpu().float(), nrow=8, padding=2, normalize=True, value_range=(-1, 1))
+    pixels = np.nan_to_num(grid.mul(255).round().permute(1, 2, 0).numpy()).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels if images.shape[1] == 3 else pixels[:, :, 0]).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@functools.lru_cache
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs, and whether the checkout differs from it; None outside a checkout."""
+    if not (Path(__file__).parents[1] / ".git").exists():
+        return {"git_commit": None, "git_dirty": None}
+    return {"git_commit": _git("rev-parse", "HEAD") or None, "git_dirty": bool(_git("status", "--porcelain"))}
+
+
+@functools.lru_cache
+def git_tag() -> str:
+    """The tag of the code's commit, or nothing."""
+    return _git("describe", "--tags", "--exact-match") if git_state()["git_commit"] else ""
+
+
+def _git(*arguments: str) -> str:
+    try:
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
