@@ -1,0 +1,113 @@
+"""Records of a study -> tidy frames and an account of its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.record import STATES, Record, read_rows, run_folders
+from experiments.study import read as read_study
+from sngan.config import ARMS, InputError, RunConfig
+
+_KEYS = ["run_id", "dataset", "arm", "setting", "seed", "variant", "context"]
+_ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
+_NOT_CONTEXT = {"arm", "seed", *_ARM_PARAMETERS}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it was found.
+
+    `runs`: one row a planned run, with its state, step, error, identity fields, `variant` (the arm, with those
+    of its parameters that differ within the study), `context` (data set and settings that variants are compared
+    within), and the last attempt's device and times. `history`: one row a logged step, with run_id, dataset,
+    arm, setting, seed, variant, context, step and the metrics (NaN where null or absent). `account`: number of
+    runs in each state. `extra`: run ids on disk that the study does not plan; they are left out of all else.
+    """
+
+    name: str
+    description: str
+    folder: Path
+    runs: pd.DataFrame
+    history: pd.DataFrame
+    account: pd.Series
+    extra: list[str]
+
+
+def load(source: str | Path) -> Study:
+    """Read the records in a study's folder, such as runs/mnist-core.
+
+    Without study.yaml every run in the folder belongs to it. Raises InputError where there are no records, or
+    one cannot be read.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise InputError(f"no records at {folder}: it is not a folder; train first with `sngan sweep {folder.name}`")
+    records = run_folders(folder)
+    name, description, extra = folder.name, "Single runs.", []
+    if (folder / "study.yaml").exists():
+        plan = read_study(folder / "study.yaml")
+        name, description = plan.name, plan.description
+        planned = {config.run_id: config for config in plan.configs}
+        extra = [record.run_id for record in records if record.run_id not in planned]
+    else:
+        planned = {record.run_id: record.config() for record in records}
+    if not planned or not records:
+        raise InputError(f"no records at {folder}: no run has started there; train first with `sngan sweep {name}`")
+    found = {run_id: Record(folder / run_id) for run_id in planned}
+    runs = pd.DataFrame([_run(config, found[run_id].status()) for run_id, config in planned.items()])
+    runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
+    history = _history(runs, found)
+    account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
+    return Study(name, description, folder, runs, history, account, extra)
+
+
+def _run(config: RunConfig, status: dict[str, Any]) -> dict[str, Any]:
+    attempt = status["attempts"][-1] if status["attempts"] else {}
+    row = {"run_id": config.run_id, "state": status["state"], "step": status["step"], "error": status.get("error")}
+    row |= config.identity()
+    row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch", "wall_seconds")}
+    row |= {name: status.get(name) for name in ("git_commit", "git_dirty", "training_version", "wandb_url")}
+    return row | {"attempts": len(status["attempts"])}
+
+
+def _history(runs: pd.DataFrame, records: dict[str, Record]) -> pd.DataFrame:
+    frames = []
+    for run in runs[_KEYS].to_dict("records"):
+        rows = pd.DataFrame(read_rows(records[run["run_id"]].metrics_path))
+        if not rows.empty:
+            metrics = [name for name in rows if name not in ("step", "d_updates", "images_seen")]
+            rows = rows.astype(dict.fromkeys(metrics, float)).drop_duplicates("step", keep="last")
+            keys = pd.DataFrame(run, index=rows.index)
+            frames.append(pd.concat([keys, rows], axis=1))
+    if not frames:
+        return pd.DataFrame(columns=[*_KEYS, "step"])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _variants(configs: list[RunConfig]) -> list[str]:
+    """The arm, with the values of those of its parameters that differ between the study's runs of that arm."""
+    labels = []
+    for config in configs:
+        same_arm = [c for c in configs if c.arm == config.arm]
+        differing = [n for n in ARMS[config.arm].parameters if len({getattr(c, n) for c in same_arm}) > 1]
+        labels.append(_label(config.arm, config, differing))
+    return labels
+
+
+def _contexts(configs: list[RunConfig]) -> list[str]:
+    """Data set and setting, with the values of the further fields that differ within those."""
+    labels = []
+    fields = [n for n in configs[0].identity() if n not in _NOT_CONTEXT | {"dataset", "setting"}]
+    for config in configs:
+        alike = [c for c in configs if (c.dataset, c.setting) == (config.dataset, config.setting)]
+        differing = [n for n in fields if len({getattr(c, n) for c in alike}) > 1]
+        labels.append(_label(f"{config.dataset}, setting {config.setting}", config, differing))
+    return labels
+
+
+def _label(start: str, config: RunConfig, names: list[str]) -> str:
+    return ", ".join([start, *(f"{name} {getattr(config, name):}" for name in names)])

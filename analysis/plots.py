@@ -1,0 +1,147 @@
+"""Summaries -> figures. Draws, computes nothing."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sngan.config import ARMS
+
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.grid": True,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "sngan",  # the same figure, the same bytes
+}
+_DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
+_ORDER = list(ARMS)
+
+
+def arm_of(variant: str) -> str:
+    return variant.split(",")[0]
+
+
+def label_of(variant: str) -> str:
+    """The arm's label in words, with the variant's parameters."""
+    arm, *parameters = variant.split(",", 1)
+    return ", ".join([ARMS[arm].label, *(p.strip().replace("_", " ") for p in parameters)])
+
+
+def in_order(variants: pd.Series) -> list[str]:
+    """The distinct variants in the order of the arm table."""
+    return sorted(variants.unique(), key=lambda v: (_ORDER.index(arm_of(v)), v))
+
+
+def _looks(variants: list[str]) -> tuple[dict[str, str], dict[str, object]]:
+    """Colours by arm; variants of one arm differ by their dashes."""
+    colours = {v: ARMS[arm_of(v)].colour for v in variants}
+    arms = [arm_of(v) for v in variants]
+    # without batch norm dashed: readable in grey too
+    dashes = {}
+    for i, v in enumerate(variants):
+        number = arms[:i].count(arms[i]) + (ARMS[arms[i]].norm == "none")
+        dashes[v] = _DASHES[number % len(_DASHES)]
+    return colours, dashes
+
+
+def curves(panels: Mapping[str, pd.DataFrame], log_y: bool = False, columns: int = 2) -> Figure:
+    """One panel per title, from the frames of `stats.bands`: centre lines with bands, one per variant."""
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.5), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for axis, (title, frame) in zip(axes, panels.items(), strict=False):
+            _curve(axis, frame)
+            axis.set(title=title, xlabel="generator updates (step)", ylabel="")
+            if log_y:
+                axis.set_yscale("log")
+        for axis in list(axes)[len(panels) :]:
+            axis.set_visible(False)
+        _legend(figure, pd.concat([frame["variant"] for frame in panels.values()]))
+    return figure
+
+
+def _curve(axis: Axes, frame: pd.DataFrame) -> None:
+    variants = in_order(frame["variant"])
+    colours, dashes = _looks(variants)
+    sns.lineplot(
+        frame, x="step", y="centre", hue="variant", style="variant", hue_order=variants, style_order=variants,
+        palette=colours, dashes=dashes, estimator=None, linewidth=1.2, legend=False, ax=axis,
+    )  # fmt: skip
+    for variant in variants:
+        of = frame[(frame["variant"] == variant) & frame["low"].notna()]
+        axis.fill_between(of["step"], of["low"], of["high"], color=colours[variant], alpha=0.15, linewidth=0)
+
+
+def _legend(figure: Figure, names: pd.Series) -> None:
+    variants = in_order(names)
+    colours, dashes = _looks(variants)
+    lines = [mpl.lines.Line2D([], [], color=colours[v], linewidth=1.6) for v in variants]
+    for line, variant in zip(lines, variants, strict=True):
+        if dashes[variant]:
+            line.set_dashes(dashes[variant])  # type: ignore[arg-type]
+    labels = [label_of(v) for v in variants]
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False)
+
+
+def sample_matrix(grids: Mapping[tuple[str, str], Path]) -> Figure:
+    """PNG grids by (row, column) names, such as (variant's label, seed), side by side."""
+    rows = list(dict.fromkeys(row for row, _ in grids))
+    columns = list(dict.fromkeys(column for _, column in grids))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2.2 * len(columns) + 0.3, 2.3 * len(rows) + 0.2), layout="constrained")
+        for (i, row), (j, column) in ((r, c) for r in enumerate(rows) for c in enumerate(columns)):
+            axis = figure.add_subplot(len(rows), len(columns), i * len(columns) + j + 1)
+            axis.set(xticks=[], yticks=[])
+            if (row, column) in grids:
+                axis.imshow(mpl.image.imread(grids[row, column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            else:
+                axis.text(0.5, 0.5, "no samples", ha="center", va="center", transform=axis.transAxes)
+            if i == 0:
+                axis.set_title(column)
+            if j == 0:
+                axis.set_ylabel("\n".join(_wrapped(row)), fontsize=7.5)
+            axis.grid(False)
+    return figure
+
+
+def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Paired differences per seed: a panel per `statistic`, a row per variant, a dot per seed, zero marked.
+
+    `frame` has columns statistic, variant, seed, difference.
+    """
+    with mpl.rc_context(_STYLE):
+        columns = 2
+        rows = -(-len(titles) // columns)
+        variants = in_order(frame["variant"])
+        colours, _ = _looks(variants)
+        figure = Figure(figsize=(7.2, (0.28 * len(variants) + 0.8) * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for axis, (statistic, title) in zip(axes, titles.items(), strict=False):
+            shown = frame[(frame["statistic"] == statistic) & np.isfinite(frame["difference"])]
+            sns.stripplot(
+                shown, x="difference", y="variant", hue="variant", order=variants, hue_order=variants,
+                palette=colours, jitter=False, size=4.5, alpha=0.8, legend=False, ax=axis,
+            )  # fmt: skip
+            axis.axvline(0, color="0.4", linewidth=0.8)
+            axis.set(title=title, xlabel="", ylabel="")
+        for axis in list(axes)[len(titles) :]:
+            axis.set_visible(False)
+    return figure
+
+
+def _wrapped(text: str, width: int = 24) -> list[str]:
+    return textwrap.wrap(text, width)

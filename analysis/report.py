@@ -1,0 +1,374 @@
+"""Records -> one self-contained HTML page, the same tables as CSV and Markdown, figures and statistics.json."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import plots
+from analysis.load import Study, load
+from analysis.stability import STATISTICS, summarize
+from analysis.stats import APPROXIMATE_BELOW, bands, binned, compare, rate_interval
+from experiments.record import STATES, to_json, write_atomically
+from sngan.config import ARMS
+
+SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500  # claim C1
+# what is compared between arms: of all of these lower is better
+_SCORES = [name for name in STATISTICS if not name.endswith(("_end", "_best"))]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; `file` is its CSV's name."""
+
+    file: str
+    title: str
+    caption: str
+    frame: pd.DataFrame
+
+    def cells(self) -> list[list[str]]:
+        return [[_text(value) for value in row] for row in self.frame.itertuples(index=False)]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: what to see, and the same in words for those who do not see it."""
+
+    file: str
+    title: str
+    caption: str
+    data_uri: str
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write <folder>/report/ from the study's records and return the page's path.
+
+    Raises InputError where there are no records, or one cannot be read.
+    """
+    study = load(folder)
+    out = Path(folder) / "report"
+    for sub in ("tables", "figures"):
+        (out / sub).mkdir(parents=True, exist_ok=True)
+    summary = summarize(study.history)
+    comparisons = compare_arms(study, summary)
+    tables = [account_table(study), sigma_table(study), *_statistics_tables(study, summary, comparisons)]
+    tables.append(runs_table(study))
+    pictures = _pictures(study, summary, out / "figures")
+    for table in tables:
+        write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
+    content = _content(study, tables)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(**content, pictures=pictures)
+    write_atomically(out / "index.html", page)
+    write_atomically(out / "report.md", _markdown(content, pictures))
+    statistics = {
+        "study": study.name,
+        "account": study.account.to_dict(),
+        "extra": study.extra,
+        "sigma": sigma_table(study).frame.to_dict("records"),
+        "runs": summary.to_dict("records"),
+        "comparisons": comparisons.to_dict("records"),
+    }
+    write_atomically(out / "statistics.json", to_json(statistics, indent=1) + "\n")
+    return out / "index.html"
+
+
+def account_table(study: Study) -> Table:
+    """Runs of each variant by state, with the failure rate over the runs that ended."""
+    rows = []
+    for (context, variant), runs in _groups(study.runs):
+        counts = runs["state"].value_counts().reindex(STATES, fill_value=0)
+        bad, ended = counts["diverged"] + counts["failed"], counts[["finished", "diverged", "failed"]].sum()
+        rate = rate_interval(int(bad), int(ended))
+        row = {"context": context, "arm": variant, "planned": len(runs)} | counts.to_dict()
+        rows.append(row | {"failure_rate": rate.estimate, "low": rate.low, "high": rate.high})
+    caption = (
+        "Every planned run is counted. The failure rate is that of diverged and failed runs among those that "
+        "ended, with its exact (Clopper-Pearson) 95 % interval."
+    )
+    return Table("account", "Account of runs", caption, pd.DataFrame(rows))
+
+
+def sigma_table(study: Study) -> Table:
+    """Exact spectral norms of D's layers at the last row of each run: median and range over seeds."""
+    rows = []
+    layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
+    for (context, variant), history in _groups(study.history):
+        last = history.groupby("seed").tail(1)
+        late = history[history["d_updates"] >= SIGMA_FROM_UPDATES]
+        for layer in layers:
+            used, raw = last[f"sigma/{layer}"].dropna(), last[f"sigma_raw/{layer}"].dropna()
+            late_values = late[f"sigma/{layer}"].dropna()
+            row = {"context": context, "arm": variant, "layer": layer, "n": len(used)}
+            row |= {"sigma": used.median(), "sigma_low": used.min(), "sigma_high": used.max()}
+            row |= {"sigma_raw": raw.median(), "sigma_raw_low": raw.min(), "sigma_raw_high": raw.max()}
+            row["share_above_1.05"] = (late_values > SIGMA_TOLERANCE).mean() if len(late_values) else np.nan
+            rows.append(row)
+    caption = (
+        "Exact largest singular value of each discriminator layer's matrix at the run's last row: of the weight the "
+        "forward pass uses (sigma) and of the parameter itself (sigma_raw); median over n seeds, low and high are "
+        f"their range. The last column is the share of rows after {SIGMA_FROM_UPDATES} discriminator updates whose "
+        f"sigma exceeds {SIGMA_TOLERANCE}."
+    )
+    return Table("sigma", "Spectral norms at the end", caption, pd.DataFrame(rows))
+
+
+def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
+    """`stats.compare` of every statistic within every context; a failed or diverged run's score is +inf."""
+    frames = [pd.DataFrame()]
+    for context, statistic, scores, baseline in _scores(study, summary):
+        frame = compare(scores, baseline)
+        frame.insert(0, "context", context)
+        frame.insert(1, "statistic", statistic)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _scores(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, str]]:
+    """(context, statistic, frame with arm, seed, score, baseline) of everything that can be compared."""
+    result = []
+    keyed = summary.set_index("run_id")
+    ended = study.runs[study.runs["state"].isin(["finished", "diverged", "failed"])]
+    for context, runs in ended.groupby("context", sort=False):
+        variants = plots.in_order(runs["variant"])
+        if len(variants) < 2:
+            continue
+        for statistic in _SCORES:
+            values = keyed[statistic].reindex(runs["run_id"]).to_numpy()
+            scores = pd.DataFrame({"arm": runs["variant"], "seed": runs["seed"], "score": values})
+            scores.loc[runs["state"] != "finished", "score"] = np.inf
+            if scores["score"].notna().all() and np.isfinite(scores["score"]).any():
+                result.append((context, statistic, scores, variants[0]))
+    return result
+
+
+def _statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame) -> list[Table]:
+    rows = []
+    present = [name for name in STATISTICS if summary[name].notna().any()]
+    for (context, variant), runs in _groups(summary):
+        for name in present:
+            values = runs[name].dropna()
+            row = {"context": context, "arm": variant, "statistic": STATISTICS[name], "n": len(values)}
+            rows.append(row | {"median": values.median(), "low": values.min(), "high": values.max()})
+    per_arm = Table(
+        "statistics",
+        "Stability statistics by arm",
+        "Median and range over n seeds of each run's statistic, diverged and failed runs up to where they came.",
+        pd.DataFrame(rows),
+    )
+    shown = comparisons.assign(statistic=comparisons["statistic"].map(STATISTICS)) if len(comparisons) else comparisons
+    against = Table(
+        "comparisons",
+        "Arms compared, paired by seed",
+        "Hodges-Lehmann shift of the arm against the baseline (below zero: the arm is better), with 95 % interval "
+        "and Wilcoxon signed rank p, adjusted by Benjamini-Hochberg over the arms of a statistic; spread ratio by "
+        "the paired Brown-Forsythe test. Failed and diverged runs rank worst. "
+        f"Fewer than {APPROXIMATE_BELOW} pairs describe, they do not test.",
+        shown,
+    )
+    per_run = Table(
+        "runs_statistics",
+        "Stability statistics by run",
+        "S1, S5 and S6 on the losses, S7 on the generator's gradient norm.",
+        summary[["run_id", "last_step", *present]],
+    )
+    return [per_arm, against, per_run]
+
+
+def runs_table(study: Study) -> Table:
+    columns = ["run_id", "context", "variant", "seed", "state", "step", "error", "wall_seconds", "device_name"]
+    frame = study.runs[[*columns, "torch", "git_commit", "git_dirty", "wandb_url"]].rename(columns={"variant": "arm"})
+    return Table("runs", "Runs", "Every planned run, with the reason where it did not finish.", frame)
+
+
+def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
+    pictures = []
+    layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
+    losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
+    sigmas = {f"sigma/{layer}": f"{layer}, weight as used" for layer in layers}
+    sigmas |= {f"sigma_raw/{layer}": f"{layer}, raw parameter" for layer in layers}
+    gradients = {"grad_norm/d": "gradient norm of the discriminator", "grad_norm/g": "gradient norm of the generator"}
+    kinds = (
+        ("losses", "Losses", "The discriminator's and the generator's loss.", losses, False, 2),
+        ("sigma", "Spectral norms by layer",
+         "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
+         "parameter. Spectral normalization holds the upper ones at 1.", sigmas, True, max(len(layers), 1)),
+        ("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.",
+         gradients, True, 2),
+    )  # fmt: skip
+    for context, history in study.history.groupby("context", sort=False):
+        slug = "" if study.history["context"].nunique() == 1 else "-" + _slug(str(context))
+        for file, title, caption, metrics, log_y, columns in kinds:
+            present = {m: name for m, name in metrics.items() if m in history and history[m].notna().any()}
+            if not present:
+                continue
+            rows = binned(history, list(present))
+            panels = {name: bands(rows, metric) for metric, name in present.items()}
+            panels = {name: frame for name, frame in panels.items() if len(frame)}
+            if panels:
+                figure = plots.curves(panels, log_y, columns)
+                caption = f"{caption} {_seeds(history)}"
+                pictures.append(_picture(figure, out, file + slug, f"{title}: {context}", caption))
+        pictures += _sample_pictures(study, str(context), slug, out)
+    if len(frame := _paired_differences(study, summary)):
+        titles = {name: STATISTICS[name] for name in _SCORES if (frame["statistic"] == name).any()}
+        for context, of in frame.groupby("context", sort=False):
+            slug = "" if frame["context"].nunique() == 1 else "-" + _slug(str(context))
+            caption = (
+                f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
+                "initial weights, data order and latents. Left of zero the arm is better."
+            )
+            figure = plots.differences(of, titles)
+            pictures.append(_picture(figure, out, "differences" + slug, f"Paired differences: {context}", caption))
+    return pictures
+
+
+def _paired_differences(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
+    frames = [pd.DataFrame()]
+    for context, statistic, scores, baseline in _scores(study, summary):
+        table = scores.replace(np.inf, np.nan).pivot(index="seed", columns="arm", values="score")
+        delta = table.drop(columns=baseline).sub(table[baseline], axis=0)
+        frame = delta.melt(ignore_index=False, var_name="variant", value_name="difference").reset_index()
+        frames.append(frame.assign(context=context, statistic=statistic, baseline=baseline).dropna())
+    return pd.concat(frames, ignore_index=True)
+
+
+def _sample_pictures(study: Study, context: str, slug: str, out: Path) -> list[Picture]:
+    """All arms and seeds at the last step that they share, and one seed's arms through training."""
+    runs = study.runs[study.runs["context"] == context]
+    grids = {
+        (run.variant, run.seed): {
+            int(path.stem.removeprefix("step-")): path
+            for path in (study.folder / run.run_id / "samples").glob("step-*.png")
+        }
+        for run in runs.itertuples()
+    }
+    grids = {key: found for key, found in grids.items() if found}
+    if not grids:
+        return []
+    variants = plots.in_order(pd.Series([variant for variant, _ in grids]))
+    shared = sorted(set.intersection(*(set(found) for found in grids.values())))
+    last = shared[-1] if shared else max(max(found) for found in grids.values())
+    seeds = sorted({seed for _, seed in grids})[:5]
+    chosen = {
+        (plots.label_of(v), f"seed {s}"): grids[v, s][last]
+        for v in variants for s in seeds if last in grids.get((v, s), {})
+    }  # fmt: skip
+    pictures = []
+    if chosen:
+        caption = f"The same 64 fixed latents of a seed in every arm, at step {last:,}. Rows: arms; columns: seeds."
+        if len(seeds) < runs["seed"].nunique():
+            caption += f" The first {len(seeds)} of {runs['seed'].nunique()} seeds."
+        figure = plots.sample_matrix(chosen)
+        pictures.append(_picture(figure, out, "samples" + slug, f"Samples at step {last:,}: {context}", caption))
+    if len(shared) > 2:
+        steps = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, 5).round().astype(int))]
+        first = {
+            (plots.label_of(v), f"step {step:,}"): grids[v, seeds[0]][step]
+            for v in variants for step in steps if (v, seeds[0]) in grids
+        }  # fmt: skip
+        caption = f"Seed {seeds[0]}: the same latents through training. Rows: arms; columns: steps."
+        figure = plots.sample_matrix(first)
+        pictures.append(_picture(figure, out, "evolution" + slug, f"Samples through training: {context}", caption))
+    return pictures
+
+
+def _picture(figure: Figure, out: Path, file: str, title: str, caption: str) -> Picture:
+    for kind in ("png", "svg"):
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
+        write_atomically(out / f"{file}.{kind}", buffer.getvalue())
+    uri = "data:image/png;base64," + base64.b64encode((out / f"{file}.png").read_bytes()).decode()
+    return Picture(file, title, caption, uri)
+
+
+def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
+    runs = study.runs
+    seeds = runs.groupby(["context", "variant"])["seed"].nunique()
+    versions = {
+        "code": ", ".join(f"{c}{' with changes' if d else ''}" for c, d in _distinct(runs, "git_commit", "git_dirty")),
+        "torch": ", ".join(v for (v,) in _distinct(runs, "torch")),
+        "devices": ", ".join(v for (v,) in _distinct(runs, "device_name")),
+        "training version": ", ".join(str(int(v)) for (v,) in _distinct(runs, "training_version")),
+        "seeds per arm": f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}",
+    }
+    problems = runs.loc[~runs["state"].isin(["finished"]), ["run_id", "state", "step", "error"]]
+    return {
+        "name": study.name,
+        "question": study.description,
+        "account": study.account.to_dict(),
+        "total": len(runs),
+        "extra": study.extra,
+        "problems": problems.fillna("").to_dict("records"),
+        "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
+        "tables": tables,
+        "versions": {key: value for key, value in versions.items() if value},
+        "arms": [
+            {"slug": arm, "label": ARMS[arm].label, "source": ARMS[arm].source}
+            for arm in ARMS if (runs["arm"] == arm).any()
+        ],
+        "command": f"sngan report {study.name}",
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }  # fmt: skip
+
+
+def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in content["account"].items() if count)
+    lines = [f"# {content['name']}", "", content["question"], "", f"{content['total']} planned runs: {states}.", ""]
+    for picture in pictures:
+        lines += [f"![{picture.title}](figures/{picture.file}.png)", "", picture.caption, ""]
+    for table in content["tables"]:
+        lines += [f"## {table.title}", "", table.caption, ""]
+        lines += ["| " + " | ".join(map(str, table.frame)) + " |", "|" + "---|" * table.frame.shape[1]]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.cells()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _groups(frame: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """((context, variant), rows) in the order of contexts and of the arm table."""
+    return [
+        ((str(context), variant), of[of["variant"] == variant])
+        for context, of in frame.groupby("context", sort=False)
+        for variant in plots.in_order(of["variant"])
+    ]
+
+
+def _distinct(runs: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
+    return list(runs[list(columns)].dropna().drop_duplicates().itertuples(index=False, name=None))
+
+
+def _seeds(history: pd.DataFrame) -> str:
+    n = history.groupby("variant")["seed"].nunique()
+    count = f"{n.min()}" if n.nunique() == 1 else f"{n.min()} to {n.max()}"
+    if n.max() == 1:
+        return "One seed per arm: no band."
+    band = "95 % interval of the centre" if n.min() >= APPROXIMATE_BELOW else "range of the seeds, not an interval"
+    return f"Lines: centre over {count} seeds; bands: {band}."
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+def _text(value: Any) -> str:
+    """A cell as people read it: four significant digits, nothing for what is missing."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

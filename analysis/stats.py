@@ -1,0 +1,236 @@
+"""Scores over seeds -> estimate, interval, n; paired comparisons. Seeds are the sample."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sngan.config import InputError, suggestion
+
+LEVEL = 0.95
+APPROXIMATE_BELOW = 7  # pairs
+
+
+class Interval(NamedTuple):
+    """NaN limits where the sample gives no interval, as one seed gives none."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Every other arm against `baseline`, paired by seed. `scores` has columns arm, seed, score; lower is better.
+
+    A score of +inf is a failed run: it ranks worst and is never dropped. One row an arm:
+    - `n_pairs`: seeds that both have.
+    - `shift`, `shift_low`, `shift_high`: Hodges-Lehmann estimate of arm - baseline, with the 95 % interval that
+      inverts the signed rank test; from 2 to 5 pairs a t interval.
+    - `p_location`: Wilcoxon signed rank, two-sided; `p_adjusted`: Benjamini-Hochberg over the rows.
+    - `prob_improvement`: P(arm < baseline), ties half, over all pairs of one run of each.
+    - `spread_ratio`, `spread_low`, `spread_high`, `p_spread`: the paired Brown-Forsythe test, Wilcoxon on
+      |x - med x| - |y - med y|; the ratio arm / baseline and its interval invert it. No interval below 6 pairs.
+    - `interval`: how the interval of the shift was made; "approximate" below 7 pairs.
+
+    What cannot be computed is NaN. Raises InputError for missing columns, a NaN or -inf score, an arm's
+    seed given twice, or a baseline that is not among the arms.
+    """
+    _check(scores, baseline)
+    table = scores.pivot(index="seed", columns="arm", values="score")
+    rows = []
+    for arm in dict.fromkeys(scores["arm"]):
+        if arm == baseline:
+            continue
+        pairs = table[[arm, baseline]].dropna()
+        x, y = pairs[arm].to_numpy(float), pairs[baseline].to_numpy(float)
+        differences = _subtract(x, y)
+        shift, kind = location_interval(differences)
+        ratio, p_spread = spread_ratio(x, y)
+        rows.append(
+            {
+                "arm": arm,
+                "baseline": baseline,
+                "n_pairs": len(pairs),
+                "shift": shift.estimate,
+                "shift_low": shift.low,
+                "shift_high": shift.high,
+                "p_location": signed_rank_p(differences),
+                "p_adjusted": np.nan,
+                "prob_improvement": probability_of_improvement(x, y),
+                "spread_ratio": ratio.estimate,
+                "spread_low": ratio.low,
+                "spread_high": ratio.high,
+                "p_spread": p_spread,
+                "interval": kind,
+            }
+        )
+    result = pd.DataFrame(rows)
+    if rows:
+        known = result["p_location"].notna()
+        if known.any():
+            result.loc[known, "p_adjusted"] = stats.false_discovery_control(result.loc[known, "p_location"])
+    return result
+
+
+def _check(scores: pd.DataFrame, baseline: str) -> None:
+    if missing := [name for name in ("arm", "seed", "score") if name not in scores]:
+        raise InputError(f"scores lack the columns {', '.join(missing)}; expected arm, seed, score")
+    arms = list(dict.fromkeys(scores["arm"]))
+    if baseline not in arms:
+        raise InputError(f"baseline {baseline!r} is not among the arms{suggestion(baseline, arms)} ({', '.join(arms)})")
+    bad = scores[scores["score"].isna() | (scores["score"] == -np.inf)]
+    if len(bad):
+        first = bad.iloc[0]
+        raise InputError(
+            f"arm {first['arm']}, seed {first['seed']}: the score is {first['score']}; give +inf for a failed run, "
+            "and leave out what is missing"
+        )
+    twice = scores[scores.duplicated(["arm", "seed"])]
+    if len(twice):
+        raise InputError(f"arm {twice.iloc[0]['arm']} has seed {twice.iloc[0]['seed']} more than once")
+
+
+def _subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x - y, where two failed runs are equally bad."""
+    both = np.isinf(x) & np.isinf(y)
+    return np.where(both, 0.0, np.where(both, 0.0, x) - np.where(both, 0.0, y))
+
+
+def signed_rank_p(differences: np.ndarray) -> float:
+    """Two-sided Wilcoxon signed rank p; infinite differences rank highest, zeros are left out. NaN without data."""
+    if not len(differences):
+        return np.nan
+    d = differences[differences != 0]
+    if not len(d):
+        return 1.0
+    finite = np.abs(d[np.isfinite(d)])
+    beyond = 2 * finite.max() if len(finite) else 1.0
+    d = np.where(np.isinf(d), np.sign(d) * beyond, d)
+    return float(stats.wilcoxon(d).pvalue)
+
+
+def location_interval(values: np.ndarray) -> tuple[Interval, str]:
+    """Hodges-Lehmann estimate of the centre of `values` with its 95 % interval, and how that was made."""
+    n = len(values)
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan), "none"
+    i, j = np.triu_indices(n)
+    with np.errstate(invalid="ignore"):
+        walsh = (values[i] + values[j]) / 2
+    walsh = np.sort(np.nan_to_num(walsh, nan=0.0, posinf=np.inf, neginf=-np.inf))  # inf and -inf cancel
+    estimate = _median(walsh)
+    label = ", approximate" if n < APPROXIMATE_BELOW else ""
+    if (k := signed_rank_critical(n)) is not None:
+        return Interval(estimate, walsh[k], walsh[-1 - k]), "signed rank" + label
+    if n > 1 and np.isfinite(values).all():
+        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+        return Interval(estimate, values.mean() - half, values.mean() + half), "t" + label
+    return Interval(estimate, np.nan, np.nan), "none"
+
+
+def spread_ratio(x: np.ndarray, y: np.ndarray) -> tuple[Interval, float]:
+    """Spread of x over spread of paired y, with interval and p of the paired Brown-Forsythe test.
+
+    W+ of |x - med x| - r |y - med y| is the number of pairs i <= j whose ratio (a_i + a_j) / (b_i + b_j) exceeds r,
+    so that the median of these ratios and their order statistics invert the test.
+    """
+    nothing = Interval(np.nan, np.nan, np.nan)
+    if len(x) < 2 or not np.isfinite(np.median(x)) or not np.isfinite(np.median(y)):
+        return nothing, np.nan
+    a, b = np.abs(x - np.median(x)), np.abs(y - np.median(y))
+    p = signed_rank_p(_subtract(a, b))
+    informative = (a > 0) | (b > 0)
+    a, b = a[informative], b[informative]
+    if not len(a):
+        return nothing, p
+    i, j = np.triu_indices(len(a))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = (a[i] + a[j]) / (b[i] + b[j])
+    ratios = np.sort(np.nan_to_num(ratios, nan=1.0, posinf=np.inf))  # a failure on each side says nothing
+    k = signed_rank_critical(len(a))
+    limits = (np.nan, np.nan) if k is None else (ratios[k], ratios[-1 - k])
+    return Interval(_median(ratios), *limits), p
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """P(x < y) + P(x = y) / 2 over all pairs."""
+    if not len(x) or not len(y):
+        return np.nan
+    return float(((x[:, None] < y).mean() + (x[:, None] <= y).mean()) / 2)
+
+
+@lru_cache
+def signed_rank_critical(n: int) -> int | None:
+    """The largest k with P(W+ <= k) <= 2.5 % under the null: the limits are the k-th from each end, from 0.
+
+    None where no such k exists, which is below n = 6. Exact up to n = 200, normal beyond.
+    """
+    tail = (1 - LEVEL) / 2
+    if n > 200:
+        mean, sd = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        return max(int(mean + stats.norm.ppf(tail) * sd), 0)
+    weights = np.ones(1)  # probabilities of W+ = 0, 1, ..
+    for rank in range(1, n + 1):
+        shifted = np.concatenate([np.zeros(rank), weights])
+        weights = (np.pad(weights, (0, rank)) + shifted) / 2
+    k = int(np.searchsorted(np.cumsum(weights), tail, side="right"))
+    return k - 1 if k >= 1 else None
+
+
+def _median(ordered: np.ndarray) -> float:
+    """Median of sorted values that may be infinite."""
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return float(low if low == high else (low + high) / 2)
+
+
+def rate_interval(count: int, n: int) -> Interval:
+    """A rate with its two-sided Clopper-Pearson interval."""
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    exact = stats.binomtest(count, n).proportion_ci(LEVEL, method="exact")
+    return Interval(count / n, exact.low, exact.high)
+
+
+def binned(history: pd.DataFrame, metrics: list[str], bins: int = 300) -> pd.DataFrame:
+    """Every run's rows as means over at most `bins` equal stretches of steps; `step` is a stretch's end.
+
+    Step 0 and runs of few rows keep their rows as they are.
+    """
+    widths = np.ceil(history.groupby("context")["step"].transform("max") / bins)
+    spacing = history.groupby("context")["step"].transform(_spacing)
+    widths = np.maximum((widths / spacing).apply(np.ceil) * spacing, 1)
+    ends = (np.ceil(history["step"] / widths) * widths).astype(int)
+    keys = ["context", "variant", "seed"]
+    return history.assign(step=ends).groupby([*keys, "step"], sort=False)[metrics].mean().reset_index()
+
+
+def _spacing(steps: pd.Series) -> float:
+    """The most common distance between logged steps."""
+    unique = np.unique(steps)
+    return float(np.median(np.diff(unique))) if len(unique) > 1 else 1.0
+
+
+def bands(history: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Over seeds at every step: context, variant, step, centre, low, high, n.
+
+    From 7 seeds the Hodges-Lehmann centre with its 95 % interval; below, the median with the range of the seeds;
+    of one seed no band (NaN). Steps that fewer than half of the variant's seeds reached are left out.
+    """
+    rows = []
+    for (context, variant), group in history.dropna(subset=metric).groupby(["context", "variant"], sort=False):
+        table = group.pivot_table(index="step", columns="seed", values=metric, aggfunc="last")
+        for step, values in zip(table.index, table.to_numpy(), strict=True):
+            values = values[~np.isnan(values)]
+            if 2 * len(values) < table.shape[1]:
+                continue
+            if len(values) >= APPROXIMATE_BELOW:
+                centre, low, high = location_interval(values)[0]
+            else:
+                centre = float(np.median(values))
+                low, high = (values.min(), values.max()) if len(values) > 1 else (np.nan, np.nan)
+            rows.append((context, variant, step, centre, low, high, len(values)))
+    return pd.DataFrame(rows, columns=["context", "variant", "step", "centre", "low", "high", "n"])
