@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.image
+import matplotlib.lines
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -62,13 +65,16 @@ def curves(panels: Mapping[str, pd.DataFrame], log_y: bool = False, columns: int
     rows = -(-len(panels) // columns)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.5), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, (title, frame) in zip(axes, panels.items(), strict=False):
             _curve(axis, frame)
             axis.set(title=title, xlabel="generator updates (step)", ylabel="")
             if log_y:
                 axis.set_yscale("log")
-        for axis in list(axes)[len(panels) :]:
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
+                axis.yaxis.set_minor_formatter("{x:g}")
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
         _legend(figure, pd.concat([frame["variant"] for frame in panels.values()]))
     return figure
@@ -128,8 +134,8 @@ def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         rows = -(-len(titles) // columns)
         variants = in_order(frame["variant"])
         colours, _ = _looks(variants)
-        figure = Figure(figsize=(7.2, (0.28 * len(variants) + 0.8) * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        figure = Figure(figsize=(7.2, (0.28 * len(variants) + 0.95) * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, (statistic, title) in zip(axes, titles.items(), strict=False):
             shown = frame[(frame["statistic"] == statistic) & np.isfinite(frame["difference"])]
             sns.stripplot(
@@ -137,8 +143,8 @@ def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
                 palette=colours, jitter=False, size=4.5, alpha=0.8, legend=False, ax=axis,
             )  # fmt: skip
             axis.axvline(0, color="0.4", linewidth=0.8)
-            axis.set(title=title, xlabel="", ylabel="")
-        for axis in list(axes)[len(titles) :]:
+            axis.set(title="\n".join(_wrapped(title, 38)), xlabel="", ylabel="")
+        for axis in axes[len(titles) :]:
             axis.set_visible(False)
     return figure
 

@@ -35,8 +35,14 @@ class Table:
     caption: str
     frame: pd.DataFrame
 
+    @property
+    def shown(self) -> pd.DataFrame:
+        """Without the context where there is only one; the CSV has it always."""
+        single = "context" in self.frame and self.frame["context"].nunique() == 1
+        return self.frame.drop(columns="context") if single else self.frame
+
     def cells(self) -> list[list[str]]:
-        return [[_text(value) for value in row] for row in self.frame.itertuples(index=False)]
+        return [[_text(value) for value in row] for row in self.shown.itertuples(index=False)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ def write_report(folder: str | Path) -> Path:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
     content = _content(study, tables)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html.j2").render(**content, pictures=pictures)
     write_atomically(out / "index.html", page)
@@ -171,9 +179,9 @@ def _statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.Data
     against = Table(
         "comparisons",
         "Arms compared, paired by seed",
-        "Hodges-Lehmann shift of the arm against the baseline (below zero: the arm is better), with 95 % interval "
-        "and Wilcoxon signed rank p, adjusted by Benjamini-Hochberg over the arms of a statistic; spread ratio by "
-        "the paired Brown-Forsythe test. Failed and diverged runs rank worst. "
+        "Hodges-Lehmann shift of the arm against the baseline (below zero: the arm is the steadier one), with 95 % "
+        "interval and Wilcoxon signed rank p, adjusted by Benjamini-Hochberg over the arms of a statistic; spread "
+        "ratio by the paired Brown-Forsythe test. Failed and diverged runs rank worst. "
         f"Fewer than {APPROXIMATE_BELOW} pairs describe, they do not test.",
         shown,
     )
@@ -187,7 +195,17 @@ def _statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.Data
 
 
 def runs_table(study: Study) -> Table:
-    columns = ["run_id", "context", "variant", "seed", "state", "step", "error", "wall_seconds", "device_name"]
+    columns = [
+        "run_id",
+        "context",
+        "variant",
+        "seed",
+        "state",
+        "step",
+        "error",
+        "wall_seconds",
+        "device_name",
+    ]
     frame = study.runs[[*columns, "torch", "git_commit", "git_dirty", "wandb_url"]].rename(columns={"variant": "arm"})
     return Table("runs", "Runs", "Every planned run, with the reason where it did not finish.", frame)
 
@@ -198,7 +216,10 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
     losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
     sigmas = {f"sigma/{layer}": f"{layer}, weight as used" for layer in layers}
     sigmas |= {f"sigma_raw/{layer}": f"{layer}, raw parameter" for layer in layers}
-    gradients = {"grad_norm/d": "gradient norm of the discriminator", "grad_norm/g": "gradient norm of the generator"}
+    gradients = {
+        "grad_norm/d": "gradient norm of the discriminator",
+        "grad_norm/g": "gradient norm of the generator",
+    }
     kinds = (
         ("losses", "Losses", "The discriminator's and the generator's loss.", losses, False, 2),
         ("sigma", "Spectral norms by layer",
@@ -227,7 +248,7 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
             slug = "" if frame["context"].nunique() == 1 else "-" + _slug(str(context))
             caption = (
                 f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
-                "initial weights, data order and latents. Left of zero the arm is better."
+                "initial weights, data order and latents. Left of zero the arm is the steadier one."
             )
             figure = plots.differences(of, titles)
             pictures.append(_picture(figure, out, "differences" + slug, f"Paired differences: {context}", caption))
@@ -326,12 +347,19 @@ def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
 
 def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
     states = ", ".join(f"{count} {state}" for state, count in content["account"].items() if count)
-    lines = [f"# {content['name']}", "", content["question"], "", f"{content['total']} planned runs: {states}.", ""]
+    lines = [
+        f"# {content['name']}",
+        "",
+        content["question"],
+        "",
+        f"{content['total']} planned runs: {states}.",
+        "",
+    ]
     for picture in pictures:
         lines += [f"![{picture.title}](figures/{picture.file}.png)", "", picture.caption, ""]
     for table in content["tables"]:
         lines += [f"## {table.title}", "", table.caption, ""]
-        lines += ["| " + " | ".join(map(str, table.frame)) + " |", "|" + "---|" * table.frame.shape[1]]
+        lines += ["| " + " | ".join(map(str, table.shown)) + " |", "|" + "---|" * table.shown.shape[1]]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.cells()]
         lines.append("")
     return "\n".join(lines)

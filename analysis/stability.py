@@ -8,7 +8,11 @@ import pandas as pd
 from sngan.config import InputError
 
 ROLLING_STEPS = 201  # width of the rolling medians
-VANISHING, EXPLODING, SPIKE = 0.01, 100.0, 5.0  # gradient norms, in units of the reference; a spike, of the rolling median
+VANISHING, EXPLODING, SPIKE = (
+    0.01,
+    100.0,
+    5.0,
+)  # gradient norms, in units of the reference; a spike, of the rolling median
 _END_ROWS = 3
 
 STATISTICS = {  # column -> what it says; of all of them lower is better, except *_end and *_best of a GAN's losses

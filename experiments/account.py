@@ -83,16 +83,20 @@ def status(study: Study, runs_dir: str, as_json: bool) -> int:
     return 0
 
 
-def step_seconds(config: RunConfig) -> float:
-    """A rough step time on one CPU core, from the multiplications of G and D."""
+def step_flop(config: RunConfig) -> float:
+    """Floating point operations that one step needs, from the multiplications of G and D."""
     w, d, c = config.g_width, config.d_width, config.channels
-    # kernel x input pixels (transposed convolutions) or output pixels (convolutions)
-    g = 9 * config.z_dim * 4 * w + 16 * 9 * 8 * w * w + 9 * 36 * 2 * w * w + 16 * 169 * w * c
-    d = 16 * (169 * c * d + 25 * 2 * d * d + 2 * d)
-    # a backward pass costs two forward passes; the G step also differentiates D's input
+    # kernel x input pixels (transposed convolutions) or output pixels (convolutions), times both channels
+    g_products = 9 * config.z_dim * 4 * w + 16 * 9 * 8 * w * w + 9 * 36 * 2 * w * w + 16 * 169 * w * c
+    d_products = 16 * (169 * c * d + 25 * 2 * d * d + 2 * d)
+    # a backward pass costs two forward passes; the G step differentiates D's input only
     passes_g, passes_d = config.n_dis + 3, 6 * config.n_dis + 2
-    gflop = 2e-9 * config.batch_size * (passes_g * g + passes_d * d)
-    return (1 + config.n_dis) / 2 * _SECONDS_A_STEP + _SECONDS_A_GFLOP * gflop
+    return 2.0 * config.batch_size * (passes_g * g_products + passes_d * d_products)
+
+
+def step_seconds(config: RunConfig) -> float:
+    """A rough step time on one CPU core."""
+    return (1 + config.n_dis) / 2 * _SECONDS_A_STEP + _SECONDS_A_GFLOP * step_flop(config) / 1e9
 
 
 def _measured_steps(study: Study, records: dict[str, Record]) -> dict[str, float]:

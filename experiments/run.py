@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import platform
 import resource
 import signal
@@ -65,7 +64,14 @@ class _Attempt:
     """One attempt at a run whose folder is claimed."""
 
     def __init__(
-        self, config: RunConfig, study: str, record: Record, data: ImageData, mode: str, before: dict, tell: Tell
+        self,
+        config: RunConfig,
+        study: str,
+        record: Record,
+        data: ImageData,
+        mode: str,
+        before: dict,
+        tell: Tell,
     ) -> None:
         self._config, self._record, self._data, self._tell = config, record, data, tell
         device = data.images.device
@@ -140,7 +146,11 @@ class _Attempt:
 
     def _end(self, tracker: Tracker, state: str, step: int, error: str | None) -> Result:
         seconds = time.perf_counter() - self._start
-        self._attempt |= {"ended": _now(), "wall_seconds": seconds, "peak_memory_bytes": self._peak_memory_bytes()}
+        self._attempt |= {
+            "ended": _now(),
+            "wall_seconds": seconds,
+            "peak_memory_bytes": self._peak_memory_bytes(),
+        }
         self._status |= {"state": state, "step": step, "error": error}
         self._record.write_status(self._status)
         summary = {key: self._status.get(key) for key in ("state", "error", "metrics_sha256")}

@@ -95,7 +95,7 @@ def read(path: Path) -> Study:
 
 def parse(text: str) -> Study:
     """A study from the text of its file. Raises InputError, or yaml.YAMLError where it is no YAML."""
-    content = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+    content = yaml.load(text, _Loader)
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
     for key in content:

@@ -117,4 +117,3 @@ class Tracker:
             if run:
                 with suppress(Exception):
                     run.finish(exit_code=1)
-

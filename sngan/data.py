@@ -7,6 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -55,7 +56,7 @@ def load(name: str, data_dir: str = "") -> ImageData:
 def _digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     small = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)  # 0..16 -> 0..255, (1797, 1, 8, 8)
     large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
     return large.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(bunch.target).long()

@@ -57,9 +57,7 @@ class Discriminator(nn.Sequential):
 
 
 @torch.no_grad()
-def initialize(
-    network: nn.Module, seed: int, name: Literal["G", "D"], scheme: Literal["notebook", "dcgan"]
-) -> None:
+def initialize(network: nn.Module, seed: int, name: Literal["G", "D"], scheme: Literal["notebook", "dcgan"]) -> None:
     """Draw every parameter from the stream `init/<name>/<layer>`; networks of a seed share equal layers.
 
     Convolution weights N(0, 0.02); batch-norm scales N(0, 0.02) (`notebook`) or N(1, 0.02) (`dcgan`), shifts 0;

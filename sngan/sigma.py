@@ -33,8 +33,8 @@ def matrix_sigma(weight: Any, dim: int = 0) -> Tensor:
     scale = matrix.abs().max()
     if not scale.isfinite():
         return torch.full_like(scale, torch.nan)
-    if scale == 0:
-        return scale
+    if not scale:
+        return torch.zeros_like(scale)
     matrix = matrix / scale
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return scale * torch.linalg.eigvalsh(gram)[-1].clamp_min(0).sqrt()
@@ -48,7 +48,7 @@ def standing_still(module: nn.Module) -> Iterator[None]:
         for m in module.modules()
         if parametrize.is_parametrized(m)
         for chain in m.parametrizations.values()  # type: ignore[union-attr,operator]
-        for p in chain.modules()
+        for p in chain.modules()  # type: ignore[union-attr]
     ]
     modes = [p.training for p in parametrizations]
     try:
@@ -67,7 +67,10 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             continue
         hooks = {h.name: h for h in owner._forward_pre_hooks.values() if isinstance(h, SpectralNormHook)}
         parametrized = list(owner.parametrizations) if parametrize.is_parametrized(owner) else []  # type: ignore[arg-type]
-        names = [*(name.removesuffix("_orig") if name[:-5] in hooks else name for name in owner._parameters), *parametrized]
+        names = [
+            *(name.removesuffix("_orig") if name[:-5] in hooks else name for name in owner._parameters),
+            *parametrized,
+        ]
         for name in names:
             tensor = hooks[name].compute_weight(owner, False) if name in hooks else getattr(owner, name)
             if "weight" in name and isinstance(tensor, Tensor) and tensor.ndim >= 2:

@@ -78,9 +78,7 @@ def _start_vectors(name: str, layer: nn.Module, source: GeneratorSource) -> tupl
 
 
 @torch.no_grad()
-def apply_spectral_norm(
-    module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None
-) -> nn.Module:
+def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None) -> nn.Module:
     """Divide the weight of every Conv*, ConvTranspose* and Linear by its power-iteration sigma, in place.
 
     torch's `parametrizations.spectral_norm`: in train mode every read of `.weight` runs `n_power_iterations`
@@ -101,7 +99,9 @@ def apply_spectral_norm(
             raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
         norm = raw_weight(layer).norm()
         if not (norm.isfinite() and norm > 0):
-            raise ValueError(f"{where} has a weight of norm {norm.item()}; spectral norm needs a finite non-zero weight")
+            raise ValueError(
+                f"{where} has a weight of norm {norm.item()}; spectral norm needs a finite non-zero weight"
+            )
     for name, layer in layers:
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             spectral_norm(layer, n_power_iterations=n_power_iterations, dim=matrix_dim(layer))
@@ -169,9 +169,7 @@ class SpectralPenalty(nn.Module):
     Source: Yoshida & Miyato 2017. Deviation: the vectors start with 15 rounds, as torch's spectral norm does.
     """
 
-    def __init__(
-        self, module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None
-    ) -> None:
+    def __init__(self, module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None) -> None:
         super().__init__()
         if n_power_iterations < 1:
             raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")

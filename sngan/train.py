@@ -124,7 +124,8 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
         penalty = SpectralPenalty(D, config.n_power_iterations, layer_generators(config.seed))
     for name, layer in weight_layers(D):
         assert torch.equal(raw_weight(layer), initial[name]), f"the initialization of {name} was lost"
-    G.to(device, memory_format=layout), D.to(device, memory_format=layout)
+    for network in (G, D):
+        network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
     return G, D, penalty.to(device) if penalty else None
 
 

@@ -1,0 +1,179 @@
+"""`sngan bench`: all rows on the same work, alternating in one run, as medians with their spread and ratios."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from experiments.account import step_flop
+from experiments.bench_notebook import notebook_steps
+from experiments.record import to_json, write_atomically
+from experiments.run import device_name, resolve_device
+from experiments.sweep import cores
+from sngan.config import ARMS, InputError, RunConfig
+from sngan.data import ImageData, load
+from sngan.measure import Instruments
+from sngan.train import build, train
+
+_ROUNDS = 5
+_NOTEBOOK = "the notebook's loop (dcgan)"
+
+
+def bench(
+    dataset: str,
+    batch_size: int,
+    threads: int,
+    device: str,
+    data_dir: str,
+    seconds: float,
+    out: Path,
+    as_json: bool,
+) -> int:
+    """Print the table and write it as JSON to `out` (a .json file, or a folder). Returns 0.
+
+    Raises InputError for a device or data that are not there, or a size out of range.
+    """
+    if not seconds > 0 or threads < 0:
+        raise InputError(f"--seconds must be above 0 and --threads at least 0, got {seconds:g} and {threads}")
+    where = resolve_device(device)
+    torch.set_num_threads(threads or cores())
+    data = load(dataset, data_dir).to(where)
+    configs = {arm: RunConfig(dataset=dataset, arm=arm, batch_size=batch_size) for arm in ARMS}  # type: ignore[arg-type]
+    rates = {name: matmul_flops(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    rows = _measure(_candidates(configs, data), seconds)
+    rows["exact sigmas, one row of the record"] = {"step_seconds": _sigma_seconds(configs["sn_dcgan"], where)}
+    result = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(where) | {"matmul_flops": rates},
+        "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32"},
+        "rows": rows,
+        "ratios": _ratios(rows, configs["dcgan"], rates["float32"]),
+    }
+    if out.suffix != ".json":
+        out = out / f"{where.type}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, to_json(result, indent=1) + "\n")
+    if as_json:
+        print(to_json(result, indent=1))
+    else:
+        _print(result)
+        print(out)
+    return 0
+
+
+def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Callable[[int], None]]:
+    """name -> train that many steps."""
+
+    def ours(config: RunConfig, measured: bool) -> Callable[[int], None]:
+        def steps(n: int) -> None:
+            train(replace(config, steps=n), data, (lambda row, samples: None) if measured else None)
+
+        return steps
+
+    stream = notebook_steps(data, data.images.device, configs["dcgan"].batch_size)
+    candidates: dict[str, Callable[[int], None]] = {
+        _NOTEBOOK: lambda n: deque(itertools.islice(stream, n), maxlen=0).clear()
+    }
+    candidates |= {arm: ours(config, measured=False) for arm, config in configs.items()}
+    candidates["sn_dcgan, measured"] = ours(configs["sn_dcgan"], measured=True)
+    return candidates
+
+
+def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> dict[str, dict[str, float]]:
+    """Seconds a step of each, from rounds in which all take their turn; the first round sets the pace."""
+    console = Console(stderr=True, highlight=False)
+    pace = {name: _time(steps, 3) / 3 for name, steps in candidates.items()}
+    turn = seconds / _ROUNDS / len(candidates)
+    counts = {name: max(5, round(turn / pace[name])) for name in candidates}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for i in range(_ROUNDS):
+        console.print(f"round {i + 1} of {_ROUNDS}")
+        for name, steps in candidates.items():
+            times[name].append(_time(steps, counts[name]) / counts[name])
+    return {
+        name: {
+            "step_seconds": median(values),
+            "fastest": min(values),
+            "slowest": max(values),
+            "rounds": _ROUNDS,
+        }
+        for name, values in times.items()
+    }
+
+
+def _time(steps: Callable[[int], None], n: int) -> float:
+    start = time.perf_counter()
+    steps(n)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _sigma_seconds(config: RunConfig, device: torch.device) -> float:
+    G, D, penalty = build(config, device)
+    instruments = Instruments(config, G, D, penalty)
+    return median(_time(_repeat(lambda: instruments.row(0, {})), 20) / 20 for _ in range(_ROUNDS))
+
+
+def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
+    def repeated(n: int) -> None:
+        for _ in range(n):
+            action()
+
+    return repeated
+
+
+def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, rate: float) -> dict[str, float]:
+    step = {name: row["step_seconds"] for name, row in rows.items()}
+    ratios = {"speed against the notebook's loop": step[_NOTEBOOK] / step["dcgan"]}
+    ratios["share of the float32 matrix rate"] = step_flop(config) / step["dcgan"] / rate
+    ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
+    ratios["cost of all instruments"] = step["sn_dcgan, measured"] / step["sn_dcgan"] - 1
+    ratios["cost of exact sigmas"] = step["exact sigmas, one row of the record"] / config.log_every / step["sn_dcgan"]
+    return ratios
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Floating point operations a second of a square matrix product: the best of several."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.matmul(a, b)
+    return 2 * size**3 / min(_time(_repeat(lambda: torch.matmul(a, b)), 3) / 3 for _ in range(5))
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": device_name(device),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    console, machine, work = Console(highlight=False, soft_wrap=True), result["machine"], result["work"]
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in machine["matmul_flops"].items())
+    console.print(
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}; matrix product {rates}"
+    )
+    table = Table("row", "ms a step", "fastest", "slowest", "images/s", box=None, pad_edge=False)
+    for name, row in result["rows"].items():
+        spread = [f"{1000 * row[key]:.2f}" if key in row else "" for key in ("fastest", "slowest")]
+        images = f"{work['batch_size'] / row['step_seconds']:,.0f}" if "fastest" in row else ""
+        table.add_row(name, f"{1000 * row['step_seconds']:.2f}", *spread, images)
+    console.print(table)
+    for name, ratio in result["ratios"].items():
+        console.print(f"{name}: {ratio:.1%}" if name.startswith(("share", "cost")) else f"{name}: {ratio:.2f} x")

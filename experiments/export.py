@@ -1,0 +1,84 @@
+"""A trained run's networks for use elsewhere: sample grids, and safetensors without spectral norm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from experiments.record import Record, to_json, write_atomically
+from experiments.run import grid_png
+from sngan.config import InputError
+from sngan.measure import N_SAMPLES
+from sngan.spectral import remove_spectral_norm
+from sngan.streams import torch_generator
+from sngan.train import build
+
+
+def networks(record: Record) -> tuple[nn.Module, nn.Module]:
+    """The run's final G and D on the CPU, in eval mode. Raises InputError where it has no weights (yet)."""
+    config = record.config()
+    try:
+        state = torch.load(record.checkpoint_path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{record.run_id} has no weights: it is {record.status()['state']}, and weights are kept when a run is over"
+        ) from error
+    except Exception as error:  # whatever torch finds wrong with the file
+        raise InputError(f"{record.checkpoint_path} is not readable: {error}") from error
+    G, D, _ = build(config, "cpu")
+    G.load_state_dict(state["G"])
+    D.load_state_dict(state["D"])
+    return G.eval(), D.eval()
+
+
+@torch.no_grad()
+def write_samples(record: Record, seed: int = 0) -> Path:
+    """64 samples of new latents (stream `samples` of `seed`) into <run>/samples/sample.png."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: {seed} is out of range; it must lie in [0, 2**32)")
+    config = record.config()
+    G, _ = networks(record)
+    generator = torch_generator(seed, "samples")
+    z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, dtype=getattr(torch, config.precision))
+    return record.write_sample("sample.png", grid_png(G(z)))
+
+
+@torch.no_grad()
+def export(record: Record) -> Path:
+    """<run>/export/{generator,discriminator}.safetensors and export.json; spectral norm is removed.
+
+    The discriminator's outputs on fixed images are checked to be those of the trained network. Returns the folder.
+    """
+    config = record.config()
+    G, D = networks(record)
+    dtype = getattr(torch, config.precision)
+    probe = torch.rand(16, config.channels, 28, 28, generator=torch_generator(0, "instruments"), dtype=dtype) * 2 - 1
+    before = D(probe)
+    difference = (D_plain := remove_spectral_norm(D))(probe).sub(before).abs().max().item()
+    tolerance = 1e-5 * max(1.0, before.abs().max().item())
+    if not difference <= tolerance and before.isfinite().all():
+        raise RuntimeError(f"{record.run_id}: without spectral norm the discriminator differs by {difference}")
+    out = record.folder / "export"
+    out.mkdir(exist_ok=True)
+    shapes = {}
+    for name, network in (("generator", G), ("discriminator", D_plain)):
+        tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+        shapes[name] = {key: list(value.shape) for key, value in tensors.items()}
+        write_atomically(out / f"{name}.safetensors", save(tensors))
+    description = {
+        "run_id": record.run_id,
+        "config": config.identity(),
+        "input": {
+            "generator": ["N", config.z_dim],
+            "discriminator": ["N", config.channels, 28, 28],
+            "images": "in [-1, 1]",
+        },
+        "spectral_norm": "removed",
+        "largest_difference": difference,
+        "tensors": shapes,
+    }
+    write_atomically(out / "export.json", to_json(description, indent=2) + "\n")
+    return out
