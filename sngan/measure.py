@@ -129,11 +129,11 @@ def layer_generators(seed: int) -> Any:
 
 @torch.no_grad()
 def non_finite(row: dict[str, Any], *networks: nn.Module) -> str:
-    """The row's keys with non-finite values, or the parameters that hold some; empty if all is finite."""
+    """The first of the row's keys with non-finite values, or of the parameters that hold some; empty if none."""
     keys = [key for key, value in row.items() if not math.isfinite(value)]
     if not keys:
         for network in networks:
             totals = torch.stack([p.detach().sum() for p in network.parameters()]).cpu().numpy()
             bad = np.flatnonzero(~np.isfinite(totals))
             keys += [f"{type(network).__name__} {list(dict(network.named_parameters()))[i]}" for i in bad]
-    return ", ".join(keys)
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

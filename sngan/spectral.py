@@ -86,6 +86,7 @@ def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generato
     vectors come from `generator` (on any device), or from the generator that the function `generator` gives for
     a layer's name, or from torch's global one.
     Initialize before: writing to `.weight` afterwards does nothing.
+    Deviation: torch's round updates u before v, Algorithm 1 v before u; the same sequence, half a round apart.
 
     Raises ValueError if there is no such layer, if one has a spectral norm already, or if a weight is zero or
     not finite. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.

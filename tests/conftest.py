@@ -1,0 +1,62 @@
+"""Shared by all tests: a command line in a process of its own, small runs, and skips that CI turns into failures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sngan.config import RunConfig
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"dataset": "digits", "batch_size": 16, "g_width": 8, "steps": 30}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No account, no settings of the machine, one thread (the bits of a run depend on their number)."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "SNGAN_RUNS"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    torch.set_num_threads(1)
+
+
+def small(**changes: object) -> RunConfig:
+    return RunConfig(**{**SMALL, "threads": 1, "device": "cpu", "wandb": "disabled", **changes})  # type: ignore[arg-type]
+
+
+def write_study(folder: Path, name: str = "tiny", **parameters: object) -> Path:
+    """A study file of small runs; lists become `values`."""
+    lines = [f"name: {name}", "method: grid", "parameters:"]
+    for key, value in {**SMALL, **parameters}.items():
+        lines.append(f"  {key}: {{{'values' if isinstance(value, list) else 'value'}: {value}}}")
+    path = folder / f"{name}.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def sngan(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the `sngan` command in a process of its own, in an empty folder."""
+
+    def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "experiments", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return run
+
+
+def needs(present: object, reason: str) -> None:
+    """Skip where something is not on the machine; fail instead where SNGAN_SKIP_NOTHING is set, as in CI."""
+    if not present:
+        (pytest.fail if os.environ.get("SNGAN_SKIP_NOTHING") else pytest.skip)(reason)

@@ -1,0 +1,80 @@
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sngan.config import ARMS, SETTINGS, InputError, RunConfig, from_parameters
+
+
+def test_id_is_readable_and_hashes_what_differs_from_the_defaults() -> None:
+    config = RunConfig(dataset="mnist", arm="sn_dcgan", seed=3)
+    canonical = json.dumps({"arm": "sn_dcgan", "dataset": "mnist", "seed": 3}, separators=(",", ":"))
+    assert config.run_id == f"mnist-sn_dcgan-C-s03-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def test_execution_fields_do_not_rename_a_run() -> None:
+    config = RunConfig(seed=1)
+    moved = dataclasses.replace(config, device="cpu", threads=3, data_dir="x", wandb="offline")
+    assert moved.run_id == config.run_id
+
+
+def test_parameters_that_an_arm_does_not_use_are_dropped() -> None:
+    assert RunConfig(arm="dcgan", penalty_weight=0.3) == RunConfig(arm="dcgan")
+    assert RunConfig(arm="penalty", penalty_weight=0.3).run_id != RunConfig(arm="penalty").run_id
+
+
+# Miyato et al. 2018, Table 1
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [("A", (1e-4, 0.5, 0.9, 5)), ("B", (1e-4, 0.5, 0.999, 1)), ("C", (2e-4, 0.5, 0.999, 1)),
+     ("D", (1e-3, 0.5, 0.9, 5)), ("E", (1e-3, 0.5, 0.999, 5)), ("F", (1e-3, 0.9, 0.999, 5))],
+)  # fmt: skip
+def test_settings_are_the_papers(setting: str, values: tuple[float, ...]) -> None:
+    config = RunConfig(setting=setting)  # type: ignore[arg-type]
+    assert (config.lr, config.beta1, config.beta2, config.n_dis) == values
+    assert set(SETTINGS) == set("ABCDEF")
+
+
+def test_one_of_the_four_beside_the_setting_makes_it_custom() -> None:
+    config = RunConfig(setting="C", lr=1e-3)
+    assert (config.setting, config.lr, config.beta1, config.n_dis) == ("custom", 1e-3, 0.5, 1)
+    assert RunConfig(setting="C", lr=2e-4).setting == "C"  # the setting's own value is no change
+
+
+def test_identity_survives_json() -> None:
+    config = RunConfig(arm="penalty", penalty_weight=0.1, lr=1e-3, steps=777)
+    assert from_parameters(json.loads(json.dumps(config.identity()))).run_id == config.run_id
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"arm": "sndcgan"}, "did you mean 'sn_dcgan'"),
+        ({"stepz": 3}, "did you mean 'steps'"),
+        ({"steps": 0}, "out of range"),
+        ({"steps": "many"}, "expected int"),
+        ({"seed": True}, "expected int"),
+        ({"lr": float("nan")}, "out of range"),
+        ({"setting": "custom", "lr": 0.1}, "missing: beta1, beta2, n_dis"),
+    ],
+)
+def test_mistakes_are_named(parameters: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_parameters(parameters)
+
+
+def test_evaluations_are_evenly_spaced_with_one_early() -> None:
+    steps = RunConfig(steps=10_000, n_evaluations=20).evaluation_steps()
+    assert steps == [200, *range(500, 10_001, 500)]
+
+
+def test_arms_are_told_apart_by_colour_and_label() -> None:
+    assert len({arm.colour for arm in ARMS.values()}) == len({arm.label for arm in ARMS.values()}) == len(ARMS)
+
+
+def test_imports_no_torch() -> None:
+    code = "import sys, sngan.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

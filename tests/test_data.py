@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from sngan import data
+from sngan.config import InputError
+from sngan.data import Batches, ImageData, load, normalized
+
+
+def test_digits_are_scikit_learns_enlarged_bilinearly() -> None:
+    found = load("digits")
+    assert found.images.shape == (1797, 1, 28, 28)
+    assert found.images.dtype == torch.uint8
+    np.testing.assert_array_equal(found.labels, load_digits().target)
+    small = load_digits().images[17].astype(np.float32) * 255 / 16
+    large = np.asarray(Image.fromarray(small).resize((28, 28), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(found.images[17, 0].numpy(), large.round(), atol=1.01)  # Pillow is the other opinion
+
+
+def test_normalized_covers_minus_one_to_one() -> None:
+    pixels = torch.tensor([0, 127, 255], dtype=torch.uint8)
+    assert normalized(pixels, torch.float64).tolist() == pytest.approx([-1, 127 / 127.5 - 1, 1])
+
+
+def _numbered(n: int) -> ImageData:
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 1, 28, 28)
+    return ImageData("numbered", images, torch.zeros(n), "")
+
+
+def test_every_image_once_an_epoch_and_batches_always_full() -> None:
+    batches = Batches(_numbered(50), 16, seed=3, dtype=torch.float64)
+    drawn = np.concatenate([batches.indices() for _ in range(25)])  # 8 epochs
+    assert [sorted(drawn[i : i + 50]) for i in range(0, 400, 50)] == [list(range(50))] * 8
+    assert not np.array_equal(drawn[:50], drawn[50:100])
+
+
+def test_a_batch_is_what_its_indices_say() -> None:
+    first, second = (Batches(_numbered(50), 8, seed=3, dtype=torch.float64) for _ in range(2))
+    for _ in range(10):
+        pixels = (next(first)[:, 0, 0, 0] + 1) * 127.5
+        assert pixels.round().long().tolist() == second.indices().tolist()
+
+
+def test_too_large_a_batch_is_refused() -> None:
+    with pytest.raises(InputError, match="larger than numbered's 50 images"):
+        Batches(_numbered(50), 51, seed=0, dtype=torch.float32)
+
+
+def _write_idx(folder: Path, n: int = 60) -> np.ndarray:
+    """MNIST's files in the format of its authors: big-endian header, then bytes."""
+    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    folder.mkdir(parents=True)
+    header = (2051).to_bytes(4, "big") + n.to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
+    labels = (2049).to_bytes(4, "big") + n.to_bytes(4, "big") + bytes(range(n))
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return images
+
+
+def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
+    images = _write_idx(tmp_path / "MNIST" / "raw")
+    found = load("mnist", str(tmp_path))
+    np.testing.assert_array_equal(found.images[:, 0], images)
+    assert found.digest == load("mnist", str(tmp_path)).digest
+
+
+def test_without_network_the_message_names_files_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    data.load.cache_clear()
+    with pytest.raises(InputError) as caught:
+        load("fashion_mnist", str(tmp_path))
+    assert "train-images-idx3-ubyte.gz" in str(caught.value)
+    assert str(tmp_path / "FashionMNIST" / "raw") in str(caught.value)
+
+
+def test_unknown_data_set() -> None:
+    with pytest.raises(InputError, match="known: digits"):
+        load("cifar10")
+
+
+@pytest.mark.parametrize("name", ["mnist"])
+def test_real_mnist_where_it_is(name: str) -> None:
+    root = data.data_root()
+    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"MNIST is not in {root}; set SNGAN_DATA")
+    found = load(name)
+    assert found.images.shape == (60000, 1, 28, 28)
+    assert found.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]

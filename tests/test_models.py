@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+
+from sngan.models import Discriminator, Generator, initialize
+
+
+def test_sizes_are_the_notebooks() -> None:
+    G, D = Generator(), Discriminator()
+    assert sum(p.numel() for p in G.parameters()) == 747_841
+    assert sum(p.numel() for p in D.parameters()) == 9_105
+    sides, x = [], torch.zeros(2, 64, 1, 1)
+    for layer in G:
+        x = layer(x)
+        sides.append(x.shape[-1])
+    assert sorted(set(sides)) == [3, 6, 13, 28]
+    assert D(x).shape == (2,)
+    assert [tuple(D.get_submodule(f"conv{i}").weight.flatten(1).shape) for i in (1, 2, 3)] == [
+        (16, 16),
+        (32, 256),
+        (1, 512),
+    ]
+
+
+def test_discriminator_ignores_the_last_row_and_column_of_its_13x13_input() -> None:
+    D = Discriminator(norm="none")
+    x = torch.rand(1, 1, 28, 28)
+    y = x.clone()
+    y[..., 26:, :] = 0  # reaches only row 12 of the 13
+    assert torch.equal(D(x), D(y))
+
+
+@pytest.mark.parametrize(("scheme", "mean"), [("notebook", 0.0), ("dcgan", 1.0)])
+def test_initial_draws_have_the_stated_moments(scheme: str, mean: float) -> None:
+    D, G = Discriminator(width=64), Generator(width=64)
+    for network, name in ((D, "D"), (G, "G")):
+        initialize(network, 0, name, scheme)  # type: ignore[arg-type]
+    weight = G.get_submodule("deconv2").weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert abs(weight.mean().item()) < 4 * 0.02 / math.sqrt(weight.numel())
+    gains = torch.cat([D.get_submodule("bn2").weight, G.get_submodule("bn1").weight])
+    assert gains.mean().item() == pytest.approx(mean, abs=4 * 0.02 / math.sqrt(len(gains)))
+    assert gains.std().item() == pytest.approx(0.02, rel=0.2)
+    assert not D.get_submodule("bn2").bias.any()
+
+
+def test_a_seed_gives_equal_layers_to_networks_that_differ_elsewhere() -> None:
+    with_norm, without = Discriminator(norm="batch"), Discriminator(norm="none")
+    initialize(with_norm, 5, "D", "notebook")
+    initialize(without, 5, "D", "notebook")
+    for name, parameter in without.named_parameters():
+        assert torch.equal(parameter, with_norm.get_parameter(name))
+    initialize(without, 6, "D", "notebook")
+    assert not torch.equal(without.get_parameter("conv1.weight"), with_norm.get_parameter("conv1.weight"))

@@ -1,0 +1,102 @@
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import small
+
+from experiments.record import Record, find_run, read_rows, run_folders, runs_root, write_atomically
+from sngan.config import InputError
+
+
+def started(folder: Path) -> Record:
+    config = small()
+    record = Record(folder / config.run_id)
+    record.folder.mkdir(parents=True)
+    record.start_over(config)
+    return record
+
+
+def test_rows_are_split_and_non_finite_numbers_are_null(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    record.append({"step": 10, "loss/d": float("nan"), "logit/max_abs": float("inf"), "time/step_seconds": 0.5})
+    assert record.metrics_path.read_text() == '{"step": 10, "loss/d": null, "logit/max_abs": null}\n'
+    assert record.timing() == [{"step": 10, "time/step_seconds": 0.5}]
+
+
+def test_a_torn_last_line_is_dropped_and_a_broken_earlier_one_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 10}\n{"step": 2')
+    assert [row["step"] for row in read_rows(path)] == [0, 10]
+    path.write_text('{"step": 0}\n{"ste\n{"step": 20}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
+        read_rows(path)
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_configuration_survives(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    assert record.config().run_id == record.run_id == small().run_id
+    stored = json.loads((record.folder / "config.json").read_text())
+    assert stored == small().identity()
+
+
+def test_a_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "status.json"
+    write_atomically(path, "first")
+    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "second")
+    assert path.read_text() == "first"
+
+
+def _hold(folder: str, ready: "multiprocessing.synchronize.Event") -> None:
+    with Record(Path(folder)).claim() as mine:
+        assert mine
+        ready.set()
+        signal.pause()
+
+
+def test_a_claim_excludes_others_and_dies_with_its_owner(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    record.write_status({"state": "running", "step": 0, "error": None, "attempts": []})
+    assert record.status()["state"] == "interrupted"  # nobody has it
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    owner = context.Process(target=_hold, args=(str(record.folder), ready))
+    owner.start()
+    assert ready.wait(30)
+    assert record.status()["state"] == "running"
+    with record.claim() as mine:
+        assert not mine
+    assert owner.pid
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.join()
+    assert record.status()["state"] == "interrupted"
+    with record.claim() as mine:
+        assert mine
+
+
+def test_missing_is_a_state(tmp_path: Path) -> None:
+    assert Record(tmp_path / "nothing").status()["state"] == "missing"
+    assert run_folders(tmp_path / "nothing") == []
+
+
+def test_runs_are_found_by_id_and_by_folder(tmp_path: Path) -> None:
+    record = started(tmp_path / "study")
+    assert find_run(record.run_id, str(tmp_path)).folder == record.folder
+    assert find_run(str(record.folder)).run_id == record.run_id
+    with pytest.raises(InputError, match="no run 'x'"):
+        find_run("x", str(tmp_path))
+    started(tmp_path / "other")
+    with pytest.raises(InputError, match="in 2 studies"):
+        find_run(record.run_id, str(tmp_path))
+
+
+def test_where_runs_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs_root() == Path("runs")
+    monkeypatch.setenv("SNGAN_RUNS", "elsewhere")
+    assert runs_root() == Path("elsewhere")
+    assert runs_root("here") == Path("here")

@@ -1,0 +1,156 @@
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, small
+from PIL import Image
+
+from experiments import run as running
+from experiments.record import Record
+from experiments.run import execute, explain, grid_png, resolve_device
+from sngan.config import InputError
+
+
+def run_small(folder: Path, **changes: Any) -> tuple[Record, running.Result, list[tuple]]:
+    config, told = small(**changes), []
+    result = execute(config, "single", folder, lambda *message: told.append(message))
+    return Record(folder / config.run_id), result, told
+
+
+def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
+    record, result, told = run_small(tmp_path, arm="sn_dcgan", steps=45)
+    assert result.state == "finished"
+    status = record.status()
+    assert (status["state"], status["step"], status["error"]) == ("finished", 45, None)
+    assert status["metrics_sha256"] == hashlib.sha256(record.metrics_path.read_bytes()).hexdigest()
+    (attempt,) = status["attempts"]
+    assert {"device", "threads", "memory_format", "data_dir", "wandb"} <= set(attempt)
+    assert attempt["torch"] == torch.__version__
+    assert attempt["exact"] is True
+    assert attempt["wall_seconds"] > 0
+    assert attempt["peak_memory_bytes"] > 10**7
+    assert [row["step"] for row in record.rows()] == [0, 10, 20, 30, 40, 45]
+    assert [row["step"] for row in record.timing()] == [10, 20, 30, 40, 45]
+    assert not any(key.startswith("time/") for row in record.rows() for key in row)
+    grids = sorted(path.name for path in record.samples_path.iterdir())
+    assert grids == ["real.png", *(f"step-{step:06d}.png" for step in record.config().evaluation_steps())]
+    assert [message[0] for message in told][0::len(told) - 1] == ["start", "end"]
+    state = torch.load(record.checkpoint_path, weights_only=True)
+    assert state["config"] == record.config().identity()
+    assert not list(record.folder.glob("**/*.tmp"))
+
+
+def test_a_result_is_not_trained_again(tmp_path: Path) -> None:
+    record, _, _ = run_small(tmp_path)
+    before = record.metrics_path.stat()
+    _, result, told = run_small(tmp_path)
+    assert (result.state, result.ran, told) == ("finished", False, [])
+    assert record.metrics_path.stat() == before
+
+
+def test_an_exception_is_a_failed_run_with_its_traceback(tmp_path: Path) -> None:
+    record, result, _ = run_small(tmp_path, batch_size=1800)  # more than digits has
+    assert result.state == "failed"
+    status = record.status()
+    assert "larger than digits's 1797 images" in status["error"]
+    assert "Traceback" in status["traceback"]
+    _, again, _ = run_small(tmp_path, batch_size=1800)
+    assert not again.ran  # not without being asked
+    config = small(batch_size=1800)
+    assert execute(config, "single", tmp_path, lambda *m: None, redo_failed=True).ran
+    assert len(record.status()["attempts"]) == 2
+
+
+def test_divergence_is_a_result(tmp_path: Path) -> None:
+    record, result, _ = run_small(tmp_path, arm="plain", steps=2000, lr=10.0, beta1=0.999, beta2=0.0)
+    assert result.state == record.status()["state"] == "diverged"
+    assert "non-finite" in record.status()["error"]
+    last = record.rows()[-1]
+    assert None in last.values()  # kept, as null
+    assert record.status()["step"] == last["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_an_interrupted_run_that_starts_over(tmp_path: Path, number: int) -> None:
+    arguments = ["train", "--steps", "100000", "--batch-size", "16", "--g-width", "8", "--wandb", "disabled"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *arguments, "--threads", "1", "--runs-dir", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    record = Record(tmp_path / "single" / small(steps=100000).run_id)
+    deadline = time.monotonic() + 60
+    while len(record.rows()) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "Traceback" not in errors
+    status = record.status()
+    assert status["state"] == "interrupted"
+    assert "signal" in status["error"]
+    assert status["step"] == record.rows()[-1]["step"] > 0
+    # the same identity, made short by standing in for the rest of its record
+    told: list[tuple] = []
+    folder, config = tmp_path / "single", small()
+    (folder / record.run_id).rename(folder / config.run_id)
+    execute(config, "single", folder, lambda *message: told.append(message))
+    assert "was interrupted and starts over" in told[0]
+    again = Record(folder / config.run_id)
+    assert [row["step"] for row in again.rows()] == [0, 10, 20, 30]
+    assert len(again.status()["attempts"]) == 2
+
+
+def test_lack_of_memory_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: a real lack of memory would endanger the machine that tests."""
+
+    def train(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(running, "train", train)
+    record, result, _ = run_small(tmp_path)
+    assert result.state == "failed"
+    assert record.run_id in str(result.error)
+    assert "smaller batch_size" in str(result.error)
+
+
+def test_a_real_failed_allocation_is_recognized() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert "out of memory in" in explain(caught.value, small())
+
+
+def test_grid_is_eight_by_eight_with_values_in_range() -> None:
+    images = torch.linspace(-1, 1, 64)[:, None, None, None].expand(64, 1, 28, 28).clone()
+    images[3, 0, 5, 5] = torch.nan
+    grid = np.asarray(Image.open(io.BytesIO(grid_png(images))))
+    assert grid.shape == (8 * 30 + 2, 8 * 30 + 2)
+    assert grid[2 + 7 * 30, 2 + 7 * 30] == 255
+    assert grid[2, 2] == 0
+    assert grid[2 + 5, 2 + 3 * 30 + 5] == 0  # the non-finite pixel
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu").type == "cpu"
+    for wrong, message in (("gpu", "expected auto"), ("mps", "expected auto"), ("cuda:99", "is not there")):
+        with pytest.raises(InputError, match=message):
+            resolve_device(wrong)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_cuda(tmp_path: Path) -> None:
+    config = dataclasses.replace(small(), device="cuda")
+    assert execute(config, "single", tmp_path, lambda *m: None).state == "finished"
+    status = json.loads((tmp_path / config.run_id / "status.json").read_text())
+    assert status["attempts"][0]["device_name"] == torch.cuda.get_device_name()

@@ -1,0 +1,147 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from sngan.spectral import (
+    SpectralPenalty,
+    advance_power_iteration,
+    apply_spectral_norm,
+    hold_power_iteration,
+    remove_spectral_norm,
+    sigma_estimates,
+)
+
+LAYERS = {
+    "conv": lambda: nn.Conv2d(3, 5, 4, 2),
+    "transposed": lambda: nn.ConvTranspose2d(3, 5, 4, 2),
+    "linear": lambda: nn.Linear(7, 4),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def matrix(weight: torch.Tensor, kind: str) -> np.ndarray:
+    """(out, rest), by numpy; a transposed convolution has its outputs in dim 1."""
+    array = weight.detach().double().numpy()
+    return np.moveaxis(array, int(kind == "transposed"), 0).reshape(array.shape[int(kind == "transposed")], -1)
+
+
+def layer_of(kind: str, scale: float = 3.0) -> nn.Module:
+    layer = LAYERS[kind]().double()
+    with torch.no_grad():
+        layer.weight.copy_(scale * torch.randn(layer.weight.shape, generator=generator(1), dtype=torch.float64))
+    return layer
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_used_sigma_is_one_after_convergence_and_the_raw_one_is_not(kind: str) -> None:
+    layer = apply_spectral_norm(layer_of(kind), n_power_iterations=500, generator=generator())
+    layer.weight  # a read in train mode iterates
+    layer.eval()
+    assert np.linalg.svd(matrix(layer.weight, kind), compute_uv=False)[0] == pytest.approx(1, abs=1e-9)
+    assert np.linalg.svd(matrix(layer.parametrizations.weight.original, kind), compute_uv=False)[0] > 2
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradient_is_that_of_the_paper(kind: str) -> None:
+    """(G - <G, W_SN> u v') / sigma, with G the gradient with respect to W_SN and u, v, sigma by SVD."""
+    layer = apply_spectral_norm(layer_of(kind), n_power_iterations=2000, generator=generator())
+    outer = torch.randn(layer.weight.shape, generator=generator(2), dtype=torch.float64)
+    (layer.weight * outer).sum().backward()
+    raw = layer.parametrizations.weight.original
+    w, g = matrix(raw, kind), matrix(outer, kind)
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    expected = (g - (g * (w / s[0])).sum() * np.outer(u[:, 0], vt[0])) / s[0]
+    np.testing.assert_allclose(matrix(raw.grad, kind), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_penalty_and_its_gradient_by_svd(kind: str) -> None:
+    """lambda / 2 sigma^2 has the gradient lambda sigma u v'."""
+    layer, weight = layer_of(kind), 0.3
+    penalty = SpectralPenalty(layer, n_power_iterations=2000, generator=generator())
+    value = weight * penalty()
+    value.backward()
+    u, s, vt = np.linalg.svd(matrix(layer.weight, kind), full_matrices=False)
+    assert value.item() == pytest.approx(weight / 2 * s[0] ** 2, rel=1e-12)
+    np.testing.assert_allclose(matrix(layer.weight.grad, kind), weight * s[0] * np.outer(u[:, 0], vt[0]), atol=1e-8)
+    assert layer.bias.grad is None
+
+
+def test_penalty_sums_over_layers_and_skips_constrained_ones() -> None:
+    first, second, third = layer_of("linear"), nn.Linear(4, 6).double(), nn.Linear(6, 2).double()
+    network = nn.Sequential(first, nn.BatchNorm1d(4).double(), second, third)
+    apply_spectral_norm(third, generator=generator())
+    penalty = SpectralPenalty(network, n_power_iterations=3000, generator=generator())
+    sigmas = [np.linalg.svd(layer.weight.detach().numpy(), compute_uv=False)[0] for layer in (first, second)]
+    assert penalty().item() == pytest.approx(0.5 * sum(s**2 for s in sigmas), rel=1e-9)
+    assert not list(penalty.parameters())
+
+
+def test_penalty_of_everything_constrained_is_zero() -> None:
+    layer = apply_spectral_norm(layer_of("linear"), generator=generator())
+    assert SpectralPenalty(layer)().item() == 0
+
+
+def test_one_round_a_training_forward_and_none_in_eval() -> None:
+    layer = apply_spectral_norm(layer_of("linear"), generator=generator())
+    parametrization = layer.parametrizations.weight[0]
+    w = layer.parametrizations.weight.original.detach().numpy()
+    v = parametrization._v.numpy().copy()
+    layer(torch.zeros(1, 7, dtype=torch.float64))
+    u = w @ v / np.linalg.norm(w @ v)  # torch's order: u first
+    v = w.T @ u / np.linalg.norm(w.T @ u)
+    np.testing.assert_allclose(parametrization._u.numpy(), u, rtol=1e-12)
+    np.testing.assert_allclose(parametrization._v.numpy(), v, rtol=1e-12)
+    layer.eval()
+    layer(torch.zeros(1, 7, dtype=torch.float64))
+    np.testing.assert_allclose(parametrization._u.numpy(), u, rtol=1e-12)
+
+
+def test_held_vectors_move_only_when_advanced() -> None:
+    layer = hold_power_iteration(apply_spectral_norm(layer_of("conv"), generator=generator()))
+    parametrization = layer.parametrizations.weight[0]
+    before = parametrization._u.clone()
+    layer(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    assert torch.equal(parametrization._u, before)
+    advance_power_iteration(layer)
+    assert not torch.equal(parametrization._u, before)
+    advance_power_iteration(layer, 500)
+    sigma = np.linalg.svd(matrix(layer.parametrizations.weight.original, "conv"), compute_uv=False)[0]
+    assert sigma_estimates(layer)[""].item() == pytest.approx(sigma, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_removal_keeps_the_outputs_of_eval_mode(kind: str) -> None:
+    layer = apply_spectral_norm(layer_of(kind), generator=generator())
+    x = torch.randn((2, 7) if kind == "linear" else (2, 3, 8, 8), generator=generator(3), dtype=torch.float64)
+    expected = copy.deepcopy(layer).eval()(x)
+    remove_spectral_norm(layer)
+    assert_close(layer(x), expected, rtol=1e-14, atol=1e-14)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+def test_start_vectors_come_from_the_generator_alone() -> None:
+    layers = layer_of("conv"), layer_of("conv")
+    before = torch.get_rng_state()
+    first, second = (apply_spectral_norm(layer, generator=generator(7)) for layer in layers)
+    assert torch.equal(first.parametrizations.weight[0]._u, second.parametrizations.weight[0]._u)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_cannot_be_normalized_is_named() -> None:
+    zero = nn.Linear(2, 2)
+    nn.init.zeros_(zero.weight)
+    for module, message in (
+        (nn.ReLU(), "no Conv"),
+        (apply_spectral_norm(nn.Linear(2, 2)), "spectral norm already"),
+        (zero, "finite non-zero"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apply_spectral_norm(module)

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_study
+
+from experiments.study import BUNDLED, bundled_names, find, parse, read
+from sngan.config import InputError
+
+HEAD = "name: x\nmethod: grid\n"
+
+
+@pytest.mark.parametrize(("name", "runs"), [("demo", 9), ("mnist-smoke", 12), ("mnist-core", 60)])
+def test_bundled_studies(name: str, runs: int) -> None:
+    study = find(name)
+    assert (study.name, len(study.configs)) == (name, runs)
+    assert len({config.run_id for config in study.configs}) == runs
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_study_file_is_a_wandb_sweep_file(name: str) -> None:
+    """Every key is W&B's, values are scalars, and the command names the study that the file describes."""
+    content = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())
+    assert set(content) <= {"name", "description", "program", "command", "method", "metric", "parameters"}
+    assert content["command"][2:] == ["-m", "experiments", "train", "--study", name, "${args}"]
+    for spec in content["parameters"].values():
+        assert all(isinstance(v, str | int | float) for v in spec.get("values", [spec.get("value")]))
+    assert Path(content["program"]) == Path("experiments/__main__.py")
+
+
+def test_cells_that_become_equal_are_one_run() -> None:
+    study = parse(HEAD + "parameters: {arm: {values: [dcgan, penalty]}, penalty_weight: {values: [0.01, 0.1]}}")
+    assert (study.cells, len(study.configs)) == (4, 3)
+
+
+def test_a_number_in_exponent_form_is_a_number() -> None:
+    assert parse(HEAD + "parameters: {lr: {value: 1e-3}}").configs[0].lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "parameters: {armm: {value: dcgan}}", "unknown parameter 'armm'; did you mean 'arm'"),
+        (HEAD + "parameters: {arm: {value: dcgn}}", "did you mean 'dcgan'"),
+        (HEAD + "parameters: {steps: {value: many}}", "expected int"),
+        (HEAD + "parameters: {steps: {value: 1.5}}", "expected int"),
+        (HEAD + "parameters: {seed: {values: []}}", "grid is empty"),
+        (HEAD + "parameters: {}", "grid is empty"),
+        (HEAD + "parameters: {seed: {values: [1, 1]}}", "listed twice"),
+        (HEAD + "parameters: {seed: 3}", "expected {value"),
+        (HEAD + "parameters: {seed: {value: 1}, seed: {value: 2}}", "given twice"),
+        (HEAD + "parameters: {device: {value: cpu}}", "does not belong in a study"),
+        (HEAD + "parameters: {seed: {values: [true]}}", "not a number or a word"),
+        ("name: x\nmethod: random\nparameters: {seed: {value: 1}}", "method: expected grid"),
+        ("name: ../x\nmethod: grid\nparameters: {seed: {value: 1}}", "not usable"),
+        (HEAD + "paramters: {seed: {value: 1}}", "did you mean 'parameters'"),
+        (HEAD + "command: [train, --study, y]\nparameters: {seed: {value: 1}}", "followed by the study's name"),
+        ("- 1", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_named_with_their_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="bad.yaml") as caught:
+        read(path)
+    assert message in str(caught.value)
+
+
+def test_where_a_study_is_looked_for(tmp_path: Path) -> None:
+    path = write_study(tmp_path, "mine", seed=[0, 1])
+    assert len(find(str(path)).configs) == 2
+    with pytest.raises(InputError, match="did you mean 'demo'"):
+        find("dmo", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    path.rename(tmp_path / "mine" / "study.yaml")
+    assert find("mine", str(tmp_path)).name == "mine"
+    with pytest.raises(InputError, match="cannot read"):
+        find(str(tmp_path / "none.yaml"))

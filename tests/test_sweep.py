@@ -1,0 +1,166 @@
+"""Real worker processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, small, write_study
+
+from experiments.record import Record, run_folders
+from experiments.study import read
+from experiments.sweep import check_devices
+from sngan.config import InputError
+
+OFF = ("--wandb", "disabled", "--runs-dir")
+
+
+def metrics(folder: Path) -> dict[str, bytes]:
+    return {record.run_id: record.metrics_path.read_bytes() for record in run_folders(folder)}
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "experiments", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path, sngan: Callable) -> None:
+    path = write_study(tmp_path, arm=["dcgan", "sn", "penalty_dcgan"], seed=[0, 1])
+    for workers in (1, 2):
+        done = sngan("sweep", path, "--workers", workers, *OFF, tmp_path / f"w{workers}")
+        assert done.returncode == 0, done.stderr
+    one, two = (metrics(tmp_path / f"w{workers}" / "tiny") for workers in (1, 2))
+    assert len(one) == 6
+    assert one == two
+    alone = sngan("train", "--arm", "sn", "--steps", 30, "--batch-size", 16, "--g-width", 8, "--threads", 1,
+                  *OFF, tmp_path / "alone")  # fmt: skip
+    assert alone.returncode == 0
+    (run_id, rows), = metrics(tmp_path / "alone" / "single").items()  # fmt: skip
+    assert one[run_id] == rows
+    assert (tmp_path / "w1" / "tiny" / "study.yaml").read_text() == path.read_text()
+
+
+def test_a_planted_exception_and_a_planted_nan_are_reported_and_the_rest_finishes(
+    tmp_path: Path, sngan: Callable
+) -> None:
+    # Adam with beta2 = 0 and lr = 10 diverges; a batch of 1,800 is more than digits has
+    path = write_study(tmp_path, arm="plain", steps=400, setting="custom", n_dis=1, beta1=0.999, beta2=[0.0, 0.999],
+                       lr=[10.0, 2e-4], batch_size=[16, 1800])  # fmt: skip
+    result = sngan("sweep", path, *OFF, tmp_path)
+    assert result.returncode == 1, result.stderr
+    account = json.loads(sngan("status", path, "--json", "--runs-dir", tmp_path).stdout)
+    by_state: dict[str, set[str]] = {}
+    for run in account["runs"]:
+        by_state.setdefault(run["state"], set()).add(run["run_id"])
+    configs = {config.run_id: config for config in read(path).configs}
+    assert by_state["failed"] == {r for r, c in configs.items() if c.batch_size == 1800}
+    assert {r for r, c in configs.items() if c.batch_size == 16 and (c.lr, c.beta2) == (10, 0)} <= by_state["diverged"]
+    assert set(by_state) == {"failed", "diverged", "finished"}
+    assert all("larger than digits" in run["error"] for run in account["runs"] if run["state"] == "failed")
+    assert "--retry failed" in result.stdout
+    # results and failures are left alone; failures are tried again on request
+    again = sngan("sweep", path, *OFF, tmp_path)
+    assert again.returncode == 1
+    assert "0 to do" in again.stderr
+    retried = sngan("sweep", path, "--retry", "failed", *OFF, tmp_path)
+    assert "4 to do" in retried.stderr
+
+
+def test_killed_and_launched_again_it_completes_the_grid_and_runs_nothing_twice(tmp_path: Path, sngan: Callable) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2, 3, 4, 5], steps=300)
+    folder = tmp_path / "tiny"
+    process = start("sweep", path, "--workers", 2, *OFF, tmp_path)
+
+    def states() -> list[str]:
+        return [Record(folder / config.run_id).status()["state"] for config in read(path).configs]
+
+    def midway() -> bool:
+        running = [r for r in run_folders(folder) if r.status()["state"] == "running" and len(r.rows()) > 3]
+        return "finished" in states() and bool(running)
+
+    wait_for(midway)
+    process.send_signal(signal.SIGKILL)  # the parent; its workers notice
+    process.wait()
+    wait_for(lambda: "running" not in states())
+    finished = {r.run_id: r.metrics_path.stat() for r in run_folders(folder) if r.status()["state"] == "finished"}
+    interrupted = [r.run_id for r in run_folders(folder) if r.status()["state"] == "interrupted"]
+    assert finished
+    assert interrupted
+    again = sngan("sweep", path, "--workers", 2, *OFF, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert all(f"{run_id}: was interrupted and starts over" in again.stderr for run_id in interrupted)
+    assert states() == ["finished"] * 6
+    assert all(Record(folder / run_id).metrics_path.stat() == before for run_id, before in finished.items())
+    attempts = {r.run_id: len(r.status()["attempts"]) for r in run_folders(folder)}
+    assert {run_id for run_id, n in attempts.items() if n > 1} == set(interrupted)
+    undisturbed = sngan("sweep", path, "--workers", 2, *OFF, tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0
+    assert metrics(folder) == metrics(tmp_path / "undisturbed" / "tiny")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_leaves_interrupted_runs_and_code_3(tmp_path: Path, number: int) -> None:
+    path = write_study(tmp_path, seed=[0, 1], steps=100_000)
+    process = start("sweep", path, "--workers", 2, *OFF, tmp_path)
+    records = [Record(tmp_path / "tiny" / config.run_id) for config in read(path).configs]
+    wait_for(lambda: all(len(record.rows()) > 2 for record in records))
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 3, output
+    assert "the same command continues" in output
+    assert "Traceback" not in output
+    assert [record.status()["state"] for record in records] == ["interrupted"] * 2
+    assert all("signal" in json.loads((r.folder / "status.json").read_text())["error"] for r in records)
+
+
+def test_a_killed_worker_costs_its_run_one_more_try_and_the_others_nothing(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2], steps=400)
+    process = start("sweep", path, "--workers", 1, *OFF, tmp_path)
+    record = Record(tmp_path / "tiny" / read(path).configs[0].run_id)
+    wait_for(lambda: len(record.rows()) > 2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "signal SIGKILL; it is tried again" in output
+    assert len(record.status()["attempts"]) == 2
+
+
+def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2, 3], steps=200)
+    sweeps = [start("sweep", path, "--workers", 1, *OFF, tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in sweeps]
+    assert [process.returncode for process in sweeps] == [0, 0], outputs
+    records = run_folders(tmp_path / "tiny")
+    assert [record.status()["state"] for record in records] == ["finished"] * 4
+    assert [len(record.status()["attempts"]) for record in records] == [1] * 4
+
+
+def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, sngan: Callable) -> None:
+    sngan("sweep", write_study(tmp_path, seed=[0, 1]), *OFF, tmp_path)
+    path = write_study(tmp_path, seed=[1, 2])
+    assert sngan("sweep", path, *OFF, tmp_path).returncode == 0
+    account = json.loads(sngan("status", path, "--json", "--runs-dir", tmp_path).stdout)
+    assert account["account"]["finished"] == 2
+    assert account["extra"] == [{"run_id": small(seed=0).run_id, "state": "finished"}]
+    assert len(list((tmp_path / "tiny").glob("study-until-*.yaml"))) == 1
+
+
+def test_device_lists() -> None:
+    assert check_devices("0, 2") == ["cuda:0", "cuda:2"]
+    with pytest.raises(InputError, match="commas between them"):
+        check_devices("cuda:0")
