@@ -105,8 +105,8 @@ class Sweep:
         folder = record.runs_root(self.runs_dir) / study.name
         redo_failed = self.retry == "failed"
         todo = pending(study, folder, redo_failed)
-        for dataset in sorted({config.dataset for config in todo}):
-            load(dataset, self.data_dir)  # fetched once, before the workers want it
+        for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
+            load(dataset, self.data_dir)  # once, before the workers want it
         workers = self.workers or (len(devices) if devices[0] != "cpu" else cores())
         execution = {
             "threads": self.threads,

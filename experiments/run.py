@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from experiments.record import RESULTS, Record, write_atomically
 from experiments.tracking import Tracker, resolve_mode
@@ -223,6 +222,8 @@ def explain(error: BaseException, config: RunConfig) -> str:
 
 def grid_png(images: Tensor) -> bytes:
     """PNG of images (64, C, 28, 28) in [-1, 1] as a grid of 8 columns; non-finite pixels are black."""
+    from torchvision.utils import make_grid  # slow to import; the parent of a sweep draws nothing
+
     grid = make_grid(images.detach().cpu().float(), nrow=8, padding=2, normalize=True, value_range=(-1, 1))
     pixels = np.nan_to_num(grid.mul(255).round().permute(1, 2, 0).numpy()).astype(np.uint8)
     buffer = io.BytesIO()

@@ -45,7 +45,7 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert not any(key.startswith("time/") for row in record.rows() for key in row)
     grids = sorted(path.name for path in record.samples_path.iterdir())
     assert grids == ["real.png", *(f"step-{step:06d}.png" for step in record.config().evaluation_steps())]
-    assert [message[0] for message in told][0::len(told) - 1] == ["start", "end"]
+    assert [message[0] for message in told][0 :: len(told) - 1] == ["start", "end"]
     state = torch.load(record.checkpoint_path, weights_only=True)
     assert state["config"] == record.config().identity()
     assert not list(record.folder.glob("**/*.tmp"))

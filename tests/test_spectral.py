@@ -42,7 +42,7 @@ def layer_of(kind: str, scale: float = 3.0) -> nn.Module:
 @pytest.mark.parametrize("kind", LAYERS)
 def test_used_sigma_is_one_after_convergence_and_the_raw_one_is_not(kind: str) -> None:
     layer = apply_spectral_norm(layer_of(kind), n_power_iterations=500, generator=generator())
-    layer.weight  # a read in train mode iterates
+    _ = layer.weight  # a read in train mode iterates
     layer.eval()
     assert np.linalg.svd(matrix(layer.weight, kind), compute_uv=False)[0] == pytest.approx(1, abs=1e-9)
     assert np.linalg.svd(matrix(layer.parametrizations.weight.original, kind), compute_uv=False)[0] > 2

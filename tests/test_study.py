@@ -62,7 +62,7 @@ def test_a_number_in_exponent_form_is_a_number() -> None:
 def test_mistakes_are_named_with_their_file(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match="bad.yaml") as caught:
+    with pytest.raises(InputError, match=r"bad\.yaml") as caught:
         read(path)
     assert message in str(caught.value)
 

@@ -1,5 +1,6 @@
 """Real worker processes, real signals."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT, small, write_study
 
 from experiments.record import Record, run_folders
+from experiments.run import execute
 from experiments.study import read
 from experiments.sweep import check_devices
 from sngan.config import InputError
@@ -38,31 +40,30 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
         time.sleep(0.05)
 
 
-def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path, sngan: Callable) -> None:
+def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path, command: Callable) -> None:
     path = write_study(tmp_path, arm=["dcgan", "sn", "penalty_dcgan"], seed=[0, 1])
     for workers in (1, 2):
-        done = sngan("sweep", path, "--workers", workers, *OFF, tmp_path / f"w{workers}")
-        assert done.returncode == 0, done.stderr
+        code, _, errors = command("sweep", path, "--workers", workers, *OFF, tmp_path / f"w{workers}")
+        assert code == 0, errors
     one, two = (metrics(tmp_path / f"w{workers}" / "tiny") for workers in (1, 2))
     assert len(one) == 6
     assert one == two
-    alone = sngan("train", "--arm", "sn", "--steps", 30, "--batch-size", 16, "--g-width", 8, "--threads", 1,
-                  *OFF, tmp_path / "alone")  # fmt: skip
-    assert alone.returncode == 0
-    (run_id, rows), = metrics(tmp_path / "alone" / "single").items()  # fmt: skip
-    assert one[run_id] == rows
+    alone = Record(tmp_path / small(arm="sn").run_id)
+    execute(small(arm="sn"), "single", tmp_path, lambda *message: None)
+    assert one[alone.run_id] == alone.metrics_path.read_bytes()
     assert (tmp_path / "w1" / "tiny" / "study.yaml").read_text() == path.read_text()
 
 
 def test_a_planted_exception_and_a_planted_nan_are_reported_and_the_rest_finishes(
-    tmp_path: Path, sngan: Callable
+    tmp_path: Path, command: Callable
 ) -> None:
     # Adam with beta2 = 0 and lr = 10 diverges; a batch of 1,800 is more than digits has
-    path = write_study(tmp_path, arm="plain", steps=400, setting="custom", n_dis=1, beta1=0.999, beta2=[0.0, 0.999],
+    path = write_study(tmp_path, arm="plain", steps=60, setting="custom", n_dis=1, beta1=0.999, beta2=[0.0, 0.999],
                        lr=[10.0, 2e-4], batch_size=[16, 1800])  # fmt: skip
-    result = sngan("sweep", path, *OFF, tmp_path)
-    assert result.returncode == 1, result.stderr
-    account = json.loads(sngan("status", path, "--json", "--runs-dir", tmp_path).stdout)
+    code, output, errors = command("sweep", path, *OFF, tmp_path)
+    assert code == 1, errors
+    assert "--retry failed" in output
+    account = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
     by_state: dict[str, set[str]] = {}
     for run in account["runs"]:
         by_state.setdefault(run["state"], set()).add(run["run_id"])
@@ -71,16 +72,15 @@ def test_a_planted_exception_and_a_planted_nan_are_reported_and_the_rest_finishe
     assert {r for r, c in configs.items() if c.batch_size == 16 and (c.lr, c.beta2) == (10, 0)} <= by_state["diverged"]
     assert set(by_state) == {"failed", "diverged", "finished"}
     assert all("larger than digits" in run["error"] for run in account["runs"] if run["state"] == "failed")
-    assert "--retry failed" in result.stdout
     # results and failures are left alone; failures are tried again on request
-    again = sngan("sweep", path, *OFF, tmp_path)
-    assert again.returncode == 1
-    assert "0 to do" in again.stderr
-    retried = sngan("sweep", path, "--retry", "failed", *OFF, tmp_path)
-    assert "4 to do" in retried.stderr
+    code, _, errors = command("sweep", path, *OFF, tmp_path)
+    assert code == 1
+    assert "0 to do" in errors
+    _, _, errors = command("sweep", path, "--retry", "failed", *OFF, tmp_path)
+    assert "4 to do" in errors
 
 
-def test_killed_and_launched_again_it_completes_the_grid_and_runs_nothing_twice(tmp_path: Path, sngan: Callable) -> None:
+def test_killed_and_launched_again_it_completes_and_runs_nothing_twice(tmp_path: Path, command: Callable) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2, 3, 4, 5], steps=300)
     folder = tmp_path / "tiny"
     process = start("sweep", path, "--workers", 2, *OFF, tmp_path)
@@ -100,16 +100,16 @@ def test_killed_and_launched_again_it_completes_the_grid_and_runs_nothing_twice(
     interrupted = [r.run_id for r in run_folders(folder) if r.status()["state"] == "interrupted"]
     assert finished
     assert interrupted
-    again = sngan("sweep", path, "--workers", 2, *OFF, tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert all(f"{run_id}: was interrupted and starts over" in again.stderr for run_id in interrupted)
+    code, _, errors = command("sweep", path, "--workers", 2, *OFF, tmp_path)
+    assert code == 0, errors
+    assert all(f"{run_id}: was interrupted and starts over" in errors for run_id in interrupted)
     assert states() == ["finished"] * 6
     assert all(Record(folder / run_id).metrics_path.stat() == before for run_id, before in finished.items())
     attempts = {r.run_id: len(r.status()["attempts"]) for r in run_folders(folder)}
     assert {run_id for run_id, n in attempts.items() if n > 1} == set(interrupted)
-    undisturbed = sngan("sweep", path, "--workers", 2, *OFF, tmp_path / "undisturbed")
-    assert undisturbed.returncode == 0
-    assert metrics(folder) == metrics(tmp_path / "undisturbed" / "tiny")
+    for config in read(path).configs:
+        execute(dataclasses.replace(config, threads=1, wandb="disabled"), "tiny", tmp_path / "alone", lambda *_: None)
+    assert metrics(folder) == metrics(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -127,6 +127,7 @@ def test_a_stopped_sweep_leaves_interrupted_runs_and_code_3(tmp_path: Path, numb
     assert all("signal" in json.loads((r.folder / "status.json").read_text())["error"] for r in records)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_run_one_more_try_and_the_others_nothing(tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2], steps=400)
     process = start("sweep", path, "--workers", 1, *OFF, tmp_path)
@@ -140,6 +141,7 @@ def test_a_killed_worker_costs_its_run_one_more_try_and_the_others_nothing(tmp_p
     assert len(record.status()["attempts"]) == 2
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2, 3], steps=200)
     sweeps = [start("sweep", path, "--workers", 1, *OFF, tmp_path) for _ in range(2)]
@@ -150,11 +152,11 @@ def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:
     assert [len(record.status()["attempts"]) for record in records] == [1] * 4
 
 
-def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, sngan: Callable) -> None:
-    sngan("sweep", write_study(tmp_path, seed=[0, 1]), *OFF, tmp_path)
+def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Callable) -> None:
+    command("sweep", write_study(tmp_path, seed=[0, 1]), "--workers", 1, *OFF, tmp_path)
     path = write_study(tmp_path, seed=[1, 2])
-    assert sngan("sweep", path, *OFF, tmp_path).returncode == 0
-    account = json.loads(sngan("status", path, "--json", "--runs-dir", tmp_path).stdout)
+    assert command("sweep", path, "--workers", 1, *OFF, tmp_path)[0] == 0
+    account = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
     assert account["account"]["finished"] == 2
     assert account["extra"] == [{"run_id": small(seed=0).run_id, "state": "finished"}]
     assert len(list((tmp_path / "tiny").glob("study-until-*.yaml"))) == 1
