@@ -87,26 +87,15 @@ class Tracker:
 
     def log(self, row: dict[str, Any], images: dict[str, Path]) -> None:
         """One call per row, with all its keys; `images` are PNG files by key."""
-
-        def send() -> None:
-            import wandb
-
-            captions = {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
-            if self._run:
-                self._run.log(row | captions)
-
-        self._guarded("log", send)
+        if run := self._run:
+            self._guarded("log", lambda: run.log(row | _images(images, row["step"])))
 
     def finish(self, summary: dict[str, Any], exit_code: int) -> None:
-        def close() -> None:
-            if self._run:
-                self._run.summary.update(summary)
-                self._run.finish(exit_code=exit_code)
-
-        self._guarded("finish", close)
+        if run := self._run:
+            self._guarded("finish", lambda: (run.summary.update(summary), run.finish(exit_code=exit_code)))
         self._run = None
 
-    def _guarded(self, what: str, action: Callable[[], None]) -> None:
+    def _guarded(self, what: str, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:
@@ -117,3 +106,9 @@ class Tracker:
             if run:
                 with suppress(Exception):
                     run.finish(exit_code=1)
+
+
+def _images(images: dict[str, Path], step: int) -> dict[str, Any]:
+    import wandb
+
+    return {key: wandb.Image(str(path), caption=f"step {step}") for key, path in images.items()}

@@ -1,0 +1,166 @@
+"""The real W&B client, offline, read back with W&B's own reader."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from conftest import small
+
+from experiments import tracking
+from experiments.record import Record
+from experiments.run import execute
+from experiments.tracking import Tracker, resolve_mode
+from sngan.config import InputError
+
+
+def inspect(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Type -> payloads of a .wandb file, by `wandb leet inspect`."""
+    command = [wandb.util.get_core_path(), "leet", "inspect", "--json", "--no-observability", "--run-file", file, "."]
+    lines = subprocess.run(
+        command, capture_output=True, stdin=subprocess.DEVNULL, text=True, check=True, cwd=file.parent, timeout=60
+    ).stdout.splitlines()
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in map(json.loads, lines):
+        found.setdefault(record["type"], []).append(record.get(record["type"], {}))
+    return found
+
+
+def merged(payloads: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: value for payload in payloads for key, value in payload.get("update", {}).items()}
+
+
+def history_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [payload["item"] for payload in found["history"]]
+
+
+def train_offline(folder: Path, study: str = "tiny", **changes: Any) -> Record:
+    config = small(wandb="offline", **changes)
+    execute(config, study, folder / study, lambda *message: None)
+    return Record(folder / study / config.run_id)
+
+
+def wandb_file(record: Record) -> Path:
+    (file,) = record.folder.parent.glob(f"wandb/offline-run-*-{record.folder.parent.name}-{record.run_id}/*.wandb")
+    return file
+
+
+def test_offline_files_equal_the_record(tmp_path: Path) -> None:
+    record = train_offline(tmp_path, arm="sn_dcgan")
+    found = inspect(wandb_file(record))
+    history = history_of(found)
+    timing = {row["step"]: row for row in record.timing()}
+    expected = [row | timing.get(row["step"], {}) for row in record.rows()]
+    assert len(history) == len(expected) == 4
+    for sent, row in zip(history, expected, strict=True):
+        assert {key: sent[key] for key in row} == row
+        rest = {key.split(".")[0] for key in set(sent) - set(row)}
+        assert {key for key in rest if not key.startswith("_")} <= {"samples", "real"}
+    (run,) = found["run"]
+    assert run["run_id"] == f"tiny-{record.run_id}"
+    assert run["display_name"] == record.run_id
+    assert run["project"] == "sngan"
+    assert run["run_group"] == record.config().cell
+    assert run["job_type"] == "train"
+    assert "tiny" in run["tags"]
+    config = recorded_config(found)
+    assert {key: config[key] for key in record.config().identity()} == record.config().identity()
+    assert (config["study"], config["run_id"]) == ("tiny", record.run_id)
+    assert found["exit"][0].get("exit_code", 0) == 0
+    summary = merged(found["summary"])
+    assert (summary["state"], summary["error"]) == ("finished", None)
+    assert summary["metrics_sha256"] == record.status()["metrics_sha256"]
+    media = wandb_file(record).parent / "files" / "media" / "images"
+    assert len(list(media.glob("samples_*.png"))) == len(record.config().evaluation_steps())
+    assert len(list(media.glob("real_*.png"))) == 1
+
+
+def recorded_config(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Config comes with the run and in records of its own."""
+    return merged([*(run["config"] for run in found["run"] if "config" in run), *found.get("config", [])])
+
+
+def test_the_x_axis_is_our_step(tmp_path: Path) -> None:
+    found = inspect(wandb_file(train_offline(tmp_path)))
+    metrics = {m.get("glob_name") or m.get("name"): m for m in found["metric"]}
+    assert metrics["*"]["step_metric"] == "step"
+
+
+def test_a_diverged_run_keeps_its_non_finite_numbers(tmp_path: Path) -> None:
+    record = train_offline(tmp_path, arm="plain", steps=2000, lr=10.0, beta1=0.999, beta2=0.0)
+    last = history_of(inspect(wandb_file(record)))[-1]
+    nulls = {key for key, value in record.rows()[-1].items() if value is None}
+    assert nulls
+    assert all(not math.isfinite(float(last[key])) for key in nulls)
+
+
+def test_runs_of_one_process_do_not_mix(tmp_path: Path) -> None:
+    records = [train_offline(tmp_path, arm=arm, seed=seed) for arm, seed in (("dcgan", 0), ("sn", 1), ("penalty", 2))]
+    for record in records:
+        found = inspect(wandb_file(record))
+        assert len(found["run"]) == len(found["exit"]) == 1
+        config = recorded_config(found)
+        assert (config["arm"], config["seed"]) == (record.config().arm, record.config().seed)
+        history = history_of(found)
+        assert [row["loss/d"] for row in history[1:]] == [row["loss/d"] for row in record.rows()[1:]]
+        assert [row["step"] for row in history] == [0, 10, 20, 30]
+    assert wandb.run is None
+
+
+def test_disabled_imports_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from experiments.run import execute; from sngan.config import RunConfig;"
+        "c = RunConfig(steps=2, batch_size=4, g_width=4, device='cpu', wandb='disabled', threads=1);"
+        f"assert execute(c, 's', Path({str(tmp_path)!r}), lambda *m: None).state == 'finished';"
+        "sys.exit('wandb' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_trouble_costs_one_warning_and_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock of a client that fails at the third row; what it wraps is real."""
+    told: list[tuple] = []
+    real_log = Tracker.log
+
+    def log(self: Tracker, row: dict, images: dict) -> None:
+        if row["step"] == 20 and self._run:
+            monkeypatch.setattr(self._run, "log", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        real_log(self, row, images)
+
+    monkeypatch.setattr(tracking.Tracker, "log", log)
+    config = small(wandb="offline")
+    result = execute(config, "tiny", tmp_path / "tiny", lambda *message: told.append(message))
+    assert result.state == "finished"
+    warnings = [m for m in told if m[0] == "say"]
+    assert len(warnings) == 1
+    assert "disk full" in warnings[0][1]
+    assert [row["step"] for row in Record(tmp_path / "tiny" / config.run_id).rows()] == [0, 10, 20, 30]
+
+
+def test_a_client_that_cannot_start_costs_one_warning(tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "wandb").write_text("a file where W&B wants a folder")
+    tracker = Tracker(small(), "tiny", tmp_path, "offline", [], told.append)
+    tracker.log({"step": 0}, {})
+    tracker.finish({}, 0)
+    assert len(told) <= 1
+    assert wandb.run is None
+
+
+def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_mode("disabled") == "disabled"
+    assert resolve_mode("auto") == "offline"  # not logged in
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert resolve_mode("auto") == "offline"
+    assert resolve_mode("online") == "online"
+    monkeypatch.setenv("WANDB_MODE", "of-line")
+    with pytest.raises(InputError, match="expected one of online, offline, disabled"):
+        resolve_mode("auto")
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert resolve_mode("auto") == "online"
