@@ -1,0 +1,41 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.account import step_flop
+from sngan.config import ARMS, RunConfig
+from sngan.losses import adversarial_d, adversarial_g
+from sngan.train import build
+
+
+@pytest.mark.slow
+def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    arguments = ["bench", "--seconds", 5, "--batch-size", 16, "--device", "cpu", "--out", out, "--json"]
+    code, output, _ = command(*arguments)
+    assert code == 0
+    result = json.loads(out.read_text())
+    assert json.loads(output) == result
+    assert set(ARMS) < set(result["rows"])
+    assert all(row["step_seconds"] > 0 for row in result["rows"].values())
+    rows, ratios = result["rows"], result["ratios"]
+    assert ratios["sn / plain"] == pytest.approx(rows["sn"]["step_seconds"] / rows["plain"]["step_seconds"])
+    assert {"speed against the notebook's loop", "cost of exact sigmas", "cost of all instruments"} <= set(ratios)
+
+
+def test_flop_of_a_step_are_those_that_torch_counts() -> None:
+    """torch's own counter on one step, without batch norm's share, which it does not count either."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = RunConfig(arm="plain", batch_size=8)
+    G, D, _ = build(config, "cpu")
+    with FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            fake = G(torch.randn(8, config.z_dim))
+        adversarial_d("bce", D(torch.rand(8, 1, 28, 28)), D(fake))[0].backward()
+        D.requires_grad_(False)
+        adversarial_g("bce", D(G(torch.randn(8, config.z_dim)))).backward()
+    assert step_flop(config) == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -1,0 +1,162 @@
+"""The command line: help, notes, JSON, exit codes, and mistakes that cost a line and not a traceback."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, small, write_study
+
+from experiments.record import Record
+
+COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name: str, command: Callable) -> None:
+    code, output, _ = command(name, "--help")
+    assert code == 0
+    assert f"usage: sngan {name}" in output
+    assert "--runs-dir" in output
+
+
+def test_help_names_every_command(command: Callable) -> None:
+    code, output, _ = command("--help")
+    assert code == 0
+    assert all(name in output for name in COMMANDS)
+
+
+MISTAKES = [
+    ([], "Missing subcommand"),
+    (["trian"], "train"),
+    (["train", "--arm", "sngan"], "sngan"),
+    (["train", "--dataset", "cifar10"], "cifar10"),
+    (["train", "--steps", "0"], "steps"),
+    (["train", "--steps", "many"], "many"),
+    (["train", "--seed", "-1"], "seed"),
+    (["train", "--lr", "nan"], "lr"),
+    (["train", "--setting", "G"], "G"),
+    (["train", "--setting", "custom", "--lr", "0.1"], "beta1"),
+    (["train", "--stepz", "3"], "stepz"),
+    (["train", "--batch-size", "1"], "batch_size"),
+    (["train", "--device", "cuda:9", "--steps", "1"], "is not there"),
+    (["train", "--device", "tpu", "--steps", "1"], "expected auto, cpu"),
+    (["train", "--study", "../x", "--steps", "1"], "not usable"),
+    (["train", "--wandb", "maybe"], "maybe"),
+    (["plan"], "STUDY"),
+    (["plan", "mnist-smok"], "did you mean 'mnist-smoke'"),
+    (["plan", "none.yaml"], "none.yaml"),
+    (["sweep", "demo", "--workers", "-1"], "--workers"),
+    (["sweep", "demo", "--threads", "0"], "--threads"),
+    (["sweep", "demo", "--devices", "a,b"], "numbers"),
+    (["sweep", "demo", "--devices", "7"], "is not there"),
+    (["status", "nothing"], "nothing"),
+    (["report", "nothing"], "nothing"),
+    (["report", "a/b"], "a/b"),
+    (["sample", "nothing"], "no run 'nothing'"),
+    (["export", "nothing"], "no run 'nothing'"),
+    (["bench", "--seconds", "0"], "--seconds"),
+    (["bench", "--device", "cuda:9"], "is not there"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
+def test_a_mistake_gives_code_2_and_names_itself(
+    arguments: list[str], message: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = command(*arguments)
+    assert code == 2
+    assert message in output + errors
+    assert "Traceback" not in output + errors
+    assert not (tmp_path / "runs").exists()  # and starts nothing
+
+
+def test_mnist_without_files_and_network_says_where_they_go(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    code, _, errors = command("train", "--dataset", "mnist", "--data-dir", tmp_path / "data", "--steps", 1,
+                              "--runs-dir", tmp_path / "runs")  # fmt: skip
+    assert code == 2
+    assert "train-images-idx3-ubyte" in errors
+    assert str(tmp_path / "data" / "MNIST" / "raw") in errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_records_are_named(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    folder = tmp_path / "tiny" / small().run_id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(small().identity()))
+    (folder / "status.json").write_text("{")
+    code, _, errors = command("status", path, "--runs-dir", tmp_path)
+    assert code == 2
+    assert str(folder / "status.json") in errors
+    (folder / "status.json").write_text('{"state": "finished", "step": 3, "attempts": []}')
+    (folder / "metrics.jsonl").write_text("{}\nnonsense\n{}\n")
+    code, _, errors = command("report", "tiny", "--runs-dir", tmp_path)
+    assert code == 2
+    assert "metrics.jsonl, line 2" in errors
+    code, _, errors = command("sample", folder)
+    assert code == 2
+    assert "has no weights" in errors
+
+
+def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: Path) -> None:
+    arguments = ["train", "--steps", 20, "--batch_size=16", "--g-width", 8, "--penalty_weight=0.1", "--wandb",
+                 "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]  # fmt: skip
+    code, output, errors = command(*arguments)
+    config = small(steps=20)
+    assert code == 0
+    assert output.strip() == str(tmp_path / "single" / config.run_id)
+    assert "dcgan has no penalty_weight, which is left out (it belongs to penalty_dcgan, penalty)" in errors
+    assert Record(tmp_path / "single" / config.run_id).status()["state"] == "finished"
+    code, output, _ = command(*arguments)
+    assert code == 0
+    assert "is finished already; nothing to do" in output
+
+
+def test_a_failed_run_gives_code_1_and_a_diverged_one_code_0(command: Callable, tmp_path: Path) -> None:
+    common = ["--g-width", 8, "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]
+    assert command("train", "--batch-size", 1800, *common)[0] == 1
+    code, _, errors = command("train", "--arm", "plain", "--batch-size", 16, "--lr", 10, "--beta1", 0.999,
+                              "--beta2", 0, *common)  # fmt: skip
+    assert code == 0
+    assert "diverged" in errors
+
+
+def test_plan_and_status_as_tables_and_json(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path, arm=["dcgan", "penalty"], penalty_weight=[0.01, 0.1])
+    code, output, _ = command("plan", path, "--runs-dir", tmp_path)
+    assert code == 0
+    assert "4 cells, 3 runs: 3 missing" in output
+    plan = json.loads(command("plan", path, "--json", "--runs-dir", tmp_path)[1])
+    assert (plan["cells"], len(plan["runs"]), plan["states"]) == (4, 3, {"missing": 3})
+    assert plan["core_seconds_left"] == pytest.approx(sum(run["estimated_seconds"] for run in plan["runs"]))
+    status = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
+    assert status["account"]["missing"] == len(status["runs"]) == 3
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plan", "mnist-core"], ["status", "demo"]])
+def test_what_should_be_quick_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom experiments.cli import main\n"
+        f"try:\n    main({[*arguments]!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'wandb', 'pandas', 'torchvision', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={"SNGAN_RUNS": str(tmp_path), "PATH": ""})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_sngan_and_the_module_are_one_program() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"sngan": "experiments.cli:main"}
+    assert "from experiments.cli import main" in (ROOT / "experiments" / "__main__.py").read_text()
