@@ -85,7 +85,7 @@ class Sweep:
     device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
     devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
     threads: Annotated[int, arg(help="CPU threads a worker; the bits of a run depend on it")] = 1
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    memory_format: Literal["contiguous", "channels_last"] = "channels_last"
     data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
     wandb: Annotated[_Wandb, arg(help="auto: online when logged in, else offline")] = "auto"
     retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
