@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import matplotlib.image
@@ -147,6 +149,14 @@ def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         for axis in axes[len(titles) :]:
             axis.set_visible(False)
     return figure
+
+
+def rendered(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """The figure as a file's content: of the same figure the same bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
 
 
 def _wrapped(text: str, width: int = 24) -> list[str]:

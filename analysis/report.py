@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -306,12 +305,10 @@ def _sample_pictures(study: Study, context: str, slug: str, out: Path) -> list[P
 
 
 def _picture(figure: Figure, out: Path, file: str, title: str, caption: str) -> Picture:
-    for kind in ("png", "svg"):
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
-        write_atomically(out / f"{file}.{kind}", buffer.getvalue())
-    uri = "data:image/png;base64," + base64.b64encode((out / f"{file}.png").read_bytes()).decode()
+    drawn = {kind: plots.rendered(figure, kind) for kind in ("png", "svg")}
+    for kind, content in drawn.items():
+        write_atomically(out / f"{file}.{kind}", content)
+    uri = "data:image/png;base64," + base64.b64encode(drawn["png"]).decode()
     return Picture(file, title, caption, uri)
 
 
@@ -383,8 +380,8 @@ def _seeds(history: pd.DataFrame) -> str:
     count = f"{n.min()}" if n.nunique() == 1 else f"{n.min()} to {n.max()}"
     if n.max() == 1:
         return "One seed per arm: no band."
-    band = "95 % interval of the centre" if n.min() >= APPROXIMATE_BELOW else "range of the seeds, not an interval"
-    return f"Lines: centre over {count} seeds; bands: {band}."
+    line, band = ("centre", "its 95 % interval") if n.min() >= APPROXIMATE_BELOW else ("median", "their range")
+    return f"Lines: {line} over {count} seeds; bands: {band}; drawn as far as half of the seeds came."
 
 
 def _slug(text: str) -> str:

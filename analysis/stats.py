@@ -214,20 +214,26 @@ def _spacing(steps: pd.Series) -> float:
     return float(np.median(np.diff(unique))) if len(unique) > 1 else 1.0
 
 
+def fewest_seeds(history: pd.DataFrame) -> int:
+    """The number of seeds of the variant that has fewest; 0 without rows."""
+    return int(history.groupby(["context", "variant"])["seed"].nunique().min()) if len(history) else 0
+
+
 def bands(history: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Over seeds at every step: context, variant, step, centre, low, high, n.
 
-    From 7 seeds the Hodges-Lehmann centre with its 95 % interval; below, the median with the range of the seeds;
-    of one seed no band (NaN). Steps that fewer than half of the variant's seeds reached are left out.
+    Where every variant has 7 seeds or more, the Hodges-Lehmann centre with its 95 % interval; else the median with
+    the range of the seeds; of one seed no band (NaN). Steps that fewer than half of the variant's seeds reached
+    are left out.
     """
-    rows = []
+    rows, intervals = [], fewest_seeds(history) >= APPROXIMATE_BELOW
     for (context, variant), group in history.dropna(subset=metric).groupby(["context", "variant"], sort=False):
         table = group.pivot_table(index="step", columns="seed", values=metric, aggfunc="last")
         for step, values in zip(table.index, table.to_numpy(), strict=True):
             values = values[~np.isnan(values)]
             if 2 * len(values) < table.shape[1]:
                 continue
-            if len(values) >= APPROXIMATE_BELOW:
+            if intervals:
                 centre, low, high = location_interval(values)[0]
             else:
                 centre = float(np.median(values))

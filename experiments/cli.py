@@ -41,11 +41,13 @@ class Train:
         from experiments.display import Display
         from experiments.run import execute, stop_on_signals
         from experiments.sweep import cores
+        from sngan.data import load
 
         config = self.config
         if not config.threads:
             config = dataclasses.replace(config, threads=cores())
         folder = record.runs_root(self.runs_dir) / studies.check_name(self.study)
+        load(config.dataset, config.data_dir)  # a download has a bar of its own
         with stop_on_signals(), Display(total=1) as display:
             try:
                 result = execute(config, self.study, folder, _tell(display), redo_failed=True)
@@ -240,16 +242,21 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_run(arguments))
 
 
+def parse(arguments: list[str]) -> Any:
+    """The command that the arguments say, not yet run. Exits with code 2 where they are wrong."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The field .* is annotated", module="tyro")
+        return tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS,  # type: ignore[arg-type]
+            prog="sngan",
+            description="Train, compare and judge GANs whose discriminators are kept stable in different ways.",
+            args=arguments,
+        )
+
+
 def _run(arguments: list[str]) -> int:
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The field .* is annotated", module="tyro")
-            command = tyro.extras.subcommand_cli_from_dict(
-                _COMMANDS,  # type: ignore[arg-type]
-                prog="sngan",
-                description="Train, compare and judge GANs whose discriminators are kept stable in different ways.",
-                args=arguments,
-            )
+        command = parse(arguments)
         if isinstance(command, Train):
             _note_unused(command.config, arguments)
         return command.run()

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 _LINE_EVERY_SECONDS = 15.0
+_WIDE = 120  # columns; a narrower terminal has no room for bars
 
 
 class Display:
@@ -32,16 +33,11 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._live: Progress | None = None
         if self._console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                refresh_per_second=4,
-            )
+            self._wide = self._console.width >= _WIDE
+            columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}")]
+            if self._wide:
+                columns = [columns[0], BarColumn(bar_width=20), *columns[1:], TimeElapsedColumn()]
+            self._live = Progress(*columns, TimeRemainingColumn(), console=self._console, refresh_per_second=4)
             if total > 1:
                 self._all = self._live.add_task("runs", total=total, numbers="")
 
@@ -68,7 +64,8 @@ class Display:
         self._steps[run_id] = steps
         self._started[run_id] = self._line_time[run_id] = time.monotonic()
         if self._live:
-            self._tasks[run_id] = self._live.add_task(run_id, total=steps, numbers="")
+            shown = run_id if self._wide else run_id.rpartition("-")[0]  # without its hash
+            self._tasks[run_id] = self._live.add_task(shown, total=steps, numbers="")
         if note or not self._live:
             self.say(f"{run_id}: {note or f'started, {steps:,} steps'}")
 

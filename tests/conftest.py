@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from experiments.cli import main
+from experiments.record import Record
+from experiments.run import execute
+from experiments.study import read
 from sngan.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"dataset": "digits", "batch_size": 16, "g_width": 8, "steps": 30}
+HOSTILE = "</td><script>document.title = 'taken'</script> | ![x](y)"
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +80,34 @@ def needs(present: object, reason: str) -> None:
     """Skip where something is not on the machine; fail instead where SNGAN_SKIP_NOTHING is set, as in CI."""
     if not present:
         (pytest.fail if os.environ.get("SNGAN_SKIP_NOTHING") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed") / "tiny"
+    folder.mkdir()
+    path = write_study(folder, "study", arm=["dcgan", "sn"], seed=[0, 1, 2], steps=60)
+    path.write_text(path.read_text().replace("name: study", "name: tiny"))
+    configs = {(config.arm, config.seed): config for config in read(path).configs}
+    extra = small(arm="penalty", steps=60)
+    for config in (*configs.values(), extra):
+        if config != configs["sn", 2]:
+            execute(replace(config, threads=1, device="cpu", wandb="disabled"), "tiny", folder, lambda *message: None)
+    failed = Record(folder / configs["dcgan", 2].run_id)
+    failed.write_status(failed.status() | {"state": "failed", "step": 30, "error": HOSTILE, "traceback": "Traceback"})
+    failed.metrics_path.write_text("\n".join(failed.metrics_path.read_text().splitlines()[:4]) + '\n{"step": 4')
+    diverged = Record(folder / configs["sn", 1].run_id)
+    diverged.write_status(diverged.status() | {"state": "diverged", "error": "non-finite: loss/d"})
+    rows = diverged.rows()
+    rows[-1]["loss/d"] = None
+    diverged.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def mixed_study(_mixed_study: Path, tmp_path: Path) -> Path:
+    """A study's folder with real short runs: three finished, one diverged, one failed, one missing, one outside it.
+
+    Divergence and failure are written into records of real runs by hand, the reason as hostile as a name may be.
+    """
+    return shutil.copytree(_mixed_study, tmp_path / "runs" / "tiny")

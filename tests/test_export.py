@@ -44,7 +44,7 @@ def test_exported_sn_weights_have_sigma_near_one(tmp_path: Path) -> None:
 
 
 def test_samples_are_a_grid_that_depends_on_the_seed(tmp_path: Path) -> None:
-    record = trained(tmp_path)
+    record = trained(tmp_path, init="dcgan")  # the notebook's small gains still give one grey image after 30 steps
     first = np.asarray(Image.open(write_samples(record, seed=1)))
     assert first.shape == (242, 242)
     assert record.samples_path / "sample.png" == write_samples(record, seed=2)

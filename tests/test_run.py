@@ -81,7 +81,12 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
     assert record.status()["step"] == last["step"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=_SLOW), pytest.param(signal.SIGTERM, marks=_SLOW), signal.SIGUSR1]
+)
 def test_a_signal_leaves_an_interrupted_run_that_starts_over(tmp_path: Path, number: int) -> None:
     arguments = ["train", "--steps", "100000", "--batch-size", "16", "--g-width", "8", "--wandb", "disabled"]
     process = subprocess.Popen(

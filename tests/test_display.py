@@ -1,0 +1,77 @@
+"""What a person sees while runs train: plain lines in a file, a live display on a real terminal."""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, needs, write_study
+from rich.console import Console
+
+from experiments import display as displays
+from experiments.display import Display, duration
+
+ROW = {"loss/d": 0.5, "loss/g": 1.25, "time/images_per_second": 1234.0}
+
+
+def test_plain_lines_elsewhere_than_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displays, "_LINE_EVERY_SECONDS", 0.0)
+    out = io.StringIO()
+    with Display(total=2, console=Console(file=out, soft_wrap=True)) as display:
+        display.say("[red]a name with brackets[/red]")
+        display.start("first", 1000, "")
+        display.progress("first", 10, ROW)
+        display.end("first", "finished", 1000, "", 61.0)
+        display.start("second", 1000, "was interrupted and starts over")
+        display.end("second", "failed", 20, "ValueError: too large", 1.0)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "[red]a name with brackets[/red]"  # nothing in a name is markup
+    assert lines[1] == "first: started, 1,000 steps"
+    assert re.fullmatch(r"first: step 10/1,000 D 0\.500 G 1\.250 1,234 images/s .* left", lines[2])
+    assert lines[3] == "[1/2] first: finished at step 1,000 after 1 min 1 s"
+    assert lines[4] == "second: was interrupted and starts over"
+    assert lines[5] == "[2/2] second: failed at step 20 after 1 s: ValueError: too large"
+    assert "\x1b" not in out.getvalue()
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.4, 59.6, 3599, 3661)] == ["0 s", "1 min 0 s", "59 min 59 s", "1 h 1 min"]
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "bar", "elapsed"),
+    [(130, r"-[0-9a-f]{8}", r" +\S+", r" +\d:\d\d:\d\d"), (80, "", "", "")],
+    ids=["wide", "narrow"],
+)
+def test_one_live_display_for_all_running_runs_on_a_terminal(
+    width: int, name: str, bar: str, elapsed: str, tmp_path: Path
+) -> None:
+    needs(shutil.which("tmux"), "needs tmux: apt-get install tmux")
+    path = write_study(tmp_path, arm=["dcgan", "sn"], steps=100_000)
+    command = [sys.executable, "-m", "experiments", "sweep", path, "--workers", "2", "--wandb", "disabled"]
+    tmux = ["tmux", "-L", f"sngan-{os.getpid()}"]
+    line = f"PYTHONPATH={ROOT} " + " ".join(map(str, [*command, "--runs-dir", tmp_path])) + "; echo code $?; sleep 60"
+    # dict: without it the server would inherit the size of a terminal that readline has put into pytest's environment
+    start = [*tmux, "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", "20", line]
+    subprocess.run(start, env=dict(os.environ), check=True)
+
+    def wait_for(*patterns: str) -> None:
+        screen, deadline = "", time.monotonic() + 90
+        while not all(re.search(pattern, screen) for pattern in patterns):
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.1)
+            shown = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=True)
+            screen = shown.stdout
+
+    numbers = rf"{name}{bar} +[1-9]\d*/100000 D \d\.\d+ G \d\.\d+ [\d,]+ images/s{elapsed} +\d+:\d\d:\d\d"
+    try:
+        wait_for(rf"digits-dcgan-C-s00{numbers}", rf"digits-sn-C-s00{numbers}", r"runs .*0/2")
+        subprocess.run([*tmux, "send-keys", "C-c"], check=True)
+        wait_for("the same command continues", "code 3")
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False)

@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HOSTILE, ROOT, small, write_study
+
+from analysis.load import load
+from experiments.record import STATES, Record, run_folders
+from experiments.run import execute
+from sngan.config import InputError
+
+pytestmark = pytest.mark.xdist_group("report")  # one worker trains the study that most of these read
+
+
+def test_every_planned_run_is_accounted_for(mixed_study: Path) -> None:
+    study = load(mixed_study)
+    expected = {"finished": 3, "diverged": 1, "failed": 1, "interrupted": 0, "running": 0, "missing": 1}
+    assert study.account.to_dict() == expected
+    assert list(study.account.index) == list(STATES)
+    runs = study.runs.set_index(["arm", "seed"])
+    assert len(runs) == 6
+    assert runs.loc[("sn", 2), "state"] == "missing"
+    assert runs.loc[("sn", 2), "attempts"] == 0
+    assert runs.loc[("dcgan", 2), "error"] == HOSTILE
+    assert runs.loc[("dcgan", 0), "batch_size"] == 16
+    assert study.extra == [small(arm="penalty", steps=60).run_id]
+    assert "penalty" not in set(study.runs["arm"]) | set(study.history["arm"])
+
+
+def test_history_is_the_rows_on_disk(mixed_study: Path) -> None:
+    study = load(mixed_study)
+    for record in run_folders(mixed_study):
+        if record.run_id in study.extra:
+            continue
+        found = study.history[study.history["run_id"] == record.run_id]
+        lines = [line for line in record.metrics_path.read_text().splitlines() if line.endswith("}")]
+        assert len(found) == len(lines)  # a torn last line is no row
+        for row, line in zip(found.to_dict("records"), lines, strict=True):
+            for key, value in json.loads(line).items():
+                assert row[key] == value or (value is None and np.isnan(row[key]))
+    assert study.history.loc[study.history["step"] == 0, "loss/d"].isna().all()  # absent stays missing
+    assert study.history["step"].dtype == study.history["seed"].dtype == np.int64
+    assert (study.history["context"] == "digits, setting C").all()
+
+
+def test_variants_name_the_parameters_that_differ_and_contexts_the_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    path = write_study(tmp_path, "wide", arm=["dcgan", "penalty"], penalty_weight=[0.01, 0.1], n_dis=[1, 2], steps=10)
+    (folder / "study.yaml").write_text(path.read_text())
+    execute(small(steps=10), "wide", folder, lambda *message: None)
+    runs = load(folder).runs
+    assert set(runs["variant"]) == {"dcgan", "penalty, penalty_weight 0.01", "penalty, penalty_weight 0.1"}
+    assert set(runs["context"]) == {"digits, setting C", "digits, setting custom"}
+    assert (runs.groupby("context").size() == 3).all()
+
+
+def test_a_folder_without_a_study_file_is_all_its_runs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        execute(small(seed=seed, steps=10), "single", tmp_path / "single", lambda *message: None)
+    study = load(str(tmp_path / "single"))
+    assert (study.name, study.account["finished"], study.extra) == ("single", 2, [])
+
+
+def test_where_there_is_nothing_the_message_says_what_to_do(tmp_path: Path, mixed_study: Path) -> None:
+    with pytest.raises(InputError, match="train first with `sngan sweep demo`"):
+        load(tmp_path / "demo")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no run has started there"):
+        load(tmp_path / "empty")
+    record: Record = run_folders(mixed_study)[0]
+    record.metrics_path.write_text('{"step": 0}\nnonsense\n{"step": 20}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
+        load(mixed_study)
+
+
+def test_analysis_imports_no_torch_and_no_wandb() -> None:
+    code = (
+        "import sys, analysis.load, analysis.stability, analysis.stats, analysis.plots, analysis.report;"
+        "sys.exit(', '.join({'torch', 'wandb', 'torchvision'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

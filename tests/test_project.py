@@ -1,0 +1,170 @@
+"""The project as a whole: who imports whom, what README promises, what the wheel holds, what is never committed."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from experiments.cli import parse
+
+PACKAGES = ("sngan", "experiments", "analysis")
+README = (ROOT / "README.md").read_text()
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = str(node.module)
+            names |= {f"{module}.{alias.name}" if module in PACKAGES else module for alias in node.names}
+    return names
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).glob("**/*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", [p for package in PACKAGES for p in modules(package)], ids=lambda p: f"{p.parent.name}.{p.stem}"
+)
+def test_import_direction(path: Path) -> None:
+    package, found = path.parent.name, imports(path)
+    ours = {name for name in found if name.split(".")[0] in PACKAGES}
+    others = {name.split(".")[0] for name in found - ours}
+    assert ("wandb" in others) <= (package == "experiments" and path.stem in ("tracking", "dashboard"))
+    if package == "sngan":
+        assert all(name.startswith("sngan.") for name in ours)
+        assert not others & {"tyro", "argparse", "rich", "pandas", "yaml"}
+    if package == "analysis":
+        assert not others & {"torch", "torchvision"}
+        allowed = ("analysis.", "experiments.study", "experiments.record", "sngan.config")
+        assert all(name.startswith(allowed) for name in ours)
+    if package == "experiments" and path.stem != "cli":
+        assert not any(name.startswith("analysis") for name in ours)
+
+
+def test_the_method_loads_neither_tracking_nor_run_folders() -> None:
+    code = (
+        "import sys, sngan.train, sngan.sigma, sngan.data;"
+        "sys.exit(', '.join(m for m in sys.modules if m.split('.')[0] in ('wandb', 'experiments', 'analysis')) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- README ---
+
+
+def readme_commands() -> list[str]:
+    """Every `sngan ..` that README shows: lines of shell blocks, and code in tables and text."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`(sngan [^`]+)`", README)
+    return sorted({line for line in [*lines, *inline] if line.startswith("sngan ")})
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_commands_are_understood(line: str) -> None:
+    words = ["demo" if word == "STUDY" else word for word in shlex.split(line)[1:]]
+    parse(words)
+
+
+def test_readme_shows_every_command_and_names_only_what_is_there() -> None:
+    shown = {line.split()[1] for line in readme_commands()}
+    assert shown == {"train", "plan", "sweep", "status", "report", "sample", "export", "bench"}
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_readmes_file_tree_is_the_tree() -> None:
+    tree = README.split("## Files")[1].split("```")[1]
+    for package in PACKAGES:
+        section = re.search(rf"^{package}/.*\n((?:  .*\n)*)", tree, re.MULTILINE)
+        assert section
+        listed = set(re.findall(r"[a-z_]+\.py\b", section.group(1)))
+        assert listed == {path.name for path in modules(package)} - {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_readmes_python_runs(snippet: str) -> None:
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+# --- what is delivered ---
+
+
+@pytest.mark.xdist_group("wheel")
+def test_the_built_wheel_works_outside_the_clone(tmp_path: Path) -> None:
+    """In an environment that has the locked dependencies and, of this project, the wheel alone."""
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_file() and name.split("/")[0] in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    quiet = {**os.environ, "PYTHONPATH": "", "SNGAN_RUNS": str(tmp_path / "runs")}
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=source, env=quiet, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {"experiments/studies/demo.yaml", "analysis/report.html.j2"} <= held
+    assert not [name for name in held if name.startswith("tests") or "/results/" in name]
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
+    # a path added by a .pth file serves packages, but its own .pth files (our editable install) are not read
+    here = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, check=True).stdout
+    (site / "dependencies.pth").write_text(here)
+    install = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python, wheel]
+    subprocess.run([sys.executable, "-m", *install], check=True, env=quiet)
+    sngan = tmp_path / "venv" / "bin" / "sngan"
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([sngan, *arguments], cwd=tmp_path, env=quiet, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    used = subprocess.run([python, "-c", "import experiments; print(experiments.__file__)"], cwd=tmp_path, env=quiet,
+                          capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert Path(used.strip()).is_relative_to(site)
+    assert "9 cells, 9 runs: 9 missing" in run("plan", "demo")
+    train = ["train", "--dataset", "digits", "--steps", "20", "--batch-size", "16", "--g-width", "8"]
+    folder = Path(run(*train, "--wandb", "disabled", "--device", "cpu").strip())
+    assert (tmp_path / folder / "checkpoint.pt").is_file()
+    assert Path(run("report", "single").strip()).name == "index.html"
+
+
+def test_nothing_is_committed_that_belongs_to_one_machine() -> None:
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in files.split("\0") if name and (ROOT / name).is_file()]
+    assert not [name for name in names if name.endswith((".pt", ".gz", ".wandb")) or name.startswith("runs/")]
+    forbidden = re.compile(
+        "|".join(["pypi" + r"\.org", "python" + "hosted", "/ro" + "ot/", "/ho" + "me/", "/wo" + "rk/"])
+    )
+    for name in names:
+        text = (ROOT / name).read_bytes().decode(errors="ignore")
+        assert name.endswith((".png", ".svg")) or not forbidden.search(text), name
+
+
+def test_the_lock_has_a_hash_for_every_package_and_no_index() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    packages = re.findall(r"^[a-z0-9][^\s=]*==\S+.*?(?=^[a-z0-9]|\Z)", lock, re.MULTILINE | re.DOTALL)
+    assert len(packages) > 40
+    assert all("--hash=sha256:" in package for package in packages)
+    assert "index" not in re.sub(r"^[a-z0-9-]*index[a-z0-9-]*==.*$", "", lock, flags=re.MULTILINE)

@@ -1,0 +1,155 @@
+"""The report: its numbers against the records, and the page in a real browser."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import HOSTILE, needs, small
+
+from analysis.load import load
+from analysis.report import write_report
+from analysis.stability import summarize
+from experiments.record import run_folders
+from experiments.run import execute
+from sngan.config import InputError
+
+pytestmark = pytest.mark.xdist_group("report")  # one worker makes the report that most of these read
+
+TABLES = ("account", "sigma", "statistics", "comparisons", "runs_statistics", "runs")
+
+
+@pytest.fixture(scope="session")
+def page(_mixed_study: Path) -> Path:
+    """The report of the mixed study (see conftest), to be read only."""
+    return write_report(_mixed_study)
+
+
+def table(page: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(page.parent / "tables" / f"{name}.csv")
+
+
+def test_tables_say_what_the_records_say(page: Path) -> None:
+    folder = page.parent.parent
+    assert page == folder / "report" / "index.html"
+    study, records = load(folder), {record.run_id: record for record in run_folders(folder)}
+    account = table(page, "account").set_index("arm")
+    assert account.loc["sn", ["planned", "finished", "diverged", "failed", "missing"]].tolist() == [3, 1, 1, 0, 1]
+    assert account.loc["sn", "failure_rate"] == 0.5  # of the two that ended
+    assert account.loc["dcgan", "failure_rate"] == pytest.approx(1 / 3)
+    sigma = table(page, "sigma").set_index(["arm", "layer"])
+    last = [records[r].rows()[-1] for r in study.runs[study.runs["arm"] == "sn"]["run_id"] if records.get(r)]
+    assert sigma.loc[("sn", "conv2"), "n"] == len(last) == 2
+    assert sigma.loc[("sn", "conv2"), "sigma"] == pytest.approx(np.median([row["sigma/conv2"] for row in last]))
+    assert sigma.loc[("sn", "conv2"), "sigma_raw_high"] == max(row["sigma_raw/conv2"] for row in last)
+    runs = table(page, "runs").set_index("run_id")
+    assert set(runs["state"]) == {"finished", "diverged", "failed", "missing"}
+    assert HOSTILE in set(runs["error"])
+    per_run = table(page, "runs_statistics").set_index("run_id")
+    expected = summarize(study.history).set_index("run_id")
+    pd.testing.assert_series_equal(per_run["loss_g_roughness"], expected["loss_g_roughness"])
+
+
+def test_failed_and_diverged_runs_count_as_worst(page: Path) -> None:
+    comparisons = table(page, "comparisons")
+    row = comparisons.iloc[0]
+    assert (row["arm"], row["baseline"], row["n_pairs"]) == ("sn", "dcgan", 2)  # sn's seed 2 is missing
+    assert row["prob_improvement"] <= 0.5  # its diverged run beats nothing
+    assert row["shift"] == np.inf
+
+
+def test_statistics_json_holds_the_same_numbers(page: Path) -> None:
+    statistics = json.loads((page.parent / "statistics.json").read_text())
+    assert statistics["account"] == load(page.parent.parent).account.to_dict()
+    assert statistics["extra"] == [small(arm="penalty", steps=60).run_id]
+    sigma = table(page, "sigma")
+    assert [row["sigma"] for row in statistics["sigma"]] == sigma["sigma"].tolist()
+    assert {row["run_id"] for row in statistics["runs"]} == set(table(page, "runs_statistics")["run_id"])
+
+
+def test_markdown_has_every_table_and_no_broken_row(page: Path) -> None:
+    text = (page.parent / "report.md").read_text()
+    assert "6 planned runs: 3 finished, 1 diverged, 1 failed, 1 missing." in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        lines = block.splitlines()
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(columns) == 1, lines[0]
+    for image in re.findall(r"^!\[.*\]\((.*)\)$", text, re.MULTILINE):
+        assert (page.parent / image).is_file()
+
+
+def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
+    text = page.read_text()
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
+    assert not re.findall(r"<script", text)
+    assert HOSTILE not in text
+    assert "&lt;/td&gt;&lt;script&gt;" in text
+    assert "3 seeds per arm: this report describes; it cannot support a claim." in text
+    for figure in ("losses", "sigma", "gradients", "samples", "evolution", "differences"):
+        for kind in ("png", "svg"):
+            assert (page.parent / "figures" / f"{figure}.{kind}").stat().st_size > 1000
+
+
+def test_figures_and_tables_are_the_same_bytes_again(page: Path, mixed_study: Path) -> None:
+    again = write_report(mixed_study)
+    assert again.parent != page.parent
+    for path in page.parent.rglob("*.*"):
+        if path.suffix in (".svg", ".png", ".csv", ".json"):
+            assert path.read_bytes() == (again.parent / path.relative_to(page.parent)).read_bytes(), path
+
+
+def test_one_run_of_one_seed_makes_a_report_without_bands(tmp_path: Path) -> None:
+    execute(small(), "single", tmp_path / "single", lambda *message: None)
+    text = write_report(tmp_path / "single").read_text()
+    assert "1 seed per arm: this report describes" in text
+    assert "One seed per arm: no band." in text
+    assert "Nothing to show: this needs at least two arms" in text
+
+
+def test_runs_that_logged_nothing_make_a_report_without_figures(tmp_path: Path) -> None:
+    execute(small(batch_size=1800), "single", tmp_path / "single", lambda *message: None)  # more than digits has
+    text = write_report(tmp_path / "single").read_text()
+    assert "larger than digits" in text
+
+
+def test_no_records_are_no_report(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no records"):
+        write_report(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    needs(chromium, "needs Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    moved = tmp_path / "elsewhere.html"  # the page alone, without its folder
+    shutil.copy(page, moved)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        tab = browser.new_page(viewport={"width": 1000, "height": 900})
+        requests, messages = [], []
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.goto(f"file://{moved}")
+        assert tab.title() == "tiny: report"  # the hostile reason stayed text
+        assert tab.get_by_text(HOSTILE).count() >= 1
+        loaded = tab.eval_on_selector_all("img", "all => all.map(i => [i.complete && i.naturalWidth > 0, i.alt])")
+        assert len(loaded) == 6
+        assert all(width and alt for width, alt in loaded)
+        dead = tab.eval_on_selector_all(
+            "a[href^='#']", "all => all.filter(a => !document.querySelector(a.getAttribute('href'))).map(a => a.href)"
+        )
+        assert dead == []
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # tables scroll by themselves
+        headings = tab.eval_on_selector_all("h2", "all => all.map(h => h.id)")
+        assert headings[0] == "account"  # completeness first
+        assert set(TABLES) < set(headings)
+        browser.close()
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert messages == []

@@ -1,0 +1,118 @@
+"""Statistics of one run's curves, on curves whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.stability import STATISTICS, gradient_references, rolling_median, summarize
+from sngan.config import InputError
+
+
+def run(arm: str = "dcgan", seed: int = 0, steps: int = 3000, every: int = 10, **metrics: object) -> pd.DataFrame:
+    """One run's rows; a metric is an array or a function of the steps."""
+    step = np.arange(0, steps + 1, every)
+    frame = pd.DataFrame({"run_id": f"{arm}-{seed}", "dataset": "digits", "arm": arm, "setting": "C", "seed": seed,
+                          "step": step})  # fmt: skip
+    for name, value in metrics.items():
+        frame[name.replace("__", "/")] = value(step) if callable(value) else value
+    return frame
+
+
+def test_a_constant_loss_neither_oscillates_nor_degrades() -> None:
+    row = summarize(run(loss__d=0.7, loss__g=0.7)).iloc[0]
+    assert (row["loss_d_end"], row["loss_d_best"]) == (0.7, 0.7)
+    assert (row["loss_d_degradation"], row["loss_d_oscillation"], row["loss_d_roughness"]) == (0, 0, 0)
+    assert row["last_step"] == 3000
+
+
+def test_end_best_and_degradation() -> None:
+    loss = np.full(301, 0.5)
+    loss[100], loss[-3:] = 0.1, [0.9, 0.8, 4.0]
+    row = summarize(run(loss__d=loss)).iloc[0]
+    assert (row["loss_d_end"], row["loss_d_best"]) == (0.9, 0.1)  # the median of the last three
+    assert row["loss_d_degradation"] == pytest.approx(np.log(9))
+
+
+def test_oscillation_is_of_the_second_half() -> None:
+    def loss(step: np.ndarray) -> np.ndarray:
+        early = np.where(step // 10 % 2, 5.0, 0.2)
+        late = np.where(step // 10 % 2, 1.0, np.e)
+        return np.where(step < 1500, early, late)
+
+    assert summarize(run(loss__d=loss)).iloc[0]["loss_d_oscillation"] == pytest.approx(1)
+
+
+def test_roughness_is_relative_and_blind_to_the_trend() -> None:
+    noise = np.random.default_rng(0).normal(size=301)
+    rough = [summarize(run(loss__d=scale * (1 + 0.01 * noise))).iloc[0]["loss_d_roughness"] for scale in (1, 50)]
+    assert rough[0] == pytest.approx(rough[1])
+    assert rough[0] == pytest.approx(0.01 * 0.6745, rel=0.15)  # MAD of a normal distribution
+    trend = summarize(run(loss__d=lambda step: 1 + step / 3000)).iloc[0]["loss_d_roughness"]
+    assert trend < 1e-3
+
+
+def test_rolling_median_covers_201_steps() -> None:
+    values, steps = np.random.default_rng(0).normal(size=101), np.arange(0, 1010, 10)
+    assert rolling_median(values, steps)[50] == np.median(values[40:61])  # 10 rows of 10 steps to each side
+    assert rolling_median(values, np.arange(101))[50] == np.median(values)
+
+
+def test_gradients_are_judged_against_the_common_reference_of_the_seed() -> None:
+    """Median over steps 100 to 600 of all arms of a seed: here 1, of which sn has nothing."""
+    dcgan = run("dcgan", grad_norm__g=1.0)
+    vanished = np.full(301, 0.005)
+    vanished[200:] = 1.0
+    sn = run("sn", grad_norm__g=vanished)
+    other = run("dcgan", seed=1, grad_norm__g=77.0)
+    third = run("plain", grad_norm__g=1.0)
+    references = gradient_references(pd.concat([dcgan, sn, third, other]))
+    assert references == {"dcgan-0": 1, "sn-0": 1, "plain-0": 1, "dcgan-1": 77}
+    result = summarize(pd.concat([dcgan, sn, third, other])).set_index("run_id")
+    assert result.loc["sn-0", "grad_g_vanishing"] == pytest.approx(200 / 301)
+    assert result.loc["dcgan-0", "grad_g_vanishing"] == 0
+
+
+def test_spikes_and_explosions_are_judged_by_the_maxima() -> None:
+    peaks = np.ones(301)
+    peaks[[50, 150, 250]] = [6, 500, 4]
+    row = summarize(run(grad_norm__g=1.0, **{"grad_norm__g_max": peaks})).iloc[0]
+    assert row["grad_g_spikes"] == pytest.approx(1000 * 2 / 3000)  # two above 5 x the rolling median
+    assert row["grad_g_exploding"] == pytest.approx(1 / 301)
+
+
+def test_short_runs_take_their_reference_early_too() -> None:
+    gradient = np.where(np.arange(0, 1001, 10) <= 250, 2.0, 9.0)
+    assert gradient_references(run(steps=1000, grad_norm__g=gradient)) == {"dcgan-0": 2}
+
+
+def test_gaps_nan_early_ends_and_absent_metrics_give_nan_or_a_value() -> None:
+    loss = np.full(301, 0.5)
+    loss[::7] = np.nan
+    gaps = run(loss__d=loss).drop(index=range(40, 60))
+    row = summarize(gaps).iloc[0]
+    assert row["loss_d_end"] == row["loss_d_best"] == 0.5
+    assert np.isnan(row["loss_g_end"])
+    assert np.isnan(row["grad_g_spikes"])
+    one = summarize(run(steps=0, loss__d=0.5, grad_norm__g=0.1)).iloc[0]
+    assert one["loss_d_end"] == 0.5
+    assert np.isnan(one["loss_d_oscillation"])
+    nothing = summarize(run(loss__d=np.nan, loss__g=np.nan)).iloc[0]
+    assert nothing[list(STATISTICS)].isna().all()
+    negative = summarize(run(loss__d=-1.0)).iloc[0]  # Wasserstein
+    assert negative["loss_d_end"] == -1
+    assert np.isnan(negative["loss_d_degradation"])
+
+
+def test_order_of_rows_and_repeated_steps_do_not_matter() -> None:
+    noise = np.random.default_rng(0).uniform(0.5, 1, 301)
+    frame = run(loss__d=noise, grad_norm__g=noise)
+    repeated = pd.concat([frame.assign(**{"loss/d": 99.0}).iloc[:50], frame])  # of one step the last row counts
+    shuffled = frame.sample(frac=1, random_state=0)
+    expected = summarize(frame)
+    pd.testing.assert_frame_equal(summarize(repeated), expected)
+    pd.testing.assert_frame_equal(summarize(shuffled), expected)
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(InputError, match="lacks the columns seed"):
+        summarize(run().drop(columns="seed"))
