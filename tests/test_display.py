@@ -45,8 +45,10 @@ def test_durations() -> None:
 
 @pytest.mark.parametrize(
     ("width", "name", "bar", "elapsed"),
-    [(130, r"-[0-9a-f]{8}", r" +\S+", r" +\d:\d\d:\d\d"), (80, "", "", "")],
-    ids=["wide", "narrow"],
+    [
+        pytest.param(130, r"-[0-9a-f]{8}", r" +\S+", r" +\d:\d\d:\d\d", id="wide"),
+        pytest.param(80, "", "", "", id="narrow", marks=pytest.mark.slow),
+    ],
 )
 def test_one_live_display_for_all_running_runs_on_a_terminal(
     width: int, name: str, bar: str, elapsed: str, tmp_path: Path
@@ -56,9 +58,10 @@ def test_one_live_display_for_all_running_runs_on_a_terminal(
     command = [sys.executable, "-m", "experiments", "sweep", path, "--workers", "2", "--wandb", "disabled"]
     tmux = ["tmux", "-L", f"sngan-{os.getpid()}"]
     line = f"PYTHONPATH={ROOT} " + " ".join(map(str, [*command, "--runs-dir", tmp_path])) + "; echo code $?; sleep 60"
-    # dict: without it the server would inherit the size of a terminal that readline has put into pytest's environment
+    # without the size of another terminal, which readline puts into pytest's environment
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     start = [*tmux, "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", "20", line]
-    subprocess.run(start, env=dict(os.environ), check=True)
+    subprocess.run(start, env=environment, check=True)
 
     def wait_for(*patterns: str) -> None:
         screen, deadline = "", time.monotonic() + 90
