@@ -62,8 +62,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:
             raise InputError(f"{path}, line {number}: not readable as JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise InputError(f"{path}, line {number}: expected an object with a whole number as step")
         rows.append(row)
     return rows
 
@@ -103,7 +103,7 @@ class Record:
             return False
         probe = FileLock(self._lock.lock_file)
         try:
-            probe.acquire(timeout=0)
+            probe.acquire(timeout=0.02, poll_interval=0.005)  # another reader's probe holds it for an instant
         except Timeout:
             return True
         except OSError:  # a folder that may only be read: its owner is not here
@@ -142,7 +142,7 @@ class Record:
             return from_parameters(json.loads(path.read_text()))
         except FileNotFoundError as error:
             raise InputError(f"{self.folder} holds no run: {path.name} is missing") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: {error}") from error
 
     def status(self, claimed: bool = False) -> dict[str, Any]:
@@ -150,19 +150,38 @@ class Record:
 
         {"state": "missing"} where there is nothing on disk. `claimed`: the caller holds the claim.
         """
+        status = self._read_status()
+        if status is None:
+            # a claimed folder without status belongs to a run that is about to start
+            running = not claimed and self.is_claimed()
+            return {"state": "running" if running else "missing", "step": 0, "attempts": []}
+        if status["state"] == "running":
+            orphan = claimed or not self.is_claimed()
+            status = self._read_status() or status  # it may have ended before the look at its owner
+            if status["state"] == "running":
+                status["step"] = self.last_step()
+                if orphan:
+                    status |= {"state": "interrupted", "error": "its process ended without a word (killed)"}
+        return status
+
+    def _read_status(self) -> dict[str, Any] | None:
+        """status.json as it stands, None without one. Raises InputError where it is not what a run writes."""
         path = self.folder / "status.json"
         try:
             status = json.loads(path.read_text())
         except FileNotFoundError:
-            # a claimed folder without status belongs to a run that is about to start
-            running = not claimed and self.is_claimed()
-            return {"state": "running" if running else "missing", "step": 0, "attempts": []}
+            return None
         except ValueError as error:
             raise InputError(f"{path}: not readable as JSON ({error})") from error
-        if status["state"] == "running":
-            status["step"] = self.last_step()
-            if claimed or not self.is_claimed():
-                status |= {"state": "interrupted", "error": "its process ended without a word (killed)"}
+        if (
+            not isinstance(status, dict)
+            or status.get("state") not in STATES
+            or type(status.get("step")) is not int
+            or not isinstance(status.get("error"), str | None)
+            or not isinstance(attempts := status.get("attempts"), list)
+            or not all(isinstance(attempt, dict) for attempt in attempts)
+        ):
+            raise InputError(f"{path}: not the status of a run (state, step, error, attempts)")
         return status
 
     def rows(self) -> list[dict[str, Any]]:
@@ -189,6 +208,20 @@ def run_folders(study_folder: Path) -> list[Record]:
     if not study_folder.is_dir():
         return []
     return [Record(path.parent) for path in sorted(study_folder.glob("*/config.json"))]
+
+
+def recorded_configs(study_folder: Path) -> list[RunConfig]:
+    """The configurations of all runs in a folder. Raises InputError for a run that is not what its folder says."""
+    configs = []
+    for record in run_folders(study_folder):
+        config = record.config()
+        if config.run_id != record.run_id:
+            raise InputError(
+                f"{record.folder / 'config.json'} is the configuration of {config.run_id}: a copied or renamed folder? "
+                "Move it out of the study, or give it that name"
+            )
+        configs.append(config)
+    return configs
 
 
 def find_run(run: str, runs_dir: str = "") -> Record:

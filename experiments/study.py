@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from experiments.record import run_folders, runs_root
+from experiments.record import recorded_configs, runs_root
 from sngan.config import EXECUTION_FIELDS, InputError, RunConfig, from_parameters, suggestion
 
 BUNDLED = Path(__file__).parent / "studies"
@@ -26,7 +26,7 @@ class Study:
     description: str
     configs: list[RunConfig]
     cells: int
-    text: str  # the file as it was read
+    text: str  # the file as it was read; empty where there is none
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,8 +70,7 @@ def find(study: str, runs_dir: str = "") -> Study:
     for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
         if path.exists():
             return read(path)
-    if records := run_folders(runs_root(runs_dir) / study):  # of `sngan train`, which has no study file
-        configs = [record.config() for record in records]
+    if configs := recorded_configs(runs_root(runs_dir) / study):  # of `sngan train`, which has no study file
         return Study(study, "Single runs.", configs, len(configs), "")
     names = bundled_names()
     raise InputError(
@@ -87,14 +86,14 @@ def read(path: Path) -> Study:
         raise InputError(f"cannot read the study file {path}: {error}") from error
     try:
         return parse(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
+        raise InputError(f"{path}: not valid YAML: {error}") from error
 
 
 def parse(text: str) -> Study:
-    """A study from the text of its file. Raises InputError, or yaml.YAMLError where it is no YAML."""
+    """A study from the text of its file. Raises InputError, and what PyYAML raises where it is no YAML."""
     content = yaml.load(text, _Loader)
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
@@ -105,6 +104,8 @@ def parse(text: str) -> Study:
     if content.get("method") != "grid":
         raise InputError(f"method: expected grid, got {content.get('method')!r}")
     command = content.get("command", [])
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        raise InputError(f"command: expected a list of words, got {command!r}")
     if "--study" in command and command[command.index("--study") + 1 :][:1] != [name]:
         raise InputError(f"command: --study must be followed by the study's name {name!r}")
     grid = {key: _values(key, spec) for key, spec in _parameters(content).items()}

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -115,8 +116,8 @@ _Arm = Literal["dcgan", "sn_dcgan", "penalty_dcgan", "plain", "sn", "penalty"]
 _Setting = Literal["A", "B", "C", "D", "E", "F", "custom"]
 
 
-def _execution(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"execution": True, "help": help})
+def _execution(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"execution": True, "help": help, "low": low, "high": high})
 
 
 def _identity(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
@@ -138,7 +139,7 @@ class RunConfig:
     arm: _Arm = _identity("dcgan", "what is done to the discriminator")
     setting: _Setting = _identity("C", "optimizer setting of Miyato et al. 2018, Table 1")
     seed: int = _identity(0, "shared by the arms that are compared", 0, 2**32 - 1)
-    steps: int = _identity(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1)
+    steps: int = _identity(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1, 1e9)
     lr: float = _identity(None, "Adam's learning rate; default: the setting's", 1e-12, 10)
     beta1: float = _identity(None, "Adam's beta1; default: the setting's", 0, 0.999999)
     beta2: float = _identity(None, "Adam's beta2; default: the setting's", 0, 0.999999)
@@ -158,11 +159,11 @@ class RunConfig:
         "per_forward", "a round in every training forward, or one before each discriminator update"
     )
     precision: Literal["float32", "float64"] = _identity("float32", "arithmetic of the networks")
-    log_every: int = _identity(10, "steps between rows of the record", 1)
-    n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1)
+    log_every: int = _identity(10, "steps between rows of the record", 1, 1e9)
+    n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
 
     device: str = _execution("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = _execution(0, "CPU threads of this run; 0: all cores (train), one (sweep)")
+    threads: int = _execution(0, "CPU threads of this run; 0: all cores (train), one (sweep)", 0, 4096)
     memory_format: Literal["contiguous", "channels_last"] = _execution("channels_last", "layout of images")
     data_dir: str = _execution("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
     wandb: Literal["auto", "online", "offline", "disabled"] = _execution(
@@ -174,26 +175,27 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _checked(name, value, hint))
+                _check_range(name, getattr(self, name))
         self._resolve_setting()
         if self.n_evaluations is None:
             object.__setattr__(self, "n_evaluations", default_evaluations(self.steps))
         for name in _ARM_PARAMETERS - set(ARMS[self.arm].parameters):
             object.__setattr__(self, name, _FIELDS[name].default)
-        for name in _FIELDS:
-            _check_range(name, getattr(self, name))
 
     def _resolve_setting(self) -> None:
+        """All four values, and the setting that they are: `custom` where they are none of the table's."""
         given = {name: getattr(self, name) for name in _SETTING_FIELDS if getattr(self, name) is not None}
         if self.setting == "custom":
             missing = [name for name in _SETTING_FIELDS if name not in given]
             if missing:
                 raise InputError(f"setting custom needs {', '.join(_SETTING_FIELDS)}; missing: {', '.join(missing)}")
-            return
-        table = dataclasses.asdict(SETTINGS[self.setting])
-        if any(table[name] != value for name, value in given.items()):
-            object.__setattr__(self, "setting", "custom")
+            values = given
+        else:
+            values = dataclasses.asdict(SETTINGS[self.setting]) | given
+        same = [letter for letter, setting in SETTINGS.items() if dataclasses.asdict(setting) == values]
+        object.__setattr__(self, "setting", same[0] if same else "custom")
         for name in _SETTING_FIELDS:
-            object.__setattr__(self, name, given.get(name, table[name]))
+            object.__setattr__(self, name, values[name])
 
     def identity(self) -> dict[str, Any]:
         """Every identity field, in order of declaration: what config.json holds."""
@@ -251,24 +253,27 @@ _ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value in the field's type; an int is taken for a float where nothing is lost."""
+    """The value in the field's type, numpy's numbers included; an integer is taken for a float."""
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         if value not in choices:
             raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}{suggestion(value, choices)}")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or isinstance(value, bool):
+    kind = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise InputError(f"{name}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
-    return value
+    try:
+        return hint(value)
+    except OverflowError as error:
+        raise InputError(f"{name}: the number is too large") from error
 
 
 def _check_range(name: str, value: Any) -> None:
     metadata = _FIELDS[name].metadata
     low, high = metadata.get("low", -math.inf), metadata.get("high", math.inf)
     if isinstance(value, int | float) and not low <= value <= high:
-        raise InputError(f"{name}: {value!r} is out of range; it must lie in [{low:g}, {high:g}]")
+        shown = "the number" if isinstance(value, int) and abs(value) > 1e100 else repr(value)
+        raise InputError(f"{name}: {shown} is out of range; it must lie in [{low:g}, {high:g}]")
 
 
 def suggestion(word: object, known: Any) -> str:

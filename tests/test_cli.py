@@ -98,7 +98,7 @@ def test_damaged_records_are_named(command: Callable, tmp_path: Path) -> None:
     assert code == 2
     assert str(folder / "status.json") in errors
     (folder / "status.json").write_text('{"state": "finished", "step": 3, "attempts": []}')
-    (folder / "metrics.jsonl").write_text("{}\nnonsense\n{}\n")
+    (folder / "metrics.jsonl").write_text('{"step": 0}\nnonsense\n{}\n')
     code, _, errors = command("report", "tiny", "--runs-dir", tmp_path)
     assert code == 2
     assert "metrics.jsonl, line 2" in errors
