@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.record import STATES, Record, read_rows, run_folders
+from experiments.record import RESULTS, STATES, Record, read_rows, recorded_configs, run_folders
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
@@ -21,7 +21,8 @@ _NOT_CONTEXT = {"arm", "seed", *_ARM_PARAMETERS}
 class Study:
     """A study as it was found.
 
-    `runs`: one row a planned run, with its state, step, error, identity fields, `variant` (the arm, with those
+    `runs`: one row a planned run, with its state, step, error, identity fields, `damage` (what is wrong with the
+    metrics of a run that is over; else empty), `variant` (the arm, with those
     of its parameters that differ within the study), `context` (data set and settings that variants are compared
     within), and the last attempt's device and times. `history`: one row a logged step, with run_id, dataset,
     arm, setting, seed, variant, context, step and the metrics (NaN where null or absent). `account`: number of
@@ -40,8 +41,9 @@ class Study:
 def load(source: str | Path) -> Study:
     """Read the records in a study's folder, such as runs/mnist-core.
 
-    Without study.yaml every run in the folder belongs to it. Raises InputError where there are no records, or
-    one cannot be read.
+    Without study.yaml every run in the folder belongs to it. Metrics that are not those that the run ended with
+    (by their SHA-256) are read, and named in `damage`. Raises InputError where there are no records, or one cannot
+    be read.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -54,33 +56,48 @@ def load(source: str | Path) -> Study:
         planned = {config.run_id: config for config in plan.configs}
         extra = [record.run_id for record in records if record.run_id not in planned]
     else:
-        planned = {record.run_id: record.config() for record in records}
+        planned = {config.run_id: config for config in recorded_configs(folder)}
     if not planned or not records:
         raise InputError(f"no records at {folder}: no run has started there; train first with `sngan sweep {name}`")
     found = {run_id: Record(folder / run_id) for run_id in planned}
-    runs = pd.DataFrame([_run(config, found[run_id].status()) for run_id, config in planned.items()])
+    runs = pd.DataFrame([_run(config, found[run_id]) for run_id, config in planned.items()])
     runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
     history = _history(runs, found)
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     return Study(name, description, folder, runs, history, account, extra)
 
 
-def _run(config: RunConfig, status: dict[str, Any]) -> dict[str, Any]:
+def _run(config: RunConfig, record: Record) -> dict[str, Any]:
+    status = record.status()
     attempt = status["attempts"][-1] if status["attempts"] else {}
     row = {"run_id": config.run_id, "state": status["state"], "step": status["step"], "error": status.get("error")}
-    row |= config.identity()
+    row |= config.identity() | {"damage": _damage(record, status)}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch", "wall_seconds")}
     row |= {name: status.get(name) for name in ("git_commit", "git_dirty", "training_version", "wandb_url")}
     return row | {"attempts": len(status["attempts"])}
 
 
+def _damage(record: Record, status: dict[str, Any]) -> str:
+    if status["state"] not in RESULTS:
+        return ""
+    if not record.metrics_path.exists():
+        return f"{record.metrics_path.name} is missing"
+    if status.get("metrics_sha256") != record.metrics_sha256():
+        return f"{record.metrics_path.name} was changed after the run ended"
+    return ""
+
+
 def _history(runs: pd.DataFrame, records: dict[str, Record]) -> pd.DataFrame:
     frames = []
     for run in runs[_KEYS].to_dict("records"):
-        rows = pd.DataFrame(read_rows(records[run["run_id"]].metrics_path))
+        path = records[run["run_id"]].metrics_path
+        rows = pd.DataFrame(read_rows(path))
         if not rows.empty:
             metrics = [name for name in rows if name not in ("step", "d_updates", "images_seen")]
-            rows = rows.astype(dict.fromkeys(metrics, float)).drop_duplicates("step", keep="last")
+            try:
+                rows = rows.astype(dict.fromkeys(metrics, float)).drop_duplicates("step", keep="last")
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}: a metric is no number: {error}") from error
             keys = pd.DataFrame(run, index=rows.index)
             frames.append(pd.concat([keys, rows], axis=1))
     if not frames:

@@ -114,10 +114,13 @@ def sample_matrix(grids: Mapping[tuple[str, str], Path]) -> Figure:
         for (i, row), (j, column) in ((r, c) for r in enumerate(rows) for c in enumerate(columns)):
             axis = figure.add_subplot(len(rows), len(columns), i * len(columns) + j + 1)
             axis.set(xticks=[], yticks=[])
-            if (row, column) in grids:
-                axis.imshow(mpl.image.imread(grids[row, column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            try:
+                pixels = mpl.image.imread(grids[row, column])
+            except (KeyError, OSError, SyntaxError, ValueError) as error:  # SyntaxError is Pillow's for a broken PNG
+                reason = "no samples" if isinstance(error, KeyError) else "unreadable file"
+                axis.text(0.5, 0.5, reason, ha="center", va="center", transform=axis.transAxes)
             else:
-                axis.text(0.5, 0.5, "no samples", ha="center", va="center", transform=axis.transAxes)
+                axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             if i == 0:
                 axis.set_title(column)
             if j == 0:

@@ -155,7 +155,9 @@ def _scores(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Data
             values = keyed[statistic].reindex(runs["run_id"]).to_numpy()
             scores = pd.DataFrame({"arm": runs["variant"], "seed": runs["seed"], "score": values})
             scores.loc[runs["state"] != "finished", "score"] = np.inf
-            if scores["score"].notna().all() and np.isfinite(scores["score"]).any():
+            measured = np.isfinite(scores["score"]).any() or not (runs["state"] == "finished").any()
+            scores = scores.dropna()  # a finished run that the statistic is not defined for: its pair is left out
+            if measured and variants[0] in set(scores["arm"]) and scores["arm"].nunique() > 1:
                 result.append((context, statistic, scores, variants[0]))
     return result
 
@@ -180,7 +182,8 @@ def _statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.Data
         "Arms compared, paired by seed",
         "Hodges-Lehmann shift of the arm against the baseline (below zero: the arm is the steadier one), with 95 % "
         "interval and Wilcoxon signed rank p, adjusted by Benjamini-Hochberg over the arms of a statistic; spread "
-        "ratio by the paired Brown-Forsythe test. Failed and diverged runs rank worst. "
+        "ratio by the paired Brown-Forsythe test. Failed and diverged runs rank worst; n_pairs are the seeds in which "
+        "both arms have the statistic. "
         f"Fewer than {APPROXIMATE_BELOW} pairs describe, they do not test.",
         shown,
     )
@@ -271,6 +274,7 @@ def _sample_pictures(study: Study, context: str, slug: str, out: Path) -> list[P
         (run.variant, run.seed): {
             int(path.stem.removeprefix("step-")): path
             for path in (study.folder / run.run_id / "samples").glob("step-*.png")
+            if path.stem.removeprefix("step-").isdecimal()
         }
         for run in runs.itertuples()
     }
@@ -322,14 +326,16 @@ def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
         "training version": ", ".join(str(int(v)) for (v,) in _distinct(runs, "training_version")),
         "seeds per arm": f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}",
     }
-    problems = runs.loc[~runs["state"].isin(["finished"]), ["run_id", "state", "step", "error"]]
+    problems = runs.loc[(runs["state"] != "finished") | (runs["damage"] != ""), ["run_id", "state", "step"]]
+    reasons = [runs.loc[problems.index, name].fillna("") for name in ("error", "damage")]
+    problems["error"] = [", ".join(filter(None, pair)) for pair in zip(*reasons, strict=True)]
     return {
         "name": study.name,
         "question": study.description,
         "account": study.account.to_dict(),
         "total": len(runs),
         "extra": study.extra,
-        "problems": problems.fillna("").to_dict("records"),
+        "problems": problems.to_dict("records"),
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
         "tables": tables,
         "versions": {key: value for key, value in versions.items() if value},
@@ -357,9 +363,13 @@ def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
     for table in content["tables"]:
         lines += [f"## {table.title}", "", table.caption, ""]
         lines += ["| " + " | ".join(map(str, table.shown)) + " |", "|" + "---|" * table.shown.shape[1]]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.cells()]
+        lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.cells()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _groups(frame: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:

@@ -36,10 +36,10 @@ def summarize(history: pd.DataFrame) -> pd.DataFrame:
     """One row a run: run_id, dataset, arm, setting, seed, last_step and the columns of STATISTICS.
 
     `history` has a row per logged step with run_id, dataset, arm, setting, seed, step and metrics; rows may come
-    in any order, of two rows of one step the last counts. A statistic whose metric is absent, or that a
-    run is too short or not positive enough for, is NaN. The common reference of the gradient norms is the
+    in any order, of two rows of one step the last counts, None counts as NaN. A statistic whose metric is absent, or
+    that a run is too short or not positive enough for, is NaN. The common reference of the gradient norms is the
     median over steps 100 to 600 (5 to 25 % of runs shorter than 2,400 steps) of all runs of the same data set,
-    setting and seed. Raises InputError for missing key columns.
+    setting and seed. Raises InputError for missing key columns, a row without step, or a metric that is no number.
 
     Source: S1, S5 and S6 on the losses, S7 on gradient norms. Deviation: rows hold means over `log_every` steps,
     so shares are of rows; spikes and explosions are judged by the rows' maxima where they are recorded.
@@ -48,10 +48,17 @@ def summarize(history: pd.DataFrame) -> pd.DataFrame:
     if missing := [name for name in [*keys, "step"] if name not in history]:
         raise InputError(f"history lacks the columns {', '.join(missing)}")
     keys += [name for name in ("variant", "context") if name in history]
+    if history["step"].isna().any():
+        raise InputError(f"{history['step'].isna().sum()} rows have no step")
+    metrics = [name for name in ("loss/d", "loss/g", "grad_norm/g", "grad_norm/g_max") if name in history]
+    try:
+        history = history.astype(dict.fromkeys(metrics, float))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a metric is no number: {error}") from error
     history = history.drop_duplicates(["run_id", "step"], keep="last").sort_values(["run_id", "step"], kind="stable")
     references = gradient_references(history)
     rows = []
-    for identity, run in history.groupby(keys, sort=False):
+    for identity, run in history.groupby(keys, sort=False, dropna=False):
         row = dict(zip(keys, identity, strict=True)) | {"last_step": int(run["step"].iloc[-1])}
         for loss in ("loss/d", "loss/g"):
             row |= _loss_statistics(loss.replace("/", "_"), run, loss)
@@ -66,7 +73,7 @@ def gradient_references(history: pd.DataFrame) -> dict[str, float]:
         return {}
     references: dict[str, float] = {}
     shared = ["context" if "context" in history else "setting", "dataset", "seed"]
-    for _, group in history.groupby(shared, sort=False):
+    for _, group in history.groupby(shared, sort=False, dropna=False):
         last = group["step"].max()
         low, high = (100, 600) if last >= 2400 else (0.05 * last, 0.25 * last)
         early = group.loc[group["step"].between(low, high), "grad_norm/g"]
@@ -86,7 +93,8 @@ def _loss_statistics(name: str, run: pd.DataFrame, metric: str) -> dict[str, flo
         half = np.log(values[steps >= steps[-1] / 2])
         if len(half) > 1:
             result[f"{name}_oscillation"] = float(np.abs(np.diff(half)).mean())
-        smooth = rolling_median(values, steps)
+    smooth = rolling_median(values, steps)
+    if (smooth > 0).all():
         relative = (values - smooth) / smooth
         result[f"{name}_roughness"] = float(np.median(np.abs(relative - np.median(relative))))
     return result

@@ -13,6 +13,10 @@ from sngan.config import InputError, suggestion
 
 LEVEL = 0.95
 APPROXIMATE_BELOW = 7  # pairs
+_COMPARISON = [
+    *("arm", "baseline", "n_pairs", "shift", "shift_low", "shift_high", "p_location", "p_adjusted"),
+    *("prob_improvement", "spread_ratio", "spread_low", "spread_high", "p_spread", "interval"),
+]
 
 
 class Interval(NamedTuple):
@@ -68,11 +72,10 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "interval": kind,
             }
         )
-    result = pd.DataFrame(rows)
-    if rows:
-        known = result["p_location"].notna()
-        if known.any():
-            result.loc[known, "p_adjusted"] = stats.false_discovery_control(result.loc[known, "p_location"])
+    result = pd.DataFrame(rows, columns=_COMPARISON)
+    known = result["p_location"].notna()
+    if known.any():
+        result.loc[known, "p_adjusted"] = stats.false_discovery_control(result.loc[known, "p_location"])
     return result
 
 
@@ -101,7 +104,11 @@ def _subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
-    """Two-sided Wilcoxon signed rank p; infinite differences rank highest, zeros are left out. NaN without data."""
+    """Two-sided Wilcoxon signed rank p; infinite differences rank highest. NaN without data.
+
+    Zeros are left out (Wilcoxon's rule), tied ranks are averaged: scipy then permutes where n is at most 13, and
+    else takes the normal approximation.
+    """
     if not len(differences):
         return np.nan
     d = differences[differences != 0]

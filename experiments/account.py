@@ -43,7 +43,7 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
         cells = [str(getattr(c, name)) for name in varying]
         table.add_row(c.run_id, *cells, f"{c.steps:,}", duration(seconds[c.run_id]), states[c.run_id])
     console = _console()
-    console.print(study.description, markup=False)
+    console.print(study.description)
     console.print(table)
     console.print(_summary(study, states))
     console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
@@ -104,8 +104,9 @@ def _measured_steps(study: Study, records: dict[str, Record]) -> dict[str, float
     found: dict[str, list[float]] = {}
     for config in study.configs:
         status = records[config.run_id].status()
-        if status["state"] == "finished":
-            found.setdefault(config.cell, []).append(status["attempts"][-1]["wall_seconds"] / config.steps)
+        attempt = status["attempts"][-1] if status["state"] == "finished" and status["attempts"] else {}
+        if isinstance(seconds := attempt.get("wall_seconds"), int | float):
+            found.setdefault(config.cell, []).append(seconds / config.steps)
     return {cell: median(values) for cell, values in found.items()}
 
 
@@ -140,8 +141,10 @@ def _extra(study: Study, folder: Path) -> list[dict[str, Any]]:
 
 def _print_extra(console: Console, extra: list[dict[str, Any]]) -> None:
     for run in extra:
-        console.print(f"extra, not in the study: {run['run_id']} ({run['state']})", markup=False)
+        console.print(f"extra, not in the study: {run['run_id']} ({run['state']})")
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    return Console(
+        highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import time
 from collections import deque
@@ -45,8 +46,8 @@ def bench(
 
     Raises InputError for a device or data that are not there, or a size out of range.
     """
-    if not seconds > 0 or threads < 0:
-        raise InputError(f"--seconds must be above 0 and --threads at least 0, got {seconds:g} and {threads}")
+    if not 0 < seconds < math.inf or not 0 <= threads <= 4096:
+        raise InputError(f"--seconds must be above 0 and --threads from 0 to 4096, got {seconds:g} and {threads}")
     where = resolve_device(device)
     torch.set_num_threads(threads or cores())
     data = load(dataset, data_dir).to(where)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,20 +104,23 @@ class Sweep:
 
         if self.workers < 0 or self.threads < 1:
             raise InputError("--workers must be at least 0, and --threads at least 1")
+        if self.devices and self.device != "auto":
+            raise InputError("give --device or --devices, not both")
         study = studies.find(self.study, self.runs_dir)
         devices = self._devices()
         folder = record.runs_root(self.runs_dir) / study.name
         redo_failed = self.retry == "failed"
-        todo = pending(study, folder, redo_failed)
-        for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
-            load(dataset, self.data_dir)  # once, before the workers want it
-        workers = self.workers or (len(devices) if devices[0] != "cpu" else cores())
         execution = {
             "threads": self.threads,
             "memory_format": self.memory_format,
             "data_dir": self.data_dir,
             "wandb": resolve_mode(self.wandb),
         }
+        dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
+        todo = pending(study, folder, redo_failed)
+        for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
+            load(dataset, self.data_dir)  # once, before the workers want it
+        workers = self.workers or (len(devices) if devices[0] != "cpu" else cores())
         with Display(total=len(todo)) as display:
             display.say(f"{study.name}: {len(study.configs)} runs, {len(todo)} to do, on {', '.join(devices)}")
             try:
@@ -171,14 +176,16 @@ class Report:
     def run(self) -> int:
         from analysis.report import write_report
 
-        folder = Path(self.study)
-        if not (folder / "study.yaml").is_file() and not any(folder.glob("*/config.json")):
-            name = self.study
-            if name.endswith((".yaml", ".yml")):
-                name = studies.read(Path(name)).name
-            folder = record.runs_root(self.runs_dir) / studies.check_name(name)
-        print(write_report(folder))
+        print(write_report(self._folder()))
         return DONE
+
+    def _folder(self) -> Path:
+        """Of the study of that name, or else that folder itself."""
+        name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
+        root, itself = record.runs_root(self.runs_dir), Path(name)
+        candidates = [root / name, itself] if itself.name == name else [itself]
+        with_records = [f for f in candidates if (f / "study.yaml").is_file() or record.run_folders(f)]
+        return with_records[0] if with_records else root / studies.check_name(name)
 
 
 @dataclass(frozen=True)
@@ -259,15 +266,27 @@ def _run(arguments: list[str]) -> int:
         command = parse(arguments)
         if isinstance(command, Train):
             _note_unused(command.config, arguments)
-        return command.run()
+        code = command.run()
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"sngan: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `sngan status .. | head`
-        sys.stderr.close()
+        _discard_output()
         return DONE
+    except OSError as error:  # a file in a folder's place, no permission, a full disk
+        print(f"sngan: {error}", file=sys.stderr)
+        _discard_output()
+        return BAD_INPUT
+
+
+def _discard_output() -> None:
+    """What is still in the buffer cannot be written; without this Python would complain on its way out."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _note_unused(config: RunConfig, arguments: list[str]) -> None:

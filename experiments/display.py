@@ -58,7 +58,7 @@ class Display:
         return time.monotonic() - self._start
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(line, markup=False, emoji=False)
 
     def start(self, run_id: str, steps: int, note: str) -> None:
         self._steps[run_id] = steps
@@ -77,14 +77,15 @@ class Display:
             left = (now - self._started[run_id]) / max(step, 1) * (self._steps[run_id] - step)
             self.say(f"{run_id}: step {step:,}/{self._steps[run_id]:,} {_numbers(row)} {duration(left)} left")
 
-    def end(self, run_id: str, state: str, step: int, error: str, seconds: float) -> None:
-        self._ended += 1
+    def end(self, run_id: str, state: str, step: int, error: str, seconds: float, counts: bool = True) -> None:
+        """`counts` is False for a run that will be tried again."""
+        self._ended += counts
         if self._live:
             if run_id in self._tasks:
                 self._live.remove_task(self._tasks.pop(run_id))
             if self._total > 1:
                 self._live.update(self._all, completed=self._ended)
-        count = f"[{self._ended}/{self._total}] " if self._total > 1 else ""
+        count = f"[{self._ended}/{self._total}] " if counts and self._total > 1 else ""
         reason = f": {error}" if error else ""
         self.say(f"{count}{run_id}: {state} at step {step:,} after {duration(seconds)}{reason}")
 

@@ -18,7 +18,10 @@ from sngan.train import build
 
 
 def networks(record: Record) -> tuple[nn.Module, nn.Module]:
-    """The run's final G and D on the CPU, in eval mode. Raises InputError where it has no weights (yet)."""
+    """The run's final G and D on the CPU, in eval mode.
+
+    Raises InputError where it has no weights (yet), or the checkpoint is not one of this run.
+    """
     config = record.config()
     try:
         state = torch.load(record.checkpoint_path, map_location="cpu", weights_only=True)
@@ -28,20 +31,25 @@ def networks(record: Record) -> tuple[nn.Module, nn.Module]:
         ) from error
     except Exception as error:  # whatever torch finds wrong with the file
         raise InputError(f"{record.checkpoint_path} is not readable: {error}") from error
+    if not isinstance(state, dict) or state.get("config") != config.identity():
+        raise InputError(f"{record.checkpoint_path} is not a checkpoint of the run that config.json describes")
     G, D, _ = build(config, "cpu")
-    G.load_state_dict(state["G"])
-    D.load_state_dict(state["D"])
+    try:
+        G.load_state_dict(state["G"])
+        D.load_state_dict(state["D"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{record.checkpoint_path} does not hold the run's networks: {error}") from error
     return G.eval(), D.eval()
 
 
 @torch.no_grad()
 def write_samples(record: Record, seed: int = 0) -> Path:
-    """64 samples of new latents (stream `samples` of `seed`) into <run>/samples/sample.png."""
+    """64 samples of new latents (stream `sample` of `seed`) into <run>/samples/sample.png."""
     if not 0 <= seed < 2**32:
         raise InputError(f"seed: {seed} is out of range; it must lie in [0, 2**32)")
     config = record.config()
     G, _ = networks(record)
-    generator = torch_generator(seed, "samples")
+    generator = torch_generator(seed, "sample")  # `samples` are the latents that the run itself drew
     z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, dtype=getattr(torch, config.precision))
     return record.write_sample("sample.png", grid_png(G(z)))
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from experiments.record import RESULTS, Record, write_atomically
 from experiments.tracking import Tracker, resolve_mode
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
-from sngan.data import ImageData, load
+from sngan.data import ImageData, load, normalized
 from sngan.measure import N_SAMPLES
-from sngan.train import train
+from sngan.train import Outcome, train
 
 Tell = Callable[..., None]  # tell("progress", run_id, ...): the name of one of Display's methods and its arguments
 
@@ -97,6 +97,8 @@ class _Attempt:
         tags = [study, *([tag] if (tag := git_tag()) else [])]
         warn = lambda text: tell("say", f"warning: {config.run_id}: {text}")  # noqa: E731
         self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn)
+        self._tracker: Tracker | None = None
+        self._real: Path | None = None  # until it is logged
         self._progress_time = 0.0
 
     def run(self) -> Result:
@@ -104,32 +106,37 @@ class _Attempt:
         self._tell("start", self._config.run_id, self._config.steps, note)
         self._record.start_over(self._config)
         self._record.write_status(self._status)
-        tracker = self._open_tracker()
-        self._status |= {"wandb_url": tracker.url} if tracker.url else {}
-        self._real: Path | None = self._record.write_sample("real.png", grid_png(self._real_images()))
+        try:
+            outcome = self._train()
+            self._status["metrics_sha256"] = self._record.metrics_sha256()
+        except KeyboardInterrupt:
+            self._end("interrupted", self._record.last_step(), "stopped by a signal")
+            raise
+        except BaseException as error:  # whatever it was: the other runs of the study go on
+            self._status["traceback"] = traceback.format_exc()
+            return self._end("failed", self._record.last_step(), explain(error, self._config))
+        return self._end(outcome.state, outcome.step, outcome.reason or None)
+
+    def _train(self) -> Outcome:
+        self._tracker = self._open_tracker()
+        self._attempt["wandb"] = self._tracker.mode
+        self._status |= {"wandb_url": self._tracker.url} if self._tracker.url else {}
+        self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
         if self._config.threads:
             torch.set_num_threads(self._config.threads)
         if self._data.images.is_cuda:
             torch.cuda.reset_peak_memory_stats(self._data.images.device)
-        try:
-            outcome = train(self._config, self._data, functools.partial(self._log, tracker), self._save)
-        except KeyboardInterrupt:
-            self._end(tracker, "interrupted", self._record.last_step(), "stopped by a signal")
-            raise
-        except BaseException as error:  # whatever it was: the other runs of the study go on
-            self._status["traceback"] = traceback.format_exc()
-            return self._end(tracker, "failed", self._record.last_step(), explain(error, self._config))
-        self._status["metrics_sha256"] = self._record.metrics_sha256()
-        return self._end(tracker, outcome.state, outcome.step, outcome.reason or None)
+        return train(self._config, self._data, self._log, self._save)
 
-    def _log(self, tracker: Tracker, row: dict[str, Any], samples: Tensor | None) -> None:
+    def _log(self, row: dict[str, Any], samples: Tensor | None) -> None:
         images = {}
         if samples is not None:
             images["samples"] = self._record.write_sample(f"step-{row['step']:06d}.png", grid_png(samples))
         if self._real:
             images["real"], self._real = self._real, None
         self._record.append(row)
-        tracker.log(row, images)
+        assert self._tracker
+        self._tracker.log(row, images)
         if (now := time.perf_counter()) - self._progress_time > 0.2 or row["step"] == self._config.steps:
             self._progress_time = now
             shown = {key: row[key] for key in ("loss/d", "loss/g", "time/images_per_second") if key in row}
@@ -140,10 +147,7 @@ class _Attempt:
         torch.save(state | {"config": self._config.identity()}, buffer)
         write_atomically(self._record.checkpoint_path, buffer.getbuffer())
 
-    def _real_images(self) -> Tensor:
-        return self._data.images[:N_SAMPLES].float() / 127.5 - 1
-
-    def _end(self, tracker: Tracker, state: str, step: int, error: str | None) -> Result:
+    def _end(self, state: str, step: int, error: str | None) -> Result:
         seconds = time.perf_counter() - self._start
         self._attempt |= {
             "ended": _now(),
@@ -155,7 +159,8 @@ class _Attempt:
         summary = {key: self._status.get(key) for key in ("state", "error", "metrics_sha256")}
         summary |= {key: self._attempt[key] for key in ("wall_seconds", "peak_memory_bytes")}
         summary["device"] = self._attempt["device_name"]
-        tracker.finish(summary, exit_code=0 if state in RESULTS else 1)
+        if self._tracker:
+            self._tracker.finish(summary, exit_code=0 if state in RESULTS else 1)
         self._tell("end", self._config.run_id, state, step, error or "", seconds)
         return Result(state, error, ran=True)
 
@@ -189,9 +194,9 @@ def resolve_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         resolved = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, ValueError, OverflowError):
         resolved = None
-    if resolved is None or resolved.type not in ("cpu", "cuda"):
+    if resolved is None or resolved.type not in ("cpu", "cuda") or (resolved.type == "cpu" and device != "cpu"):
         raise InputError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
     if resolved.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -211,7 +216,7 @@ def device_name(device: torch.device) -> str:
 
 def explain(error: BaseException, config: RunConfig) -> str:
     """One line: what went wrong; for a lack of memory also which run, and what to change."""
-    text = f"{type(error).__name__}: {error}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory in {config.run_id} (batch_size {config.batch_size}, g_width {config.g_width}): use a "
@@ -236,21 +241,23 @@ def git_state() -> dict[str, Any]:
     """Commit of the code that runs, and whether the checkout differs from it; None outside a checkout."""
     if not (Path(__file__).parents[1] / ".git").exists():
         return {"git_commit": None, "git_dirty": None}
-    return {"git_commit": _git("rev-parse", "HEAD") or None, "git_dirty": bool(_git("status", "--porcelain"))}
+    changes = _git("status", "--porcelain")
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
 
 
 @functools.lru_cache
 def git_tag() -> str:
     """The tag of the code's commit, or nothing."""
-    return _git("describe", "--tags", "--exact-match") if git_state()["git_commit"] else ""
+    return (_git("describe", "--tags", "--exact-match") if git_state()["git_commit"] else None) or ""
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where it fails or is not there."""
     try:
         command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return None
 
 
 def _now() -> str:

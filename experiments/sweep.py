@@ -57,8 +57,10 @@ def pending(study: Study, folder: Path, redo_failed: bool = False) -> list[RunCo
 
 
 def _keep_study(study: Study, folder: Path) -> None:
-    """study.yaml as launched; an earlier version of it is kept beside."""
+    """study.yaml as launched; an earlier version of it is kept beside. Single runs have none."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not study.text:
+        return
     path = folder / "study.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != study.text:
         path.rename(path.with_name(f"study-until-{time.strftime('%Y%m%dT%H%M%S')}.yaml"))
@@ -73,7 +75,10 @@ class _Worker:
         self.device = device
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        # Ctrl-C reaches the whole process group, and a worker that is still importing would print a traceback
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self.job: RunConfig | None = None
 
@@ -141,7 +146,7 @@ class _Sweep:
         with record.claim() as mine:
             if mine and (status := record.status(claimed=True))["state"] == "interrupted":
                 record.write_status(status | {"error": error})
-        self._display.end(run_id, "interrupted", record.last_step(), error, 0.0)
+        self._display.end(run_id, "interrupted", record.last_step(), error, 0.0, counts=not again)
         if again:
             queue.append(worker.job)
         worker.job = None
@@ -183,7 +188,7 @@ def _work(connection: Connection) -> None:
             raise KeyboardInterrupt("the sweep is gone") from error  # not a failure of the run
 
     with stop_on_signals():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         threading.Thread(target=_follow_parent, daemon=True).start()
         try:
             while True:
@@ -210,6 +215,6 @@ def _follow_parent() -> None:
 def check_devices(text: str) -> list[str]:
     """`0,1` -> ["cuda:0", "cuda:1"]. Raises InputError for anything that is not a list of numbers."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdecimal() for part in parts):
         raise InputError(f"--devices {text!r}: expected CUDA device numbers with commas between them, such as 0,1")
     return [f"cuda:{int(part)}" for part in parts]

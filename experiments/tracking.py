@@ -43,21 +43,23 @@ def resolve_mode(wanted: str) -> str:
 class Tracker:
     """One W&B run, open until `finish`. After the first error it warns, stops mirroring, and raises nothing.
 
-    `mode` as from `resolve_mode`. The W&B run's id is `<study>-<run id>`, its name the run id, its group the
-    cell (the run without its seed); its config is flat: identity fields, `study` and `run_id`. Under a W&B
-    agent the id is the server's; runs are then matched by config.
+    `mode` as from `resolve_mode`; the attribute is the mode that it came to. The W&B run's id is
+    `<study>-<run id>`, its name the run id, its group the cell (the run without its seed); its config is flat:
+    identity fields, `study` and `run_id`. Under a W&B agent the id is the server's; runs are then matched by config.
     """
 
     def __init__(
         self, config: RunConfig, study: str, folder: Path, mode: str, tags: list[str], warn: Callable[[str], None]
     ) -> None:
         self._run: wandb.Run | None = None
+        self.mode = "disabled"
         self._warn: Callable[[str], None] | None = warn
         if mode == "disabled":
             return
         for attempt in dict.fromkeys([mode, "offline"]):
             self._guarded(f"start {attempt}", lambda attempt=attempt: self._start(config, study, folder, attempt, tags))
             if self._run:
+                self.mode = attempt
                 break
 
     def _start(self, config: RunConfig, study: str, folder: Path, mode: str, tags: list[str]) -> None:

@@ -78,7 +78,13 @@ def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor]:
         raise InputError(f"cannot get {name}: {error}. {advice}") from error
     except (ValueError, AssertionError) as error:
         raise InputError(f"{name}'s files are damaged ({error}). Delete them; {advice}") from error
-    return dataset.data[:, None].contiguous(), dataset.targets.long()
+    images, labels = dataset.data, dataset.targets.long()
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not (labels < DATASETS[name][1]).all():
+        raise InputError(
+            f"{name}'s files are damaged ({tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; "
+            f"expected (N, 28, 28) and N labels below {DATASETS[name][1]}). Delete them; {advice}"
+        )
+    return images[:, None].contiguous(), labels
 
 
 def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

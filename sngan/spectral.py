@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+from torch.nn.utils.spectral_norm import SpectralNorm as _SpectralNormHook
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -48,6 +49,16 @@ def spectral_norm_of(layer: nn.Module) -> _SpectralNorm | None:
     return found[0] if found else None
 
 
+def _old_spectral_norm(layer: nn.Module) -> bool:
+    """Whether torch's older `nn.utils.spectral_norm`, which works by a hook, computes the layer's weight."""
+    return any(isinstance(h, _SpectralNormHook) and h.name == "weight" for h in layer._forward_pre_hooks.values())
+
+
+def _hooked(layer: nn.Module) -> bool:
+    """Whether a hook computes the weight before each forward pass (older spectral or weight norm, pruning)."""
+    return not parametrize.is_parametrized(layer, "weight") and "weight" not in layer._parameters
+
+
 def raw_weight(layer: nn.Module) -> Tensor:
     """The parameter itself. Reading `layer.weight` instead would move u and v in train mode."""
     if parametrize.is_parametrized(layer, "weight"):
@@ -56,16 +67,19 @@ def raw_weight(layer: nn.Module) -> Tensor:
 
 
 def _power_iteration(matrix: Tensor, u: Tensor, v: Tensor, rounds: int) -> None:
-    """v <- W'u / |W'u|, u <- Wv / |Wv|, in place. Source: Miyato et al. 2018, Algorithm 1."""
+    """v <- W'u / |W'u|, u <- Wv / |Wv|, in place. Source: Miyato et al. 2018, Algorithm 1.
+
+    Where a product is zero, as of a zero W, the vector stays: once zero it could never grow again.
+    """
     for _ in range(rounds):
-        normalize(torch.mv(matrix.t(), u), dim=0, eps=1e-12, out=v)
-        normalize(torch.mv(matrix, v), dim=0, eps=1e-12, out=u)
+        for side, (vector, other) in ((matrix.t(), (v, u)), (matrix, (u, v))):
+            unit = normalize(torch.mv(side, other), dim=0, eps=torch.finfo(matrix.dtype).tiny)
+            torch.where(unit.any(), unit, vector, out=vector)
 
 
-def _start_vectors(name: str, layer: nn.Module, source: GeneratorSource) -> tuple[Tensor, Tensor]:
+def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[Tensor, Tensor]:
     """u and v from normal draws, after 15 rounds as in torch's registration."""
     generator = source(name) if callable(source) else source
-    matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
 
     def draw(size: int) -> Tensor:
         device = matrix.device if generator is None else generator.device
@@ -88,16 +102,19 @@ def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generato
     Initialize before: writing to `.weight` afterwards does nothing.
     Deviation: torch's round updates u before v, Algorithm 1 v before u; the same sequence, half a round apart.
 
-    Raises ValueError if there is no such layer, if one has a spectral norm already, or if a weight is zero or
-    not finite. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
+    Raises ValueError if there is no such layer, if the weight of one is no plain parameter (it has a spectral norm
+    already, another parametrization, weight norm, a pruning mask), or if a weight is zero or not finite; nothing
+    is changed then. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
     """
     layers = list(weight_layers(module))
     if not layers:
         raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to normalize")
     for name, layer in layers:
         where = f"layer {name or type(layer).__name__!r}"
-        if spectral_norm_of(layer) is not None:
+        if spectral_norm_of(layer) is not None or _old_spectral_norm(layer):
             raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
+        if parametrize.is_parametrized(layer, "weight") or _hooked(layer):
+            raise ValueError(f"{where} has a weight that something else computes already; remove that first")
         norm = raw_weight(layer).norm()
         if not (norm.isfinite() and norm > 0):
             raise ValueError(
@@ -109,7 +126,7 @@ def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generato
         if generator is not None:
             parametrization = spectral_norm_of(layer)
             assert parametrization is not None
-            u, v = _start_vectors(name, layer, generator)
+            u, v = _start_vectors(name, as_matrix(raw_weight(layer), matrix_dim(layer)), generator)
             parametrization._u.copy_(u)
             parametrization._v.copy_(v)
     return module
@@ -147,7 +164,8 @@ def sigma_estimates(module: nn.Module) -> dict[str, Tensor]:
 def remove_spectral_norm(module: nn.Module) -> nn.Module:
     """Replace every spectrally normalized weight by the plain W / (u'Wv) of eval mode, in place.
 
-    Outputs equal those of `module.eval()` before. Returns `module`; layers without spectral norm are left alone.
+    Outputs equal those of `module.eval()` before. Torch's older hook is removed as well. Returns `module`; layers
+    without spectral norm are left alone.
     Raises ValueError for a layer whose weight carries further parametrizations, which would be lost.
     """
     constrained = [(n, layer) for n, layer in weight_layers(module) if spectral_norm_of(layer) is not None]
@@ -157,6 +175,9 @@ def remove_spectral_norm(module: nn.Module) -> nn.Module:
     for _, layer in constrained:
         spectral_norm_of(layer).eval()  # type: ignore[union-attr]
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    for _, layer in weight_layers(module):
+        if _old_spectral_norm(layer):
+            nn.utils.remove_spectral_norm(layer)
     return module
 
 
@@ -165,7 +186,9 @@ class SpectralPenalty(nn.Module):
 
     One call runs `n_power_iterations` rounds on vectors that persist from call to call and are constants of the
     gradient. Convolution kernels are taken as (out, in*kh*kw); biases and batch norm are untouched; layers
-    with a spectral norm are skipped. The penalized module is not a submodule: only the vectors are in the state.
+    with a spectral norm are skipped; of another parametrization the resulting weight is penalized. The penalized
+    module is not a submodule: only the vectors are in the state. Raises ValueError for a weight that a hook
+    computes, such as torch's older weight norm or pruning, and for n_power_iterations below 1.
 
     Source: Yoshida & Miyato 2017. Deviation: the vectors start with 15 rounds, as torch's spectral norm does.
     """
@@ -176,16 +199,22 @@ class SpectralPenalty(nn.Module):
             raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
         self.n_power_iterations = n_power_iterations
         # in a tuple, so that nn.Module does not register the layers as its own
-        self._layers = tuple((n, layer) for n, layer in weight_layers(module) if spectral_norm_of(layer) is None)
+        self._layers = tuple(
+            (name, layer)
+            for name, layer in weight_layers(module)
+            if spectral_norm_of(layer) is None and not _old_spectral_norm(layer)
+        )
         with torch.no_grad():
             for i, (name, layer) in enumerate(self._layers):
-                u, v = _start_vectors(name, layer, generator)
+                if _hooked(layer):
+                    raise ValueError(f"layer {name!r} has a weight that a hook computes; remove the hook first")
+                u, v = _start_vectors(name, as_matrix(layer.weight, matrix_dim(layer)), generator)  # type: ignore[arg-type]
                 self.register_buffer(f"u{i}", u)
                 self.register_buffer(f"v{i}", v)
 
     def _triples(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         for i, (name, layer) in enumerate(self._layers):
-            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
+            matrix = as_matrix(layer.weight, matrix_dim(layer))  # type: ignore[arg-type]
             yield name, matrix, self.get_buffer(f"u{i}"), self.get_buffer(f"v{i}")
 
     @torch.no_grad()

@@ -97,10 +97,11 @@ def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     failed.write_status(failed.status() | {"state": "failed", "step": 30, "error": HOSTILE, "traceback": "Traceback"})
     failed.metrics_path.write_text("\n".join(failed.metrics_path.read_text().splitlines()[:4]) + '\n{"step": 4')
     diverged = Record(folder / configs["sn", 1].run_id)
-    diverged.write_status(diverged.status() | {"state": "diverged", "error": "non-finite: loss/d"})
     rows = diverged.rows()
     rows[-1]["loss/d"] = None
     diverged.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = {"state": "diverged", "error": "non-finite: loss/d", "metrics_sha256": diverged.metrics_sha256()}
+    diverged.write_status(diverged.status() | ended)
     return folder
 
 

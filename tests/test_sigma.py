@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune, weight_norm
 
 from sngan.sigma import log_sigmas, matrix_sigma
 from sngan.spectral import apply_spectral_norm
@@ -29,6 +30,8 @@ def test_known_cases() -> None:
     assert matrix_sigma(torch.zeros(3, 4)).item() == 0
     assert np.isnan(matrix_sigma(torch.tensor([[1.0, torch.inf]])).item())
     assert matrix_sigma(torch.ones(3, 5)).dtype == torch.float64
+    assert matrix_sigma(np.diag([1.0, 2.0, 5.0]).astype(">f4")[::-1]).item() == 5  # of another byte order, reversed
+    assert matrix_sigma([[0, 2], [1, 0]]).item() == 2
     with pytest.raises(ValueError, match="non-empty"):
         matrix_sigma(torch.empty(0, 3))
 
@@ -56,11 +59,21 @@ def test_log_sigmas_measures_what_the_forward_pass_uses_and_moves_nothing() -> N
     assert sigmas["2"] == pytest.approx(np.linalg.svd(transposed, compute_uv=False)[0], rel=1e-12)
 
 
-def test_log_sigmas_of_torchs_older_hook_and_of_recurrent_layers() -> None:
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_log_sigmas_of_torchs_older_hooks_and_of_recurrent_layers() -> None:
     old = nn.utils.spectral_norm(nn.Linear(5, 3))
     old(torch.zeros(1, 5))
     before = old.weight_u.clone()
     sigma = np.linalg.svd(old.weight.detach().double().numpy(), compute_uv=False)[0]
     assert log_sigmas(old)[""] == pytest.approx(sigma, rel=1e-5)
     assert torch.equal(old.weight_u, before)
+    pruned, weighted = prune.random_unstructured(nn.Linear(5, 3), "weight", 0.5), weight_norm(nn.Linear(5, 3))
+    weighted.weight_g.data.mul_(3)  # what the next forward pass uses, not what the last one left
+    for layer in (pruned, weighted):
+        found = log_sigmas(layer)
+        layer(torch.zeros(1, 5))
+        expected = np.linalg.svd(layer.weight.detach().double().numpy(), compute_uv=False)[0]
+        assert found == {"": pytest.approx(expected, rel=1e-6)}
+    assert log_sigmas(nn.Sequential(nn.LayerNorm((3, 4)), nn.Linear(0, 3))) == {"1": 0}  # gains; an empty matrix
     assert set(log_sigmas(nn.LSTM(3, 4))) == {"weight_ih_l0", "weight_hh_l0"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from sngan.spectral import (
@@ -141,7 +142,39 @@ def test_what_cannot_be_normalized_is_named() -> None:
     for module, message in (
         (nn.ReLU(), "no Conv"),
         (apply_spectral_norm(nn.Linear(2, 2)), "spectral norm already"),
+        (nn.utils.spectral_norm(nn.Linear(2, 2)), "spectral norm already"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "something else computes"),
+        (prune.identity(nn.Linear(2, 2), "weight"), "something else computes"),
         (zero, "finite non-zero"),
     ):
         with pytest.raises(ValueError, match=message):
             apply_spectral_norm(module)
+
+
+def test_penalty_is_of_the_weight_that_is_used() -> None:
+    layer = nn.utils.parametrizations.weight_norm(layer_of("linear"))
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.mul_(3)
+    sigma = np.linalg.svd(layer.weight.detach().numpy(), compute_uv=False)[0]
+    assert SpectralPenalty(layer, 2000, generator())().item() == pytest.approx(sigma**2 / 2, rel=1e-9)
+    assert SpectralPenalty(nn.utils.spectral_norm(nn.Linear(3, 3)))().item() == 0  # constrained already
+    with pytest.raises(ValueError, match="a hook computes"):
+        SpectralPenalty(prune.identity(nn.Linear(2, 2), "weight"))
+
+
+def test_a_weight_that_was_zero_can_be_penalized_when_it_has_grown() -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    nn.init.zeros_(layer.weight)
+    penalty = SpectralPenalty(layer, generator=generator())
+    assert penalty().item() == 0
+    nn.init.eye_(layer.weight)
+    assert penalty().item() == pytest.approx(0.5)
+
+
+def test_removal_of_torchs_older_hook() -> None:
+    layer = nn.utils.spectral_norm(layer_of("linear"))
+    layer(torch.zeros(1, 7, dtype=torch.float64))
+    x = torch.randn(2, 7, generator=generator(3), dtype=torch.float64)
+    expected = layer.eval()(x).detach()
+    assert_close(remove_spectral_norm(layer)(x), expected)
+    assert set(layer.state_dict()) == {"weight", "bias"}
