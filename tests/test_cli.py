@@ -1,6 +1,7 @@
 """The command line: help, notes, JSON, exit codes, and mistakes that cost a line and not a traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, small, write_study
 
-from experiments.record import Record
+from experiments.record import Record, run_folders
+from experiments.run import execute
 
 COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench")
 
@@ -53,6 +55,10 @@ MISTAKES = [
     (["sweep", "demo", "--threads", "0"], "--threads"),
     (["sweep", "demo", "--devices", "a,b"], "numbers"),
     (["sweep", "demo", "--devices", "7"], "is not there"),
+    (["sweep", "demo", "--devices", "0", "--device", "cpu"], "not both"),
+    (["sweep", "demo", "--threads", "5000"], "threads: 5000 is out of range"),
+    (["train", "--device", "cpu:5", "--steps", "1"], "expected auto, cpu"),
+    (["bench", "--seconds", "inf"], "--seconds"),
     (["status", "nothing"], "nothing"),
     (["report", "nothing"], "nothing"),
     (["report", "a/b"], "a/b"),
@@ -107,6 +113,58 @@ def test_damaged_records_are_named(command: Callable, tmp_path: Path) -> None:
     assert "has no weights" in errors
 
 
+def test_trouble_with_files_is_one_line_that_names_them(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path, steps=10)
+    file = tmp_path / "file"
+    file.write_text("")
+    runs = tmp_path / "runs"
+    record = Record(runs / "tiny" / small(steps=10).run_id)
+    common = ["--steps", 10, "--batch-size", 16, "--g-width", 8, "--wandb", "disabled", "--study", "tiny"]
+    assert command("train", *common, "--runs-dir", runs)[0] == 0
+    (runs / "tiny" / "report").write_text("")
+    (record.folder / "export").write_text("")
+    shutil.rmtree(record.samples_path)
+    for arguments, named in (
+        (["train", *common, "--runs-dir", file], file),
+        (["sweep", path, "--workers", 1, "--wandb", "disabled", "--runs-dir", file], file),
+        (["report", "tiny", "--runs-dir", runs], runs / "tiny" / "report"),
+        (["export", record.folder], record.folder / "export"),
+        (["sample", record.folder], record.samples_path),
+        (["plan", "x" * 300 + ".yaml"], "File name too long"),
+    ):
+        code, output, errors = command(*arguments)
+        assert code == 2, arguments
+        assert str(named) in errors
+        assert "Traceback" not in output + errors
+        assert len(errors.strip().splitlines()) <= 2, errors  # sweep says first what it is about to do
+    (record.folder / "status.json").unlink()
+    (record.folder / "status.json").mkdir()
+    code, _, errors = command("status", path, "--runs-dir", runs)
+    assert code == 2
+    assert str(record.folder / "status.json") in errors
+
+
+def test_a_full_disk_under_the_output_is_no_traceback(sngan: Callable) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full, which Linux has")
+    command = [sys.executable, "-m", "experiments", "status", "demo"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sngan: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_is_of_the_study_of_that_name_before_the_folder_of_that_name(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(small(steps=10), "tiny", tmp_path / "runs" / "tiny", lambda *message: None)
+    execute(small(steps=10, seed=5), "tiny", tmp_path / "tiny", lambda *message: None)
+    monkeypatch.chdir(tmp_path)
+    assert command("report", "tiny")[1].strip() == "runs/tiny/report/index.html"
+    assert command("report", "./tiny")[1].strip() == "tiny/report/index.html"
+
+
 def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: Path) -> None:
     arguments = ["train", "--steps", 20, "--batch_size=16", "--g-width", 8, "--penalty_weight=0.1", "--wandb",
                  "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]  # fmt: skip
@@ -123,7 +181,10 @@ def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: P
 
 def test_a_failed_run_gives_code_1_and_a_diverged_one_code_0(command: Callable, tmp_path: Path) -> None:
     common = ["--g-width", 8, "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]
-    assert command("train", "--batch-size", 1800, *common)[0] == 1
+    for attempts in (1, 2):  # a failed run is tried again
+        assert command("train", "--batch-size", 1800, *common)[0] == 1
+        (record,) = run_folders(tmp_path / "single")
+        assert len(record.status()["attempts"]) == attempts
     code, _, errors = command("train", "--arm", "plain", "--batch-size", 16, "--lr", 10, "--beta1", 0.999,
                               "--beta2", 0, *common)  # fmt: skip
     assert code == 0
@@ -141,6 +202,14 @@ def test_plan_and_status_as_tables_and_json(command: Callable, tmp_path: Path) -
     status = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
     assert status["account"]["missing"] == len(status["runs"]) == 3
     assert not (tmp_path / "tiny").exists()
+
+
+def test_a_status_without_time_is_no_obstacle_to_planning(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    record = Record(tmp_path / "tiny" / small().run_id)
+    record.folder.mkdir(parents=True)
+    record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [{}]})
+    assert command("plan", path, "--runs-dir", tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plan", "mnist-core"], ["status", "demo"]])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from sngan.config import ARMS, SETTINGS, InputError, RunConfig, from_parameters
@@ -42,6 +43,13 @@ def test_one_of_the_four_beside_the_setting_makes_it_custom() -> None:
     config = RunConfig(setting="C", lr=1e-3)
     assert (config.setting, config.lr, config.beta1, config.n_dis) == ("custom", 1e-3, 0.5, 1)
     assert RunConfig(setting="C", lr=2e-4).setting == "C"  # the setting's own value is no change
+    assert RunConfig(setting="custom", lr=1e-4, beta1=0.5, beta2=0.999, n_dis=1) == RunConfig(setting="B")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = RunConfig(seed=np.int64(3), lr=np.float32(0.5), steps=np.int32(7))  # type: ignore[arg-type]
+    assert config == RunConfig(seed=3, lr=0.5, steps=7)
+    assert json.loads(json.dumps(config.identity())) == config.identity()
 
 
 def test_identity_survives_json() -> None:
@@ -58,6 +66,10 @@ def test_identity_survives_json() -> None:
         ({"steps": "many"}, "expected int"),
         ({"seed": True}, "expected int"),
         ({"lr": float("nan")}, "out of range"),
+        ({"lr": 10**400}, "too large"),
+        ({"steps": 10**400}, "out of range"),
+        ({"threads": -1}, "threads: -1 is out of range"),
+        ({"arm": "dcgan", "penalty_weight": -1.0}, "out of range"),  # though dcgan has no penalty
         ({"setting": "custom", "lr": 0.1}, "missing: beta1, beta2, n_dis"),
     ],
 )

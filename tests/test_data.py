@@ -50,12 +50,12 @@ def test_too_large_a_batch_is_refused() -> None:
         Batches(_numbered(50), 51, seed=0, dtype=torch.float32)
 
 
-def _write_idx(folder: Path, n: int = 60) -> np.ndarray:
+def _write_idx(folder: Path, n: int = 60, classes: int = 10) -> np.ndarray:
     """MNIST's files in the format of its authors: big-endian header, then bytes."""
     images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
     folder.mkdir(parents=True)
     header = (2051).to_bytes(4, "big") + n.to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
-    labels = (2049).to_bytes(4, "big") + n.to_bytes(4, "big") + bytes(range(n))
+    labels = (2049).to_bytes(4, "big") + n.to_bytes(4, "big") + bytes(i % classes for i in range(n))
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
@@ -67,6 +67,12 @@ def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
     found = load("mnist", str(tmp_path))
     np.testing.assert_array_equal(found.images[:, 0], images)
     assert found.digest == load("mnist", str(tmp_path)).digest
+
+
+def test_files_that_are_not_mnists_are_refused(tmp_path: Path) -> None:
+    _write_idx(tmp_path / "MNIST" / "raw", classes=11)
+    with pytest.raises(InputError, match=r"damaged .*60 labels up to 10; expected .* below 10"):
+        load("mnist", str(tmp_path))
 
 
 def test_without_network_the_message_names_files_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,33 @@ def test_a_run_without_weights_is_refused(tmp_path: Path) -> None:
     record.checkpoint_path.unlink()
     with pytest.raises(InputError, match="has no weights"):
         export(record)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    record, other = trained(tmp_path), trained(tmp_path, arm="sn")
+    own = record.checkpoint_path.read_bytes()
+    for content, message in (
+        (other.checkpoint_path.read_bytes(), "not a checkpoint of the run"),
+        (saved([1, 2]), "not a checkpoint of the run"),
+        (saved({"config": record.config().identity(), "G": {}}), "does not hold the run's networks"),
+    ):
+        record.checkpoint_path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            networks(record)
+    record.checkpoint_path.write_bytes(own)
+    networks(record)
+
+
+def saved(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def test_new_samples_are_not_those_that_the_run_drew(tmp_path: Path) -> None:
+    record = trained(tmp_path, init="dcgan", seed=1)
+    drawn = np.asarray(Image.open(record.samples_path / "step-000030.png"))
+    assert not np.array_equal(drawn, np.asarray(Image.open(write_samples(record, seed=1))))
 
 
 def test_networks_are_in_eval_mode(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from conftest import HOSTILE, ROOT, small, write_study
 
 from analysis.load import load
+from analysis.report import write_report
 from experiments.record import STATES, Record, run_folders
 from experiments.run import execute
 from sngan.config import InputError
@@ -44,6 +45,30 @@ def test_history_is_the_rows_on_disk(mixed_study: Path) -> None:
     assert study.history.loc[study.history["step"] == 0, "loss/d"].isna().all()  # absent stays missing
     assert study.history["step"].dtype == study.history["seed"].dtype == np.int64
     assert (study.history["context"] == "digits, setting C").all()
+
+
+def test_metrics_that_a_run_did_not_end_with_are_named(mixed_study: Path) -> None:
+    assert set(load(mixed_study).runs["damage"]) == {""}
+    changed, missing = (
+        Record(mixed_study / small(steps=60).run_id),
+        Record(mixed_study / small(steps=60, seed=1).run_id),
+    )
+    with open(changed.metrics_path, "a") as file:
+        file.write('{"step": 70}\n')
+    missing.metrics_path.unlink()
+    damage = load(mixed_study).runs.set_index("run_id")["damage"]
+    assert damage[changed.run_id] == "metrics.jsonl was changed after the run ended"
+    assert damage[missing.run_id] == "metrics.jsonl is missing"
+    assert (damage != "").sum() == 2
+    page = write_report(mixed_study).read_text()
+    assert "metrics.jsonl was changed after the run ended" in page
+
+
+def test_a_metric_that_is_no_number_is_named_with_its_file(mixed_study: Path) -> None:
+    record = Record(mixed_study / small(steps=60).run_id)
+    record.metrics_path.write_text('{"step": 0, "loss/d": "high"}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: a metric is no number"):
+        load(mixed_study)
 
 
 def test_variants_name_the_parameters_that_differ_and_contexts_the_settings(tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from conftest import small
 
-from experiments.record import Record, find_run, read_rows, run_folders, runs_root, write_atomically
+from experiments.record import (
+    Record,
+    find_run,
+    read_rows,
+    recorded_configs,
+    run_folders,
+    runs_root,
+    write_atomically,
+)
 from sngan.config import InputError
 
 
@@ -77,6 +85,27 @@ def test_a_claim_excludes_others_and_dies_with_its_owner(tmp_path: Path) -> None
     assert record.status()["state"] == "interrupted"
     with record.claim() as mine:
         assert mine
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["[]", '{"state": "gone", "step": 0, "error": null, "attempts": []}', '{"state": "finished"}',
+     '{"state": "failed", "step": 0, "error": 3, "attempts": []}',
+     '{"state": "failed", "step": 0, "error": null, "attempts": [1]}'],
+)  # fmt: skip
+def test_a_status_that_no_run_writes_is_named(tmp_path: Path, status: str) -> None:
+    record = started(tmp_path)
+    (record.folder / "status.json").write_text(status)
+    with pytest.raises(InputError, match=r"status\.json: not the status of a run"):
+        record.status()
+
+
+def test_a_renamed_run_is_not_counted_as_another(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    assert [config.run_id for config in recorded_configs(tmp_path)] == [record.run_id]
+    record.folder.rename(tmp_path / "copy")
+    with pytest.raises(InputError, match=f"is the configuration of {record.run_id}"):
+        recorded_configs(tmp_path)
 
 
 def test_missing_is_a_state(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pandas as pd
 import pytest
 from conftest import HOSTILE, needs, small
 
-from analysis.load import load
-from analysis.report import write_report
+from analysis.load import Study, load
+from analysis.report import compare_arms, sigma_table, write_report
 from analysis.stability import summarize
 from experiments.record import run_folders
 from experiments.run import execute
@@ -59,6 +60,48 @@ def test_failed_and_diverged_runs_count_as_worst(page: Path) -> None:
     assert (row["arm"], row["baseline"], row["n_pairs"]) == ("sn", "dcgan", 2)  # sn's seed 2 is missing
     assert row["prob_improvement"] <= 0.5  # its diverged run beats nothing
     assert row["shift"] == np.inf
+
+
+def synthetic(states: dict[tuple[str, int], str], **metrics: Callable[[np.ndarray], np.ndarray]) -> Study:
+    """A study of runs of 1,000 steps; a metric is a function of the steps."""
+    runs = pd.DataFrame(
+        [{"run_id": f"{arm}-{seed}", "arm": arm, "variant": arm, "context": "c", "seed": seed, "state": state}
+         for (arm, seed), state in states.items()]
+    )  # fmt: skip
+    history = runs.drop(columns="state").merge(pd.DataFrame({"step": np.arange(0, 1001, 100)}), how="cross")
+    history = history.assign(dataset="digits", setting="C", d_updates=history["step"])
+    for name, value in metrics.items():
+        history[name.replace("__", "/")] = value(history["step"].to_numpy())
+    return Study("synthetic", "", Path(), runs, history, pd.Series(dtype=int), [])
+
+
+def test_the_share_above_the_tolerance_is_of_rows_after_500_updates() -> None:
+    sigma = lambda step: np.where(step < 500, 2.0, np.where(step == 700, 1.06, 1.0))  # noqa: E731
+    study = synthetic({("sn", 0): "finished"}, sigma__conv1=sigma, sigma_raw__conv1=sigma)
+    row = sigma_table(study).frame.iloc[0]
+    assert row["share_above_1.05"] == pytest.approx(1 / 6)  # of 500, 600, .. 1000
+    assert (row["sigma"], row["n"]) == (1, 1)
+
+
+def test_a_seed_without_the_statistic_costs_its_pair_and_no_more() -> None:
+    states = {(arm, seed): "finished" for arm in ("dcgan", "sn") for seed in range(3)}
+    study = synthetic(states | {("sn", 2): "failed"}, loss__d=lambda step: 0.5 + step / 1000)
+    study.history.loc[study.history["run_id"] == "sn-0", "loss/d"] -= 1  # no logarithm: no degradation
+    comparisons = compare_arms(study, summarize(study.history)).set_index("statistic")
+    assert comparisons.loc["loss_d_roughness", "n_pairs"] == 2  # the failed run ranks worst, and counts
+    assert comparisons.loc["loss_d_degradation", "n_pairs"] == 2
+    assert "loss_g_roughness" not in comparisons.index  # nobody measured it
+    failed = synthetic(dict.fromkeys(states, "failed"), loss__d=lambda step: 0.5 + step / 1000)
+    comparisons = compare_arms(failed, summarize(failed.history))
+    assert (comparisons["n_pairs"] == 3).all()
+    assert (comparisons["shift"] == 0).all()  # all are equally bad
+
+
+def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path) -> None:
+    samples = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished").samples_path
+    (samples / "step-later.png").write_text("")
+    (samples / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    assert write_report(mixed_study).is_file()
 
 
 def test_statistics_json_holds_the_same_numbers(page: Path) -> None:

@@ -20,6 +20,7 @@ from experiments import run as running
 from experiments.record import Record
 from experiments.run import execute, explain, grid_png, resolve_device
 from sngan.config import InputError
+from sngan.data import load
 
 
 def run_small(folder: Path, **changes: Any) -> tuple[Record, running.Result, list[tuple]]:
@@ -116,6 +117,44 @@ def test_a_signal_leaves_an_interrupted_run_that_starts_over(tmp_path: Path, num
     assert len(again.status()["attempts"]) == 2
 
 
+def test_trouble_before_the_first_step_is_a_failed_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(running, "Tracker", broken)
+    record, result, told = run_small(tmp_path)
+    assert result == running.Result("failed", "RuntimeError: two lines", True)
+    assert record.status()["state"] == "failed"
+    assert "in broken" in record.status()["traceback"]
+    assert told[-1][:3] == ("end", record.run_id, "failed")
+
+
+def test_the_real_images_are_those_of_the_data_set(tmp_path: Path) -> None:
+    record, _, _ = run_small(tmp_path, steps=1)
+    grid = np.asarray(Image.open(record.samples_path / "real.png"))
+    images = load("digits").images[:64, 0].numpy()
+    for i in (0, 9, 63):
+        top, left = 2 + 30 * (i // 8), 2 + 30 * (i % 8)
+        np.testing.assert_array_equal(grid[top : top + 28, left : left + 28], images[i])
+
+
+def test_the_state_of_the_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+                              check=True, capture_output=True, text=True).stdout.strip()  # fmt: skip
+
+    monkeypatch.setattr(running, "__file__", str(tmp_path / "experiments" / "run.py"))
+    outside = running.git_state.__wrapped__()
+    assert outside == {"git_commit": None, "git_dirty": None}
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "x")
+    assert running.git_state.__wrapped__() == {"git_commit": git("rev-parse", "HEAD"), "git_dirty": False}
+    (tmp_path / "new.py").touch()
+    assert running.git_state.__wrapped__()["git_dirty"] is True
+    monkeypatch.setenv("PATH", "")
+    assert running.git_state.__wrapped__() == {"git_commit": None, "git_dirty": None}  # no git here
+
+
 def test_lack_of_memory_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock: a real lack of memory would endanger the machine that tests."""
 
@@ -147,7 +186,8 @@ def test_grid_is_eight_by_eight_with_values_in_range() -> None:
 
 def test_devices() -> None:
     assert resolve_device("cpu").type == "cpu"
-    for wrong, message in (("gpu", "expected auto"), ("mps", "expected auto"), ("cuda:99", "is not there")):
+    unknown = dict.fromkeys(("gpu", "mps", "cpu:5", "cuda:x", "cuda:99999999999999999999"), "expected auto")
+    for wrong, message in (unknown | {"cuda:99": "is not there"}).items():
         with pytest.raises(InputError, match=message):
             resolve_device(wrong)
 

@@ -85,6 +85,29 @@ def test_short_runs_take_their_reference_early_too() -> None:
     assert gradient_references(run(steps=1000, grad_norm__g=gradient)) == {"dcgan-0": 2}
 
 
+def test_none_is_missing_and_what_is_no_number_or_has_no_step_is_refused() -> None:
+    loss = [0.5] * 300
+    expected = summarize(run(loss__d=[*loss, np.nan])).iloc[0]
+    found = summarize(run(loss__d=pd.Series([*loss, None], dtype=object))).iloc[0]
+    pd.testing.assert_series_equal(found, expected)
+    with pytest.raises(InputError, match="no number"):
+        summarize(run(loss__d=[*loss, "high"]))
+    with pytest.raises(InputError, match="1 rows have no step"):
+        summarize(run(loss__d=0.5).assign(step=lambda frame: frame["step"].where(frame["step"] != 20)))
+
+
+def test_a_run_without_setting_is_not_dropped() -> None:
+    assert len(summarize(run(loss__d=0.5, grad_norm__g=1.0).assign(setting=None))) == 1
+
+
+def test_roughness_needs_a_positive_median_not_positive_values() -> None:
+    loss = np.full(301, 0.5)
+    loss[100] = -0.1
+    row = summarize(run(loss__d=loss)).iloc[0]
+    assert row["loss_d_roughness"] == 0
+    assert np.isnan([row["loss_d_degradation"], row["loss_d_oscillation"]]).all()  # no logarithm
+
+
 def test_gaps_nan_early_ends_and_absent_metrics_give_nan_or_a_value() -> None:
     loss = np.full(301, 0.5)
     loss[::7] = np.nan

@@ -78,6 +78,24 @@ def test_unequal_seeds_are_paired_where_both_have_one() -> None:
     assert compare(frame, "base").iloc[0]["n_pairs"] == 3
 
 
+def test_pairs_are_of_one_seed_in_whatever_order_the_rows_come() -> None:
+    rng = np.random.default_rng(3)
+    base, arm = rng.normal(size=(2, 9))
+    frame = scores(base=list(base), arm=list(arm))
+    result = compare(frame, "base")
+    pd.testing.assert_frame_equal(result, compare(frame.sample(frac=1, random_state=0), "base"))
+    walsh = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(arm - base, 2)]
+    assert result.iloc[0]["shift"] == pytest.approx(np.median(walsh))
+    assert result.iloc[0]["p_location"] == scipy_stats.wilcoxon(arm, base).pvalue
+    assert result.iloc[0]["p_location"] != scipy_stats.wilcoxon(np.sort(arm), np.sort(base)).pvalue
+
+
+def test_a_baseline_alone_is_compared_with_nothing() -> None:
+    alone = compare(scores(base=[1.0, 2.0]), "base")
+    assert len(alone) == 0
+    assert list(alone) == list(compare(scores(base=[1.0, 2.0], arm=[1.0, 2.0]), "base"))
+
+
 def test_failed_runs_rank_worst_and_are_never_dropped() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=10)

@@ -55,6 +55,8 @@ def test_a_number_in_exponent_form_is_a_number() -> None:
         ("name: ../x\nmethod: grid\nparameters: {seed: {value: 1}}", "not usable"),
         (HEAD + "paramters: {seed: {value: 1}}", "did you mean 'parameters'"),
         (HEAD + "command: [train, --study, y]\nparameters: {seed: {value: 1}}", "followed by the study's name"),
+        (HEAD + "command: sngan\nparameters: {seed: {value: 1}}", "command: expected a list of words"),
+        (HEAD + "parameters: {seed: {value: " + "1" * 5000 + "}}", "not valid YAML"),
         ("- 1", "expected a mapping"),
         ("a: [", "not valid YAML"),
     ],

@@ -131,17 +131,25 @@ def test_a_stopped_sweep_leaves_interrupted_runs_and_code_3(tmp_path: Path, numb
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_run_one_more_try_and_the_others_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_worker_costs_its_run_one_more_try_and_the_others_nothing(tmp_path: Path, kills: int) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2], steps=400)
     process = start("sweep", path, "--workers", 1, *OFF, tmp_path)
     record = Record(tmp_path / "tiny" / read(path).configs[0].run_id)
-    wait_for(lambda: len(record.rows()) > 2)
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    for kill in range(1, kills + 1):
+        wait_for(lambda n=kill: len(record.status()["attempts"]) == n and 2 < len(record.rows()) < 30)
+        children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
+        os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == (0 if kills == 1 else 3), output
     assert "signal SIGKILL; it is tried again" in output
+    assert ("signal SIGKILL; not tried again" in output) == (kills == 2)
+    assert output.count("[3/3]") == 1
+    assert "[4/3]" not in output
     assert len(record.status()["attempts"]) == 2
+    assert [Record(tmp_path / "tiny" / config.run_id).status()["state"] for config in read(path).configs] == [
+        "finished" if kills == 1 else "interrupted", "finished", "finished"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -167,7 +175,18 @@ def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Calla
     assert len(list((tmp_path / "tiny").glob("study-until-*.yaml"))) == 1
 
 
+def test_single_runs_can_be_swept_and_stay_single_runs(tmp_path: Path, command: Callable) -> None:
+    for seed in (0, 1):
+        execute(small(seed=seed), "single", tmp_path / "single", lambda *message: None)
+    (tmp_path / "single" / small(seed=1).run_id / "status.json").unlink()
+    assert command("sweep", "single", "--workers", 1, *OFF, tmp_path)[0] == 0
+    assert not (tmp_path / "single" / "study.yaml").exists()
+    status = json.loads(command("status", "single", "--json", "--runs-dir", tmp_path)[1])
+    assert status["account"]["finished"] == 2
+
+
 def test_device_lists() -> None:
     assert check_devices("0, 2") == ["cuda:0", "cuda:2"]
-    with pytest.raises(InputError, match="commas between them"):
-        check_devices("cuda:0")
+    for wrong in ("cuda:0", "0,", "²", "-1"):
+        with pytest.raises(InputError, match="commas between them"):
+            check_devices(wrong)
