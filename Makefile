@@ -28,7 +28,7 @@ demo: setup
 	@echo "W&B runs (offline): $${SNGAN_RUNS:-runs}/demo/wandb; look with: $(BIN)/wandb leet $${SNGAN_RUNS:-runs}/demo/wandb"
 
 test: setup
-	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not gpu"
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: setup
 	@$(BIN)/pytest -m slow

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, small, write_study
 
+from experiments.cli import Report
 from experiments.record import Record, run_folders
-from experiments.run import execute
 
 COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench")
 
@@ -156,13 +156,14 @@ def test_a_full_disk_under_the_output_is_no_traceback(sngan: Callable) -> None:
 
 
 def test_a_report_is_of_the_study_of_that_name_before_the_folder_of_that_name(
-    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute(small(steps=10), "tiny", tmp_path / "runs" / "tiny", lambda *message: None)
-    execute(small(steps=10, seed=5), "tiny", tmp_path / "tiny", lambda *message: None)
     monkeypatch.chdir(tmp_path)
-    assert command("report", "tiny")[1].strip() == "runs/tiny/report/index.html"
-    assert command("report", "./tiny")[1].strip() == "tiny/report/index.html"
+    for folder in (tmp_path / "tiny", tmp_path / "runs" / "tiny"):
+        folder.mkdir(parents=True)
+        write_study(folder, "study")
+        assert Report("tiny")._folder().resolve() == folder
+    assert Report("./tiny")._folder().resolve() == tmp_path / "tiny"
 
 
 def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: Path) -> None:

@@ -107,7 +107,6 @@ def test_readmes_python_runs(snippet: str) -> None:
 # --- what is delivered ---
 
 
-@pytest.mark.xdist_group("wheel")
 def test_the_built_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     """In an environment that has the locked dependencies and, of this project, the wheel alone."""
     source = tmp_path / "source"

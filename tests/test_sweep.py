@@ -41,12 +41,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
 
 
 def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path, command: Callable) -> None:
-    path = write_study(tmp_path, arm=["dcgan", "sn", "penalty_dcgan"], seed=[0, 1])
+    path = write_study(tmp_path, arm=["dcgan", "sn", "penalty_dcgan"])
     for workers in (1, 2):
         code, _, errors = command("sweep", path, "--workers", workers, *OFF, tmp_path / f"w{workers}")
         assert code == 0, errors
     one, two = (metrics(tmp_path / f"w{workers}" / "tiny") for workers in (1, 2))
-    assert len(one) == 6
+    assert len(one) == 3
     assert one == two
     alone = Record(tmp_path / small(arm="sn").run_id)
     execute(small(arm="sn"), "single", tmp_path, lambda *message: None)
@@ -58,7 +58,7 @@ def test_a_planted_exception_and_a_planted_nan_are_reported_and_the_rest_finishe
     tmp_path: Path, command: Callable
 ) -> None:
     # Adam with beta2 = 0 and lr = 10 diverges; a batch of 1,800 is more than digits has
-    path = write_study(tmp_path, arm="plain", steps=60, setting="custom", n_dis=1, beta1=0.999, beta2=[0.0, 0.999],
+    path = write_study(tmp_path, arm="plain", steps=60, setting="custom", n_dis=1, beta1=0.999, beta2=0.0,
                        lr=[10.0, 2e-4], batch_size=[16, 1800])  # fmt: skip
     code, output, errors = command("sweep", path, *OFF, tmp_path)
     assert code == 1, errors
@@ -69,7 +69,7 @@ def test_a_planted_exception_and_a_planted_nan_are_reported_and_the_rest_finishe
         by_state.setdefault(run["state"], set()).add(run["run_id"])
     configs = {config.run_id: config for config in read(path).configs}
     assert by_state["failed"] == {r for r, c in configs.items() if c.batch_size == 1800}
-    assert {r for r, c in configs.items() if c.batch_size == 16 and (c.lr, c.beta2) == (10, 0)} <= by_state["diverged"]
+    assert by_state["diverged"] == {r for r, c in configs.items() if c.batch_size == 16 and c.lr == 10}
     assert set(by_state) == {"failed", "diverged", "finished"}
     assert all("larger than digits" in run["error"] for run in account["runs"] if run["state"] == "failed")
     # results and failures are left alone; failures are tried again on request
@@ -77,11 +77,11 @@ def test_a_planted_exception_and_a_planted_nan_are_reported_and_the_rest_finishe
     assert code == 1
     assert "0 to do" in errors
     _, _, errors = command("sweep", path, "--retry", "failed", "--workers", 1, *OFF, tmp_path)
-    assert "4 to do" in errors
+    assert "2 to do" in errors
 
 
 def test_killed_and_launched_again_it_completes_and_runs_nothing_twice(tmp_path: Path, command: Callable) -> None:
-    path = write_study(tmp_path, seed=[0, 1, 2, 3], steps=200)
+    path = write_study(tmp_path, seed=[0, 1, 2], steps=200)
     folder = tmp_path / "tiny"
     process = start("sweep", path, "--workers", 2, *OFF, tmp_path)
 
@@ -100,22 +100,21 @@ def test_killed_and_launched_again_it_completes_and_runs_nothing_twice(tmp_path:
     interrupted = [r.run_id for r in run_folders(folder) if r.status()["state"] == "interrupted"]
     assert finished
     assert interrupted
-    code, _, errors = command("sweep", path, "--workers", 2, *OFF, tmp_path)
+    code, _, errors = command("sweep", path, "--workers", 1, *OFF, tmp_path)
     assert code == 0, errors
     assert all(f"{run_id}: was interrupted and starts over" in errors for run_id in interrupted)
-    assert states() == ["finished"] * 4
+    assert states() == ["finished"] * 3
     assert all(Record(folder / run_id).metrics_path.stat() == before for run_id, before in finished.items())
     attempts = {r.run_id: len(r.status()["attempts"]) for r in run_folders(folder)}
     assert {run_id for run_id, n in attempts.items() if n > 1} == set(interrupted)
-    for config in read(path).configs:
-        if config.run_id in interrupted:
-            config = dataclasses.replace(config, threads=1, wandb="disabled")
-            execute(config, "tiny", tmp_path / "alone", lambda *_: None)
-    alone = metrics(tmp_path / "alone")
-    assert alone == {run_id: content for run_id, content in metrics(folder).items() if run_id in alone}
+    started_over = next(config for config in read(path).configs if config.run_id in interrupted)
+    alone = dataclasses.replace(started_over, threads=1, wandb="disabled")
+    execute(alone, "tiny", tmp_path / "alone", lambda *_: None)
+    assert metrics(tmp_path / "alone")[alone.run_id] == metrics(folder)[alone.run_id]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_leaves_interrupted_runs_and_code_3(tmp_path: Path, number: int) -> None:
     path = write_study(tmp_path, seed=[0, 1], steps=100_000)
     process = start("sweep", path, "--workers", 2, *OFF, tmp_path)
@@ -167,22 +166,20 @@ def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Calla
     for seed in (0, 1):
         execute(small(seed=seed), "tiny", tmp_path / "tiny", lambda *message: None)
     write_study(tmp_path, seed=[0, 1]).rename(tmp_path / "tiny" / "study.yaml")
-    path = write_study(tmp_path, seed=[1, 2])
+    path = write_study(tmp_path, seed=[1])
     assert command("sweep", path, "--workers", 1, *OFF, tmp_path)[0] == 0
     account = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
-    assert account["account"]["finished"] == 2
+    assert account["account"]["finished"] == len(account["runs"]) == 1
     assert account["extra"] == [{"run_id": small(seed=0).run_id, "state": "finished"}]
     assert len(list((tmp_path / "tiny").glob("study-until-*.yaml"))) == 1
 
 
 def test_single_runs_can_be_swept_and_stay_single_runs(tmp_path: Path, command: Callable) -> None:
-    for seed in (0, 1):
-        execute(small(seed=seed), "single", tmp_path / "single", lambda *message: None)
-    (tmp_path / "single" / small(seed=1).run_id / "status.json").unlink()
+    execute(small(), "single", tmp_path / "single", lambda *message: None)
     assert command("sweep", "single", "--workers", 1, *OFF, tmp_path)[0] == 0
     assert not (tmp_path / "single" / "study.yaml").exists()
     status = json.loads(command("status", "single", "--json", "--runs-dir", tmp_path)[1])
-    assert status["account"]["finished"] == 2
+    assert status["account"]["finished"] == 1
 
 
 def test_device_lists() -> None:
