@@ -25,11 +25,14 @@ from experiments.run import device_name, resolve_device
 from experiments.sweep import cores
 from sngan.config import ARMS, InputError, RunConfig
 from sngan.data import ImageData, load
-from sngan.measure import Instruments
+from sngan.measure import Instruments, Window
 from sngan.train import build, train
 
 _ROUNDS = 5
 _NOTEBOOK = "the notebook's loop (dcgan)"
+_MEANS = "means and gradient norms, one step"
+_SIGMAS = "exact sigmas, one row"
+_OPERATORS = "operator norms, spectra, input gradients, one row"
 
 
 def bench(
@@ -54,7 +57,7 @@ def bench(
     configs = {arm: RunConfig(dataset=dataset, arm=arm, batch_size=batch_size) for arm in ARMS}  # type: ignore[arg-type]
     rates = {name: matmul_flops(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
     rows = _measure(_candidates(configs, data), seconds)
-    rows["exact sigmas, one row of the record"] = {"step_seconds": _sigma_seconds(configs["sn_dcgan"], where)}
+    rows |= {name: {"step_seconds": value} for name, value in _instrument_seconds(configs["sn_dcgan"], data).items()}
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
@@ -77,19 +80,14 @@ def bench(
 def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Callable[[int], None]]:
     """name -> train that many steps."""
 
-    def ours(config: RunConfig, measured: bool) -> Callable[[int], None]:
-        def steps(n: int) -> None:
-            train(replace(config, steps=n), data, (lambda row, samples: None) if measured else None)
-
-        return steps
+    def ours(config: RunConfig) -> Callable[[int], None]:
+        return lambda n: train(replace(config, steps=n), data, None) and None
 
     stream = notebook_steps(data, data.images.device, configs["dcgan"].batch_size)
     candidates: dict[str, Callable[[int], None]] = {
         _NOTEBOOK: lambda n: deque(itertools.islice(stream, n), maxlen=0).clear()
     }
-    candidates |= {arm: ours(config, measured=False) for arm, config in configs.items()}
-    candidates["sn_dcgan, measured"] = ours(configs["sn_dcgan"], measured=True)
-    return candidates
+    return candidates | {arm: ours(config) for arm, config in configs.items()}
 
 
 def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> dict[str, dict[str, float]]:
@@ -122,10 +120,24 @@ def _time(steps: Callable[[int], None], n: int) -> float:
     return time.perf_counter() - start
 
 
-def _sigma_seconds(config: RunConfig, device: torch.device) -> float:
+def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
+    """Seconds of what is measured: at every step, at every row of the record, every `instrument_every` steps."""
+    device = data.images.device
     G, D, penalty = build(config, device)
-    instruments = Instruments(config, G, D, penalty)
-    return median(_time(_repeat(lambda: instruments.row(0, {})), 20) / 20 for _ in range(_ROUNDS))
+    instruments, window = Instruments(config, G, D, penalty, data), Window()
+    loss = G(torch.randn(config.batch_size, config.z_dim, device=device)).mean() + D(instruments.samples()).mean()
+    loss.backward()
+    logits = torch.randn(config.batch_size, device=device)
+
+    def means() -> None:
+        window.add_d(D, (loss, loss, loss, loss, loss), logits, logits)
+        window.add_g(G, loss)
+
+    actions = {_MEANS: means, _SIGMAS: lambda: instruments.row(1, {}), _OPERATORS: lambda: instruments.row(0, {})}
+    seconds = {
+        name: median(_time(_repeat(action), 10) / 10 for _ in range(_ROUNDS)) for name, action in actions.items()
+    }
+    return seconds | {_OPERATORS: seconds[_OPERATORS] - seconds[_SIGMAS]}
 
 
 def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
@@ -141,9 +153,10 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, rate: float) -
     ratios = {"speed against the notebook's loop": step[_NOTEBOOK] / step["dcgan"]}
     ratios["share of the float32 matrix rate"] = step_flop(config) / step["dcgan"] / rate
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
-    ratios["cost of all instruments"] = step["sn_dcgan, measured"] / step["sn_dcgan"] - 1
-    ratios["cost of exact sigmas"] = step["exact sigmas, one row of the record"] / config.log_every / step["sn_dcgan"]
-    return ratios
+    every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every}
+    costs = {name: step[name] / n / step["sn_dcgan"] for name, n in every.items()}
+    ratios |= {f"cost of {name.rpartition(',')[0]}": cost for name, cost in costs.items()}
+    return ratios | {"cost of all instruments": sum(costs.values())}
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

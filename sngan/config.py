@@ -160,6 +160,7 @@ class RunConfig:
     )
     precision: Literal["float32", "float64"] = _identity("float32", "arithmetic of the networks")
     log_every: int = _identity(10, "steps between rows of the record", 1, 1e9)
+    instrument_every: int = _identity(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
     n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
 
     device: str = _execution("auto", "auto, cpu, cuda or cuda:N")
@@ -230,6 +231,11 @@ class RunConfig:
     @property
     def channels(self) -> int:
         return DATASETS[self.dataset][0]
+
+    def has_instruments(self, step: int) -> bool:
+        """Whether the row at `step` has every instrument: the first one at or after each `instrument_every` steps."""
+        before = (step - 1) // self.log_every * self.log_every  # the row before
+        return step in (0, self.steps) or step // self.instrument_every > before // self.instrument_every
 
     def evaluation_steps(self) -> list[int]:
         """Steps with a sample grid: n_evaluations evenly spaced, plus one at 2 % of the run.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sngan.config import RunConfig
-from sngan.sigma import log_sigmas, matrix_sigma
+from sngan.data import ImageData, normalized
+from sngan.sigma import ConvSigma, batch_norm_gain, log_sigmas, matrix_sigma, spectrum, standing_still
 from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, sigma_estimates, spectral_norm_of, weight_layers
-from sngan.streams import torch_generator
+from sngan.streams import numpy_generator, torch_generator
 
 N_SAMPLES = 64  # images of a sample grid
+N_POINTS = 64  # images of each kind at which D's gradient with respect to its input is measured
+_TRAINING = ("loss/", "logit/", "grad_norm/", "weight_norm/")  # non-finite there, a run has diverged
 
 _D_KEYS = (
     *("loss/d", "loss/d_adversarial", "loss/d_penalty", "loss/d_real", "loss/d_fake"),
@@ -75,13 +81,18 @@ class Window:
 
 
 class Instruments:
-    """Exact sigmas of D's layers and the fixed latents' images.
+    """Spectral norms of D's layers, D's gradients with respect to images, and the fixed latents' images.
 
     `sigma_estimate/<layer>` is the power iteration's running value u'Wv: of the training where the arm has one,
-    else of an instrument's own vectors (stream `power_iteration/<layer>`), advanced one round a row.
+    else of an instrument's own vectors (stream `power_iteration/<layer>`), advanced one round a row. `sigma_conv`
+    is a lower bound whose vectors are warm: 20 steps a time. The points of `grad_x` are the same all through a run
+    and in all arms of a seed (stream `instruments`): 64 real images, the images of 64 latents, and random points
+    between the two. Batch norm uses its running statistics, which mix real and fake images.
     """
 
-    def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, penalty: SpectralPenalty | None) -> None:
+    def __init__(
+        self, config: RunConfig, G: nn.Module, D: nn.Module, penalty: SpectralPenalty | None, data: ImageData
+    ) -> None:
         self._config, self._G, self._D = config, G, D
         device = next(G.parameters()).device
         self._layers = dict(weight_layers(D))
@@ -93,6 +104,27 @@ class Instruments:
         generator = torch_generator(config.seed, "samples", device)
         dtype = getattr(torch, config.precision)
         self._z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, device=device, dtype=dtype)
+        chosen = numpy_generator(config.seed, "instruments").integers(len(data.images), size=N_POINTS)
+        self._x_real = normalized(data.images[torch.from_numpy(chosen).to(device)], dtype)
+        generator = torch_generator(config.seed, "instruments", device)
+        self._z_points = torch.randn(N_POINTS, config.z_dim, generator=generator, device=device, dtype=dtype)
+        self._mixture = torch.rand(N_POINTS, 1, 1, 1, generator=generator, device=device, dtype=dtype)
+        sizes = _input_sizes(D, self._x_real[:1])
+        self._operators = {
+            name: ConvSigma(layer, sizes[name], torch_generator(config.seed, f"instruments/{name}"))
+            for name, layer in self._layers.items()
+        }
+        followers = dict(itertools.pairwise(D.children()))
+        self._norms = {
+            name: follower
+            for name, layer in self._layers.items()
+            if isinstance(follower := followers.get(layer), nn.BatchNorm2d)
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What the next rows depend on: the vectors of the power iterations that are the instruments' own."""
+        probe = self._probe.state_dict() if self._probe else {}
+        return {"operators": {name: o.vector for name, o in self._operators.items()}, "probe": probe}
 
     def row(self, step: int, window: dict[str, float]) -> dict[str, Any]:
         d_updates = step * self._config.n_dis
@@ -110,16 +142,84 @@ class Instruments:
             row[f"sigma_raw/{name}"] = matrix_sigma(raw, matrix_dim(layer)).item()
             row[f"sigma_estimate/{name}"] = estimates[name].item()
             row[f"weight_norm/{name}"] = raw.double().norm().item()
+        if self._penalty:
+            ratios = self._penalty.task_ratios(self._config.penalty_weight)
+            row |= {f"penalty_ratio/{name}": ratio.item() for name, ratio in ratios.items()}
+        if self._config.has_instruments(step):
+            row |= self._operator_norms() | self._input_gradients()
         return row
+
+    def _operator_norms(self) -> dict[str, float]:
+        row, product = {}, 1.0
+        for name, layer in self._layers.items():
+            row[f"sigma_conv/{name}"] = self._operators[name]().item()
+            product *= row[f"sigma_conv/{name}"]
+            if name in self._norms:
+                gain = batch_norm_gain(self._norms[name])
+                with standing_still(layer):
+                    weight = layer.weight.detach().double()  # type: ignore[union-attr,operator]
+                row[f"sigma_bn/{name}"] = matrix_sigma(gain[:, None] * weight.flatten(1)).item()
+                product *= gain.abs().max().item()
+            shape = spectrum(raw_weight(layer), matrix_dim(layer))
+            row[f"stable_rank/{name}"] = shape.stable_rank
+            row[f"effective_rank/{name}"] = shape.effective_rank
+            row[f"spectrum_share/{name}"] = shape.share
+        return row | {"lipschitz/product": product}
+
+    def _input_gradients(self) -> dict[str, float]:
+        row = {}
+        with _evaluating(self._G, self._D):
+            with torch.no_grad():
+                x_fake = self._G(self._z_points)
+            mixed = self._mixture * self._x_real + (1 - self._mixture) * x_fake
+            for kind, x in (("real", self._x_real), ("fake", x_fake), ("interpolated", mixed)):
+                norms = input_gradient_norms(self._D, x)
+                row[f"grad_x/{kind}"], row[f"grad_x/{kind}_max"] = norms.mean().item(), norms.max().item()
+        return row | {"lipschitz/empirical": max(value for key, value in row.items() if key.endswith("_max"))}
 
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Images (64, C, 28, 28) in [-1, 1] of the fixed latents, batch norm by its running statistics."""
-        self._G.eval()
-        try:
+        with _evaluating(self._G):
             return self._G(self._z)
-        finally:
-            self._G.train()
+
+
+def input_gradient_norms(D: nn.Module, x: Tensor) -> Tensor:
+    """|dD/dx| of every image (N, C, H, W), (N,) float64; no gradient of D's parameters is touched.
+
+    Per image only in eval mode: batch norm in train mode mixes the images of a batch.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(D(x).sum(), x)
+    return gradient.flatten(1).double().norm(dim=1)
+
+
+@contextmanager
+def _evaluating(*networks: nn.Module) -> Iterator[None]:
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.train()
+
+
+@torch.no_grad()
+def _input_sizes(D: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
+    """layer -> (height, width) of what it sees when D sees x."""
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str) -> Any:
+        return lambda layer, inputs: sizes.update({name: tuple(inputs[0].shape[2:])})
+
+    hooks = [layer.register_forward_pre_hook(remember(name)) for name, layer in weight_layers(D)]
+    with _evaluating(D):
+        D(x)
+    for hook in hooks:
+        hook.remove()
+    return sizes
 
 
 def layer_generators(seed: int) -> Any:
@@ -128,9 +228,11 @@ def layer_generators(seed: int) -> Any:
 
 
 @torch.no_grad()
-def non_finite(row: dict[str, Any], *networks: nn.Module) -> str:
-    """The first of the row's keys with non-finite values, or of the parameters that hold some; empty if none."""
-    keys = [key for key, value in row.items() if not math.isfinite(value)]
+def non_finite(row: dict[str, Any], samples: Tensor | None, *networks: nn.Module) -> str:
+    """The first of the training's keys with non-finite values, or of the parameters that hold some; empty if none."""
+    keys = [key for key, value in row.items() if key.startswith(_TRAINING) and not math.isfinite(value)]
+    if samples is not None and not samples.isfinite().all():
+        keys.append("samples")
     if not keys:
         for network in networks:
             totals = torch.stack([p.detach().sum() for p in network.parameters()]).cpu().numpy()

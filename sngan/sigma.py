@@ -113,7 +113,7 @@ class ConvSigma:
         vector = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
         self.vector = vector / vector.norm()
         try:
-            shape = self._apply(self.vector, torch.zeros(module.weight.shape, dtype=torch.float64)).shape
+            shape = self._apply(self.vector, torch.zeros_like(self._weight(), device="cpu")).shape
         except RuntimeError as error:
             raise ValueError(f"an input of size {size} is too small for {module}: {error}") from error
         if 0 in shape:
@@ -127,20 +127,26 @@ class ConvSigma:
             return nn.functional.conv_transpose2d(x[None], weight, None, *layout)[0]
         return m._conv_forward(x[None], weight, None)[0]
 
+    @torch.no_grad()
+    def _weight(self) -> Tensor:
+        """As eval mode uses it, in float64; nothing moves."""
+        hooked = _hooked(self._module)
+        with standing_still(self._module):
+            return (hooked["weight"]() if "weight" in hooked else self._module.weight).detach().double()
+
+    @torch.no_grad()
     def __call__(self, iterations: int = 20) -> Tensor:
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
-        with torch.no_grad(), standing_still(self._module):
-            hooked = _hooked(self._module)
-            weight = (hooked["weight"]() if "weight" in hooked else self._module.weight).detach().double()
-            scale = weight.abs().max()
-            if not scale.isfinite():
-                return torch.full_like(scale, torch.nan)
-            if not scale:
-                return torch.zeros_like(scale)
-            self.vector = self.vector.to(weight.device)
-            self.vector, sigma = _largest(partial(self._apply, weight=weight / scale), self.vector, iterations)
-            return scale * sigma
+        weight = self._weight()
+        scale = weight.abs().max()
+        if not scale.isfinite():
+            return torch.full_like(scale, torch.nan)
+        if not scale:
+            return torch.zeros_like(scale)
+        self.vector = self.vector.to(weight.device)
+        self.vector, sigma = _largest(partial(self._apply, weight=weight / scale), self.vector, iterations)
+        return scale * sigma
 
 
 def conv_sigma(module: nn.Module, input_hw: int | tuple[int, ...], iterations: int = 1000) -> Tensor:

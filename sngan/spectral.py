@@ -198,6 +198,7 @@ class SpectralPenalty(nn.Module):
         if n_power_iterations < 1:
             raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
         self.n_power_iterations = n_power_iterations
+        self._penalized: list[Tensor] = []  # the sigmas of the last call, without gradient
         # in a tuple, so that nn.Module does not register the layers as its own
         self._layers = tuple(
             (name, layer)
@@ -233,4 +234,22 @@ class SpectralPenalty(nn.Module):
         self.advance()
         # copies: the next call changes the vectors in place, and the backward pass needs today's
         sigmas = [torch.vdot(u.clone(), torch.mv(m, v.clone())) for _, m, u, v in self._triples()]
+        self._penalized = [sigma.detach() for sigma in sigmas]
         return 0.5 * torch.stack(sigmas).square().sum() if sigmas else torch.zeros(())
+
+    @torch.no_grad()
+    def task_ratios(self, weight: float) -> dict[str, Tensor]:
+        """weight * sigma / |<grad L, u v'>| per layer, of the last update: scalars, infinite where L has no gradient.
+
+        How hard the penalty pulls at a layer's largest singular direction, in units of the pull of the loss L without
+        it. Reads the gradients that the backward pass of L + weight * penalty left; empty before the first one, and
+        for layers whose weight is no parameter of its own.
+        """
+        ratios = {}
+        for sigma, (name, layer), (_, _, u, v) in zip(self._penalized, self._layers, self._triples(), strict=False):
+            gradient = layer.weight.grad if "weight" in layer._parameters else None  # type: ignore[union-attr]
+            if gradient is not None:
+                pull = weight * sigma
+                total = torch.vdot(u, torch.mv(as_matrix(gradient, matrix_dim(layer)), v))  # type: ignore[arg-type]
+                ratios[name] = pull / (total - pull).abs()
+        return ratios

@@ -57,7 +57,7 @@ def train(
     batches = Batches(data, config.batch_size, config.seed, dtype)
     z_d, z_g = (torch_generator(config.seed, name, device) for name in ("z_d", "z_g"))
     evaluations = set(config.evaluation_steps())
-    instruments = Instruments(config, G, D, penalty) if log else None
+    instruments = Instruments(config, G, D, penalty, data) if log else None
     window, outcome, zero = Window(), Outcome("finished", config.steps), torch.zeros((), device=device, dtype=dtype)
     if log and instruments:
         log(instruments.row(0, {}), None)
@@ -91,13 +91,14 @@ def train(
             means = window.means(config)  # waits for the device
             timing = elapsed(window_start, window.steps, config)
             row = instruments.row(step, means)
-            log(row | timing, instruments.samples() if step in evaluations else None)
-            if bad := non_finite(row, G, D):
+            samples = instruments.samples() if step in evaluations else None
+            log(row | timing, samples)
+            if bad := non_finite(row, samples, G, D):
                 outcome = Outcome("diverged", step, f"non-finite: {bad}")
                 break
             window, window_start = Window(), time.perf_counter()
     if save:
-        save({"G": G.state_dict(), "D": D.state_dict()})
+        save({"G": G.state_dict(), "D": D.state_dict()} | ({"instruments": instruments.state()} if instruments else {}))
     return outcome
 
 

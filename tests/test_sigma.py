@@ -243,8 +243,8 @@ def test_known_counterexamples_to_the_naive_bound() -> None:
 def test_a_warm_vector_follows_the_weight_and_is_its_own() -> None:
     layer = nn.Conv2d(8, 16, 4, 2)
     apply_spectral_norm(layer, generator=torch.Generator().manual_seed(0))
-    instrument, state = ConvSigma(layer, (13, 13)), {k: v.clone() for k, v in layer.state_dict().items()}
-    random = torch.get_rng_state()
+    state, random = {k: v.clone() for k, v in layer.state_dict().items()}, torch.get_rng_state()
+    instrument = ConvSigma(layer, (13, 13))
     for _ in range(4):
         found = instrument(20).item()
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """The loop against an independent implementation, and what measuring, seeds and arms may and may not change."""
 
+import contextlib
 import dataclasses
 import itertools
 import zlib
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from conftest import small
 from torch import Tensor, nn
 
+from sngan import measure
 from sngan import train as training
 from sngan.config import ARMS, RunConfig
 from sngan.data import ImageData, load
@@ -173,6 +175,14 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
             sigmas = [vectors[name].sigma(d[f"{name}.weight"]) for name in names]
             penalty = config.penalty_weight / 2 * sum(s**2 for s in sigmas) if penalized else zeros.sum()
             loss_d = (loss_real + loss_fake) / 2 + penalty
+            kernels = [d[f"{name}.weight"] for name in names]
+            task = torch.autograd.grad((loss_real + loss_fake) / 2, kernels, retain_graph=True)
+            pulls = {
+                name: (
+                    config.penalty_weight * s / (vectors[name].u @ gradient.flatten(1) @ vectors[name].v).abs()
+                ).item()
+                for name, s, gradient in zip(names, sigmas, task, strict=True)
+            }
             loss_d.backward()
             said = {
                 "loss/d": loss_d, "loss/d_adversarial": (loss_real + loss_fake) / 2, "loss/d_penalty": penalty,
@@ -188,6 +198,7 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
             p.grad = None
         row = {key: float(np.mean([update[key] for update in window])) for key in window[0]}
         row["logit/max_abs"] = max(update["logit/max_abs"] for update in window)
+        row |= {f"penalty_ratio/{name}": pull for name, pull in pulls.items() if penalized}
         rows.append(row | {"loss/g": loss_g.item(), "grad_norm/g": adam(g, memory_g, step).item()})
     return rows
 
@@ -210,7 +221,9 @@ def test_rows_are_those_of_an_independent_implementation(changes: dict[str, Any]
     for row, expected in zip(rows_of(config)[1:], _reference(config), strict=True):
         for key, value in expected.items():
             # the rest is steeper: 100 updates at lr 1e-3 amplify rounding in gradients to 1e-8
-            assert row[key] == pytest.approx(value, abs=1e-9 if key.startswith("loss/") else 1e-7), (row["step"], key)
+            close = {"rel": 1e-6} if "ratio" in key else {"abs": 1e-9 if key.startswith("loss/") else 1e-7}
+            assert row[key] == pytest.approx(value, **close), (row["step"], key)
+        assert any("penalty_ratio" in key for key in row) == config.arm.startswith("penalty")
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -247,7 +260,7 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
-    config = small(arm=arm, steps=50, log_every=1)
+    config = small(arm=arm, steps=50, log_every=1, instrument_every=1)
     quiet, measured = final_weights(config, False), final_weights(config, True)
     assert all(torch.equal(quiet[name], measured[name]) for name in quiet)
 
@@ -372,12 +385,100 @@ def test_sn_holds_the_used_sigma_at_one_and_the_baseline_does_not() -> None:
         assert plain[f"sigma/{layer}"] == plain[f"sigma_raw/{layer}"]
 
 
+def networks_at_the_end(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, nn.Module, dict]:
+    networks: list[Any] = []
+
+    def recorded(config: RunConfig, device: Any) -> Any:
+        networks[:] = build(config, device)
+        return tuple(networks)
+
+    monkeypatch.setattr(training, "build", recorded)
+    row = rows_of(config)[-1]
+    return networks[0].eval(), networks[1].eval(), row
+
+
+@pytest.mark.parametrize("arm", ["sn_dcgan", "plain"])
+def test_operator_norms_at_a_known_step(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, D, row = networks_at_the_end(small(arm=arm, precision="float64", steps=30, instrument_every=5), monkeypatch)
+    product = 1.0
+    for i, side in ((1, 28), (2, 13), (3, 5)):
+        layer = D.get_submodule(f"conv{i}")
+        n = layer.in_channels * side * side
+        basis = torch.eye(n, dtype=torch.float64).reshape(n, layer.in_channels, side, side)
+        with torch.no_grad():
+            operator = F.conv2d(basis, layer.weight, stride=2).flatten(1).numpy()
+            matrix = layer.weight.flatten(1).numpy()
+        norm = np.linalg.norm(operator @ operator.T, 2) ** 0.5
+        assert row[f"sigma_conv/conv{i}"] == pytest.approx(norm, rel=1e-3)
+        assert row[f"sigma_conv/conv{i}"] <= norm * (1 + 1e-9)
+        product *= row[f"sigma_conv/conv{i}"]
+        assert (f"sigma_bn/conv{i}" in row) == (arm == "sn_dcgan" and i < 3)
+        if f"sigma_bn/conv{i}" in row:
+            bn = D.get_submodule(f"bn{i}")
+            gain = (bn.weight / (bn.running_var + bn.eps).sqrt()).detach().numpy()
+            assert row[f"sigma_bn/conv{i}"] == pytest.approx(np.linalg.norm(np.diag(gain) @ matrix, 2), rel=1e-9)
+            product *= np.abs(gain).max()
+        s = np.linalg.svd(matrix, compute_uv=False)
+        assert row[f"stable_rank/conv{i}"] == pytest.approx((s**2).sum() / s[0] ** 2)
+        assert row[f"spectrum_share/conv{i}"] == np.mean(s > s[0] / 2)
+    assert row["lipschitz/product"] == pytest.approx(product)
+    assert 0 < row["lipschitz/empirical"] <= row["lipschitz/product"]
+
+
+def input_gradients_one_by_one(config: RunConfig, G: nn.Module, D: nn.Module) -> dict[str, list[float]]:
+    """|dD/dx| at the points of the stream `instruments`, image by image."""
+    chosen = np.random.default_rng(_stream(config.seed, "instruments")).integers(1797, size=64)
+    real = load("digits").images[chosen].double() / 255 * 2 - 1
+    generator = _torch_stream(config.seed, "instruments")
+    z = torch.randn(64, config.z_dim, generator=generator, dtype=torch.float64)
+    share = torch.rand(64, 1, 1, 1, generator=generator, dtype=torch.float64)
+    fake = G(z).detach()
+    found = {}
+    for kind, points in (("real", real), ("fake", fake), ("interpolated", share * real + (1 - share) * fake)):
+        norms = []
+        for x in points[:, None]:
+            x.requires_grad_()
+            norms.append(torch.autograd.grad(D(x).sum(), x)[0].norm().item())
+        found[kind] = norms
+    return found
+
+
+@pytest.mark.parametrize("arm", ["sn_dcgan", "sn"])
+def test_input_gradients_at_a_known_step(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(arm=arm, seed=3, precision="float64", steps=30)
+    G, D, row = networks_at_the_end(config, monkeypatch)
+    expected = input_gradients_one_by_one(config, G, D)
+    for kind, norms in expected.items():
+        assert row[f"grad_x/{kind}"] == pytest.approx(np.mean(norms), rel=1e-9)
+        assert row[f"grad_x/{kind}_max"] == pytest.approx(max(norms), rel=1e-9)
+    assert row["lipschitz/empirical"] == pytest.approx(max(map(max, expected.values())), rel=1e-9)
+
+
+def test_a_planted_fault_in_the_mode_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients measured in train mode: batch norm mixes the images, and the run is moved."""
+    config = small(arm="sn_dcgan", precision="float64", steps=30)
+    monkeypatch.setattr(measure, "_evaluating", lambda *networks: contextlib.nullcontext())
+    G, D, row = networks_at_the_end(config, monkeypatch)
+    expected = input_gradients_one_by_one(config, G, D)
+    assert row["grad_x/real"] != pytest.approx(np.mean(expected["real"]), rel=1e-3)
+    monkeypatch.undo()
+    assert rows_of(config)[-1]["loss/d"] != row["loss/d"]
+
+
+def test_rows_with_every_instrument_come_at_their_cadence() -> None:
+    config = small(steps=50, log_every=7, instrument_every=20)
+    full = [row["step"] for row in rows_of(config) if "lipschitz/product" in row]
+    assert full == [0, 21, 42, 50]
+
+
 def test_non_finite_weights_are_found_and_named() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    assert non_finite({"loss/d": 0.5}, network) == ""
+    assert non_finite({"loss/d": 0.5}, None, network) == ""
     network[1].bias.data[0] = torch.inf
-    assert non_finite({"loss/d": 0.5}, network) == "Sequential 1.bias"
-    assert non_finite({"loss/d": 0.5, "loss/g": float("nan")}, network) == "loss/g"
+    assert non_finite({"loss/d": 0.5}, None, network) == "Sequential 1.bias"
+    assert non_finite({"loss/d": 0.5, "loss/g": float("nan")}, None, network) == "loss/g"
+    assert non_finite({"penalty_ratio/conv1": float("inf")}, None) == ""  # an instrument's, not the training's
+    assert non_finite({}, torch.tensor([0.0, torch.nan])) == "samples"
 
 
 def test_step_time_and_images_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
