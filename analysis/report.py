@@ -65,8 +65,8 @@ def write_report(folder: str | Path) -> Path:
         (out / sub).mkdir(parents=True, exist_ok=True)
     summary = summarize(study.history)
     comparisons = compare_arms(study, summary)
-    tables = [account_table(study), sigma_table(study), *_statistics_tables(study, summary, comparisons)]
-    tables.append(runs_table(study))
+    tables = [account_table(study), sigma_table(study), operator_table(study), lipschitz_table(study)]
+    tables += [*_statistics_tables(study, summary, comparisons), runs_table(study)]
     pictures = _pictures(study, summary, out / "figures")
     for table in tables:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
@@ -84,6 +84,8 @@ def write_report(folder: str | Path) -> Path:
         "account": study.account.to_dict(),
         "extra": study.extra,
         "sigma": sigma_table(study).frame.to_dict("records"),
+        "operators": operator_table(study).frame.to_dict("records"),
+        "lipschitz": lipschitz_table(study).frame.to_dict("records"),
         "runs": summary.to_dict("records"),
         "comparisons": comparisons.to_dict("records"),
     }
@@ -129,6 +131,50 @@ def sigma_table(study: Study) -> Table:
         f"sigma exceeds {SIGMA_TOLERANCE}."
     )
     return Table("sigma", "Spectral norms at the end", caption, pd.DataFrame(rows))
+
+
+def operator_table(study: Study) -> Table:
+    """What a layer does as it runs, and the shape of its spectrum, at the last row that has it."""
+    rows = []
+    layers = [name.removeprefix("sigma_conv/") for name in study.history if name.startswith("sigma_conv/")]
+    for (context, variant), history in _groups(study.history) if layers else ():
+        last = history.groupby("seed").last()  # of every column its last value
+        for layer in layers:
+            values = last[f"sigma_conv/{layer}"].dropna()
+            row = {"context": context, "arm": variant, "layer": layer, "n": len(values)}
+            row |= {"sigma_conv": values.median(), "sigma_conv_low": values.min(), "sigma_conv_high": values.max()}
+            for name in ("sigma_bn", "stable_rank", "effective_rank", "spectrum_share"):
+                row[name] = last[f"{name}/{layer}"].median() if f"{name}/{layer}" in last else np.nan
+            rows.append(row)
+    caption = (
+        "sigma_conv: operator norm of the convolution at its stride and input size, a lower bound within about 0.1 %; "
+        "it lies between sigma and a multiple of it that kernel and stride decide, so a sigma of 1 does not make the "
+        "layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. Stable rank, "
+        "effective rank and the share of singular values above half the largest are of the raw parameter. Medians "
+        "over n seeds, low and high are the range."
+    )
+    return Table("operators", "Operator norms and spectra at the end", caption, pd.DataFrame(rows))
+
+
+def lipschitz_table(study: Study) -> Table:
+    """Bounds of D's Lipschitz constant from both sides, at the last row that has them."""
+    rows = []
+    kinds = {"product": "lipschitz/product", "empirical": "lipschitz/empirical"}
+    for (context, variant), history in _groups(study.history) if set(kinds.values()) <= set(study.history) else ():
+        last = history.groupby("seed").last().dropna(subset=list(kinds.values()))
+        values = {kind: last[metric] for kind, metric in kinds.items()}
+        values["tightness"] = values["empirical"] / values["product"]
+        row = {"context": context, "arm": variant, "n": len(last)}
+        for kind, of in values.items():
+            row |= {kind: of.median(), f"{kind}_low": of.min(), f"{kind}_high": of.max()}
+        rows.append(row)
+    caption = (
+        "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
+        "dD/dx over real, generated and interpolated images, a lower bound; tightness: empirical over product. D in "
+        "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
+        "over n seeds."
+    )
+    return Table("lipschitz", "How steep the discriminator is", caption, pd.DataFrame(rows))
 
 
 def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
@@ -222,11 +268,22 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
         "grad_norm/d": "gradient norm of the discriminator",
         "grad_norm/g": "gradient norm of the generator",
     }
+    operators = {f"sigma_conv/{layer}": f"{layer}, operator norm" for layer in layers}
+    steepness = {"lipschitz/product": "product of norms and gains (upper bound)",
+                 "lipschitz/empirical": "largest |dD/dx| found (lower bound)"}  # fmt: skip
+    steepness |= {f"grad_x/{kind}": f"mean |dD/dx|, {kind} images" for kind in ("real", "fake", "interpolated")}
     kinds = (
         ("losses", "Losses", "The discriminator's and the generator's loss.", losses, False, 2),
         ("sigma", "Spectral norms by layer",
          "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
          "parameter. Spectral normalization holds the upper ones at 1.", sigmas, True, max(len(layers), 1)),
+        ("operators", "Operator norms by layer",
+         "Largest factor by which each convolution, at its stride and input size, stretches an input. Compare with the "
+         "matrix's largest singular value above: where that one is held at 1, this one is not.", operators, True,
+         max(len(layers), 1)),
+        ("steepness", "How steep the discriminator is",
+         "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
+         "images.", steepness, True, 2),
         ("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.",
          gradients, True, 2),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from experiments.record import run_folders
 from experiments.run import execute
 from sngan.config import InputError
 
-TABLES = ("account", "sigma", "statistics", "comparisons", "runs_statistics", "runs")
+TABLES = ("account", "sigma", "operators", "lipschitz", "statistics", "comparisons", "runs_statistics", "runs")
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +44,12 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     assert sigma.loc[("sn", "conv2"), "n"] == len(last) == 2
     assert sigma.loc[("sn", "conv2"), "sigma"] == pytest.approx(np.median([row["sigma/conv2"] for row in last]))
     assert sigma.loc[("sn", "conv2"), "sigma_raw_high"] == max(row["sigma_raw/conv2"] for row in last)
+    operators = table(page, "operators").set_index(["arm", "layer"])
+    assert operators.loc[("sn", "conv2"), "sigma_conv"] == np.median([row["sigma_conv/conv2"] for row in last])
+    assert operators.loc[("sn", "conv2"), "stable_rank"] == np.median([row["stable_rank/conv2"] for row in last])
+    steep = table(page, "lipschitz").set_index("arm").loc["sn"]
+    ratios = [row["lipschitz/empirical"] / row["lipschitz/product"] for row in last]
+    assert (steep["n"], steep["tightness"]) == (2, pytest.approx(np.median(ratios)))
     runs = table(page, "runs").set_index("run_id")
     assert set(runs["state"]) == {"finished", "diverged", "failed", "missing"}
     assert HOSTILE in set(runs["error"])
@@ -183,7 +189,7 @@ def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert tab.title() == "tiny: report"  # the hostile reason stayed text
         assert tab.get_by_text(HOSTILE).count() >= 1
         loaded = tab.eval_on_selector_all("img", "all => all.map(i => [i.complete && i.naturalWidth > 0, i.alt])")
-        assert len(loaded) == 6
+        assert len(loaded) == 8
         assert all(width and alt for width, alt in loaded)
         dead = tab.eval_on_selector_all(
             "a[href^='#']", "all => all.filter(a => !document.querySelector(a.getAttribute('href'))).map(a => a.href)"
