@@ -109,9 +109,10 @@ DATASETS = {  # name -> channels, number of classes
     "digits": (1, 10),
     "mnist": (1, 10),
     "fashion_mnist": (1, 10),
+    "stacked_mnist": (3, 1000),
 }
 
-_Dataset = Literal["digits", "mnist", "fashion_mnist"]
+_Dataset = Literal["digits", "mnist", "fashion_mnist", "stacked_mnist"]
 _Arm = Literal["dcgan", "sn_dcgan", "penalty_dcgan", "plain", "sn", "penalty"]
 _Setting = Literal["A", "B", "C", "D", "E", "F", "custom"]
 

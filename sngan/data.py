@@ -17,6 +17,8 @@ from torch import Tensor
 from sngan.config import DATASETS, InputError
 from sngan.streams import numpy_generator
 
+N_STACKED = 128_000  # images of stacked_mnist
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -40,11 +42,14 @@ def data_root(data_dir: str = "") -> Path:
 def load(name: str, data_dir: str = "") -> ImageData:
     """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` where missing.
 
-    `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. Raises InputError for
-    an unknown name, and where files are missing or broken and cannot be downloaded.
+    `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
+    triples of MNIST's training images, one a channel, the same in every run; the label is the three digits read as
+    a number. Raises InputError for an unknown name, and where files are missing or broken and cannot be downloaded.
     """
     if name == "digits":
         images, labels = _digits()
+    elif name == "stacked_mnist":
+        images, labels = _stacked(load("mnist", data_dir))
     elif name in DATASETS:
         images, labels = _torchvision(name, data_root(data_dir))
     else:
@@ -60,6 +65,14 @@ def _digits() -> tuple[Tensor, Tensor]:
     small = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) * (255 / 16)  # 0..16 -> 0..255
     large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
     return large.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(table[:, -1]).long()
+
+
+def _stacked(mnist: ImageData) -> tuple[Tensor, Tensor]:
+    """Three MNIST digits in the channels. Source: Metz et al. 2017, arXiv 1611.02163."""
+    triples = numpy_generator(0, "stacked_mnist").integers(len(mnist.images), size=(N_STACKED, 3))
+    triples = torch.from_numpy(triples)
+    hundreds, tens, ones = mnist.labels[triples].unbind(1)
+    return mnist.images[triples, 0], 100 * hundreds + 10 * tens + ones
 
 
 def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor]:

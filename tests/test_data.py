@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from experiments.run import execute
 from sngan import data
 from sngan.config import InputError
 from sngan.data import Batches, ImageData, load, normalized
@@ -67,6 +69,28 @@ def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
     found = load("mnist", str(tmp_path))
     np.testing.assert_array_equal(found.images[:, 0], images)
     assert found.digest == load("mnist", str(tmp_path)).digest
+
+
+def test_stacked_mnist_are_fixed_triples_read_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "N_STACKED", 500)
+    images = _write_idx(tmp_path / "MNIST" / "raw")
+    found = load("stacked_mnist", str(tmp_path))
+    assert found.images.shape == (500, 3, 28, 28)
+    channels = {image.tobytes(): i for i, image in enumerate(images)}
+    for image, label in zip(found.images.numpy()[:50], found.labels[:50], strict=True):
+        triple = [channels[channel.tobytes()] for channel in image]
+        assert label == int("".join(str(i % 10) for i in triple))
+    assert len(set(found.labels.tolist())) > 300  # of 1,000 classes, 500 triples
+    assert not torch.equal(found.images[:, 0], found.images[:, 1])
+
+
+def test_three_channels_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "N_STACKED", 500)
+    _write_idx(tmp_path / "MNIST" / "raw")
+    config = small(dataset="stacked_mnist", arm="sn", steps=2, data_dir=str(tmp_path))
+    assert execute(config, "single", tmp_path, lambda *message: None).state == "finished"
+    grid = np.asarray(Image.open(tmp_path / config.run_id / "samples" / "step-000002.png"))
+    assert grid.shape == (242, 242, 3)
 
 
 def test_files_that_are_not_mnists_are_refused(tmp_path: Path) -> None:
