@@ -74,8 +74,10 @@ def curves(panels: Mapping[str, pd.DataFrame], log_y: bool = False, columns: int
             if log_y:
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
-                axis.yaxis.set_minor_formatter("{x:g}")
+                low, high = axis.get_ylim()
+                if high < 100 * low:  # over more decades the labels between them would overlap
+                    axis.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
+                    axis.yaxis.set_minor_formatter("{x:g}")
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         _legend(figure, pd.concat([frame["variant"] for frame in panels.values()]))

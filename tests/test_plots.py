@@ -1,5 +1,6 @@
 """Figures show the numbers they are given, in the arm table's colours and words."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib.colors
@@ -82,3 +83,17 @@ def test_a_figure_gives_the_same_bytes_each_time(frame: pd.DataFrame, kind: str)
     panels = {"loss": bands(frame, "loss/d")}
     first, second = (plots.rendered(plots.curves(panels), kind) for _ in range(2))  # type: ignore[arg-type]
     assert first == second
+
+
+@pytest.mark.parametrize("decades", [0.3, 1, 3, 5.2])
+def test_labels_of_a_logarithmic_axis_do_not_overlap(decades: float) -> None:
+    rows = [("c", "dcgan", step, 10 ** (-decades * step), np.nan, np.nan, 1) for step in (0, 0.5, 1)]
+    panel = pd.DataFrame(rows, columns=["context", "variant", "step", "centre", "low", "high", "n"])
+    figure = plots.curves({str(i): panel for i in range(4)}, log_y=True)
+    plots.rendered(figure, "png")
+    axis = figure.axes[0]
+    labels = [t for t in [*axis.yaxis.get_ticklabels(which="both")] if t.get_text()]
+    boxes = sorted((box.y0, box.y1) for box in (t.get_window_extent() for t in labels)
+                   if axis.bbox.y0 <= (box.y0 + box.y1) / 2 <= axis.bbox.y1)  # fmt: skip
+    assert len(boxes) >= 2
+    assert all(below[1] <= above[0] + 1 for below, above in itertools.pairwise(boxes))
