@@ -1,0 +1,236 @@
+"""How good and how varied samples are: distances and coverage as pure functions of features or labels.
+
+Features are (n, d) arrays or tensors of any float or integer type, on any device; everything is computed in float64
+on the CPU, and no argument is changed. `real` and `fake` may differ in n, not in d. Pairs of samples are visited in
+blocks of rows, so memory grows with n, never with n^2. Wrong arguments raise ValueError: features that are no
+matrix, differ in width, have non-finite rows, or are too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import entr, rel_entr
+from torch import Tensor
+
+_BLOCK = 128  # rows of a block of pairs; results do not depend on it
+
+
+def frechet_distance(real: Any, fake: Any) -> float:
+    """|mu_r - mu_f|^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)), with unbiased covariances (n - 1).
+
+    With C = A'A, the eigenvalues of C_r C_f are the squared singular values of A_r A_f', so the last trace is a
+    nuclear norm: real, and exact for singular covariances too (n <= d; at least 2 samples of each). Rounding is
+    about 1e-15 of the traces; below zero it is cut off.
+
+    Finite samples bias it upwards, for two sets of N(0, I) by about (d + d (d + 1) / 4) (1 / n_r + 1 / n_f): compare
+    values of equal n only. Source: Heusel et al. 2017, for whom features were an Inception network's.
+    """
+    real, fake = _features(real, fake)
+    means = real.mean(0), fake.mean(0)
+    factors = [
+        torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R  # (min(n, d), d), R'R = C
+        for x, mean in zip((real, fake), means, strict=True)
+    ]
+    traces = sum(factor.square().sum() for factor in factors)
+    root_trace = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
+    return max(0.0, float((means[0] - means[1]).square().sum() + traces - 2 * root_trace))
+
+
+def kernel_distance(real: Any, fake: Any) -> float:
+    """Squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3, unbiased, so it may be negative.
+
+    The mean of k over the pairs of distinct reals, plus the same of the fakes, minus twice the mean over
+    (real, fake); at least 2 samples of each. Source: Binkowski et al. 2018.
+    Deviation: over all pairs, where they average over random subsets.
+    """
+    return _mmd2(*_features(real, fake))
+
+
+def kernel_distance_error(real: Any, fake: Any, blocks: int = 10) -> float:
+    """Standard error of the mean of kernel_distance over `blocks` disjoint parts of both sets.
+
+    The parts follow the order of the rows, which must be random, and differ by at most one row in size; each needs
+    2 samples of either set. For `kernel_distance` itself, which uses all pairs, this error is about right where the
+    distributions differ clearly; where they are equal it is too large, by a factor of about sqrt(blocks).
+    """
+    if blocks < 2:
+        raise ValueError(f"a standard error needs at least 2 blocks, got {blocks}")
+    real, fake = _features(real, fake, fewest=2 * blocks, why=f"2 in each of {blocks} blocks")
+    parts = zip(real.tensor_split(blocks), fake.tensor_split(blocks), strict=True)
+    return float(np.std([_mmd2(*part) for part in parts], ddof=1) / blocks**0.5)
+
+
+class PRDC(NamedTuple):
+    precision: float  # share of fakes inside the ball of at least one real
+    recall: float  # share of reals inside the ball of at least one fake
+    density: float  # number of reals whose ball a fake is in, mean over fakes, / k; may exceed 1
+    coverage: float  # share of reals whose ball has at least one fake in it
+
+
+def prdc(real: Any, fake: Any, k: int = 5) -> PRDC:
+    """Precision, recall, density and coverage by the balls that reach from each sample to its k-th neighbour.
+
+    Neighbours are of the same set, the sample itself excluded, copies of it included; so each set needs k + 1
+    samples. Balls are open: a distance equal to the radius is outside, and a sample with k copies has an empty ball.
+    Comparisons are those of directly computed Euclidean distances, so copies and ties are decided exactly; where
+    there are many, it takes several times as long.
+
+    Two sets of one distribution have an expected density of 1 and coverage of about 1 - (n_r / (n_r + n_f))^k.
+    Source: Kynkaanniemi et al. 2019 (precision, recall), Naeem et al. 2020 (density, coverage).
+    Deviation: the balls of Kynkaanniemi et al. are closed; these are those of Naeem et al.'s code, for all four.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    real, fake = _features(real, fake, fewest=k + 1, why=f"the {k} neighbours of a sample and itself")
+    radii_real, radii_fake = _squared_radii(real, k), _squared_radii(fake, k)
+    centre = torch.cat([real, fake]).mean(0)
+    balls = torch.zeros(len(fake), dtype=torch.int64)  # per fake: how many reals' balls it is in
+    recalled = covered = 0
+    for rows in torch.arange(len(real)).split(_BLOCK):
+        radii = radii_real[rows, None]
+        squares, bound = _squares_by_products(real[rows] - centre, fake - centre)  # (B, n_f), (B, 1)
+        unsure = ((squares - radii).abs() <= bound) | ((squares - radii_fake).abs() <= bound)
+        again = unsure.any(1)
+        squares[again] = _squares(real[rows[again]], fake)
+        inside = squares < radii
+        balls += inside.sum(0)
+        covered += int(inside.any(1).sum())
+        recalled += int((squares < radii_fake).any(1).sum())
+    return PRDC(
+        precision=float((balls > 0).double().mean()),
+        recall=recalled / len(real),
+        density=float(balls.double().mean()) / k,
+        coverage=covered / len(real),
+    )
+
+
+class ModeCoverage(NamedTuple):
+    modes: int  # classes hit by at least one sample
+    kl: float  # nats; inf where samples fall on a class that the reference lacks
+    effective_modes: float  # exp(entropy) of the samples' histogram: n_modes if uniform, 1 if all in one
+    modes_5: int  # classes hit by at least 5 samples
+
+
+def mode_coverage(labels: Any, n_modes: int, reference: Any = None) -> ModeCoverage:
+    """How a classifier's labels of the samples, integers in [0, n_modes), spread over the classes.
+
+    `kl` is KL(samples || reference); the reference is a histogram of length n_modes (counts or probabilities),
+    uniform by default. A perfect sampler of n samples still has a kl of about (n_modes - 1) / (2 n).
+    Raises ValueError for labels that are empty, no integers, not one-dimensional or out of range, and for a
+    reference of another length, with negative or non-finite entries, or of sum zero.
+    """
+    if n_modes < 1:
+        raise ValueError(f"n_modes must be at least 1, got {n_modes}")
+    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0:
+        raise ValueError(f"labels must be a vector of at least one label, got shape {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= n_modes:
+        raise ValueError(f"labels must be in 0..{n_modes - 1}, got {labels.min()}..{labels.max()}")
+    counts = np.bincount(labels.astype(np.int64), minlength=n_modes)
+    target = np.ones(n_modes) if reference is None else _float64(reference).numpy()
+    if target.shape != (n_modes,):
+        raise ValueError(f"reference must be a histogram of length {n_modes}, got shape {target.shape}")
+    if not np.isfinite(target).all() or target.min() < 0 or not target.any():
+        raise ValueError("reference must have finite entries, none negative and at least one positive")
+    p, q = counts / counts.sum(), target / target.sum()
+    return ModeCoverage(
+        modes=int((counts > 0).sum()),
+        kl=max(0.0, float(rel_entr(p, q).sum())),  # equal histograms may differ by a rounding
+        effective_modes=float(np.exp(entr(p).sum())),
+        modes_5=int((counts >= 5).sum()),
+    )
+
+
+def diversity(real: Any, fake: Any) -> float:
+    """Mean Euclidean distance between two distinct fakes, over that between two distinct reals.
+
+    1 where fakes vary as reals do, 0 for one image repeated. At least 2 samples of each; reals that are all equal
+    have no distance to compare with and raise ValueError. Rounding is below 1e-6 of the value.
+    """
+    real, fake = _features(real, fake)
+    if (real == real[0]).all():
+        raise ValueError(f"the {len(real)} rows of real are all equal; diversity needs at least 2 different ones")
+    mean_real, mean_fake = (_mean_over_distinct_pairs(torch.cdist, x - x.mean(0)) for x in (real, fake))
+    return mean_fake / mean_real
+
+
+def _float64(values: Any) -> Tensor:
+    """The values as a float64 tensor on the CPU; shares memory with the caller's where it already is one."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().double()
+    return torch.from_numpy(np.array(values, dtype=np.float64, order="C"))
+
+
+def _features(real: Any, fake: Any, fewest: int = 2, why: str = "a spread") -> tuple[Tensor, Tensor]:
+    """Both as checked (n, d) float64 matrices of at least `fewest` rows."""
+    real, fake = _float64(real), _float64(fake)
+    for name, x in (("real", real), ("fake", fake)):
+        if x.ndim != 2 or x.shape[1] == 0:
+            raise ValueError(f"{name} must be a matrix (samples, features), got shape {tuple(x.shape)}")
+        if len(x) < fewest:
+            raise ValueError(f"{name} has {len(x)} samples; at least {fewest} are needed for {why}")
+        if bad := int((~x.isfinite()).any(1).sum()):
+            raise ValueError(f"{bad} of the {len(x)} rows of {name} are not finite; all must be")
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"real has {real.shape[1]} features and fake {fake.shape[1]}; both must come from the same network"
+        )
+    return real, fake
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(A, d), (B, d) -> (A, B): (a.b / d + 1)^3."""
+    return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
+
+
+def _mean_over_distinct_pairs(function: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> float:
+    """Mean of a symmetric function over all pairs of two different rows."""
+    total = 0.0
+    for start in range(0, len(x), _BLOCK):
+        # rows start.. against columns start..: above the diagonal each pair stands once
+        total += float(function(x[start : start + _BLOCK], x[start:]).triu_(1).sum())
+    return total / (len(x) * (len(x) - 1) / 2)
+
+
+def _mmd2(real: Tensor, fake: Tensor) -> float:
+    across = sum(float(_kernel(a, fake).sum()) for a in real.split(_BLOCK)) / (len(real) * len(fake))
+    return _mean_over_distinct_pairs(_kernel, real) + _mean_over_distinct_pairs(_kernel, fake) - 2 * across
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """(..., A, d), (..., B, d) -> (..., A, B) squared distances from the differences: equal pairs give equal bits."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
+
+
+def _squares_by_products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) squared distances as |a|^2 + |b|^2 - 2 a.b, several times as fast, and (A, 1) bounds on their rounding.
+
+    The bound is a few times (d + some) eps (|a|^2 + |b|^2), which covers the rounding of `_squares`, and of centring
+    a and b, as well.
+    """
+    norms_a, norms_b = a.square().sum(1, keepdim=True), b.square().sum(1)
+    bound = 8 * (a.shape[1] + 8) * torch.finfo(a.dtype).eps * (norms_a + norms_b.max())
+    return (a @ b.T).mul_(-2).add_(norms_a).add_(norms_b), bound
+
+
+def _squared_radii(x: Tensor, k: int) -> Tensor:
+    """(n,) squared distance, as by `_squares`, of each row to the k-th nearest of the others."""
+    centred = x - x.mean(0)
+    radii = torch.empty(len(x), dtype=x.dtype)
+    for rows in torch.arange(len(x)).split(_BLOCK):
+        squares, bound = _squares_by_products(centred[rows], centred)
+        squares[torch.arange(len(rows)), rows] = torch.inf  # no row is its own neighbour
+        kth, neighbour = (found[:, -1] for found in squares.topk(k, largest=False))
+        radii[rows] = _squares(x[rows, None], x[neighbour, None]).flatten()
+        # which one is the k-th is unsure where another row is as far, up to rounding
+        again = rows[((squares - kth[:, None]).abs() <= 2 * bound).sum(1) > 1]
+        squares = _squares(x[again], x)
+        squares[torch.arange(len(again)), again] = torch.inf
+        radii[again] = squares.topk(k, largest=False).values[:, -1]
+    return radii
