@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from sngan.config import RunConfig, unused_parameters
 
 # One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 13 ms at 0.6 GFLOP, 30 ms at 2.1 GFLOP a step.
 _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.006, 0.0113
+_SECONDS_A_PAIR = 6e-8  # of samples whose features are compared in an evaluation
 
 
 def plan(study: Study, runs_dir: str, as_json: bool) -> int:
@@ -25,17 +26,26 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     folder = runs_root(runs_dir) / study.name
     records = {config.run_id: Record(folder / config.run_id) for config in study.configs}
     states = {run_id: record.status()["state"] for run_id, record in records.items()}
-    measured = _measured_steps(study, records)
-    seconds = {c.run_id: c.steps * measured.get(c.cell, step_seconds(c)) for c in study.configs}
+    measured = _measured(study, records)
+    costs = {c.run_id: measured.get(c.cell) or _estimated(c) for c in study.configs}
+    seconds = {run_id: cost.seconds for run_id, cost in costs.items()}
+    evaluation_share = sum(cost.evaluation_seconds for cost in costs.values()) / sum(seconds.values())
     left = sum(seconds[run_id] for run_id, state in states.items() if state not in (*RESULTS, "failed"))
     extra = _extra(study, folder)
     if as_json:
         runs = [
-            {"run_id": c.run_id, "state": states[c.run_id], "estimated_seconds": seconds[c.run_id]} | c.identity()
+            {
+                "run_id": c.run_id,
+                "state": states[c.run_id],
+                "estimated_seconds": seconds[c.run_id],
+                "evaluation_seconds": costs[c.run_id].evaluation_seconds,
+                **c.identity(),
+            }
             for c in study.configs
         ]
         summary = {"study": study.name, "cells": study.cells, "states": Counter(states.values())}
-        print(to_json(summary | {"core_seconds_left": left, "runs": runs, "extra": extra}, indent=2))
+        summary |= {"core_seconds_left": left, "evaluation_share": evaluation_share}
+        print(to_json(summary | {"runs": runs, "extra": extra}, indent=2))
         return 0
     varying = _varying(study.configs)
     table = Table("run", *varying, "steps", "about", "state", box=None, pad_edge=False)
@@ -47,6 +57,7 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     console.print(table)
     console.print(_summary(study, states))
     console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
+    console.print(f"evaluation of samples: about {evaluation_share:.1%} of the time")
     _print_extra(console, extra)
     return 0
 
@@ -85,13 +96,30 @@ def status(study: Study, runs_dir: str, as_json: bool) -> int:
 
 def step_flop(config: RunConfig) -> float:
     """Floating point operations that one step needs, from the multiplications of G and D."""
-    w, d, c = config.g_width, config.d_width, config.channels
-    # kernel x input pixels (transposed convolutions) or output pixels (convolutions), times both channels
-    g_products = 9 * config.z_dim * 4 * w + 16 * 9 * 8 * w * w + 9 * 36 * 2 * w * w + 16 * 169 * w * c
+    d, c = config.d_width, config.channels
+    g_products = _g_products(config)
     d_products = 16 * (169 * c * d + 25 * 2 * d * d + 2 * d)
     # a backward pass costs two forward passes; the G step differentiates D's input only
     passes_g, passes_d = config.n_dis + 3, 6 * config.n_dis + 2
     return 2.0 * config.batch_size * (passes_g * g_products + passes_d * d_products)
+
+
+def _g_products(config: RunConfig) -> int:
+    """Multiplications of G for one image: kernel x pixels (of the input: they are transposed) x both channels."""
+    w = config.g_width
+    return 9 * config.z_dim * 4 * w + 16 * 9 * 8 * w * w + 9 * 36 * 2 * w * w + 16 * 169 * w * config.channels
+
+
+def evaluation_flop(config: RunConfig) -> float:
+    """Floating point operations of the networks in one evaluation: G's, and the yardstick's for each channel."""
+    yardstick = 16 * 196 * 24 + 9 * 196 * 24 * 32 + 16 * 49 * 32 * 64 + 9 * 16 * 64 * 64 + 1024 * 64 + 64 * 10
+    return 2.0 * config.n_fake * (_g_products(config) + config.channels * yardstick)
+
+
+def evaluation_seconds(config: RunConfig) -> float:
+    """A rough time of one evaluation on one CPU core."""
+    pairs = config.n_compared**2 * (1 + config.channels) / 2  # three channels have three times as many features
+    return _SECONDS_A_GFLOP * evaluation_flop(config) / 1e9 + _SECONDS_A_PAIR * pairs
 
 
 def step_seconds(config: RunConfig) -> float:
@@ -99,18 +127,30 @@ def step_seconds(config: RunConfig) -> float:
     return (1 + config.n_dis) / 2 * _SECONDS_A_STEP + _SECONDS_A_GFLOP * step_flop(config) / 1e9
 
 
-def _measured_steps(study: Study, records: dict[str, Record]) -> dict[str, float]:
-    """Median wall seconds a step of each cell's finished runs."""
-    found: dict[str, list[float]] = {}
+class _Cost(NamedTuple):
+    seconds: float  # of a whole run
+    evaluation_seconds: float  # of those
+
+
+def _estimated(config: RunConfig) -> _Cost:
+    evaluating = len(config.evaluation_steps()) * evaluation_seconds(config)
+    return _Cost(config.steps * step_seconds(config) + evaluating, evaluating)
+
+
+def _measured(study: Study, records: dict[str, Record]) -> dict[str, _Cost]:
+    """Medians over each cell's finished runs."""
+    found: dict[str, list[_Cost]] = {}
     for config in study.configs:
         status = records[config.run_id].status()
         attempt = status["attempts"][-1] if status["state"] == "finished" and status["attempts"] else {}
         if isinstance(seconds := attempt.get("wall_seconds"), int | float):
-            found.setdefault(config.cell, []).append(seconds / config.steps)
-    return {cell: median(values) for cell, values in found.items()}
+            evaluating = attempt.get("evaluation_seconds")
+            cost = _Cost(seconds, evaluating if isinstance(evaluating, int | float) else 0.0)
+            found.setdefault(config.cell, []).append(cost)
+    return {cell: _Cost(*map(median, zip(*costs, strict=True))) for cell, costs in found.items()}
 
 
-def _basis(measured: dict[str, float]) -> str:
+def _basis(measured: dict[str, _Cost]) -> str:
     return "from this study's finished runs where a cell has some" if measured else "a rough estimate before any run"
 
 

@@ -44,12 +44,14 @@ class Train:
         from experiments.run import execute, stop_on_signals
         from experiments.sweep import cores
         from sngan.data import load
+        from sngan.yardstick import load_yardstick
 
         config = self.config
         if not config.threads:
             config = dataclasses.replace(config, threads=cores())
         folder = record.runs_root(self.runs_dir) / studies.check_name(self.study)
         load(config.dataset, config.data_dir)  # a download has a bar of its own
+        load_yardstick(config.dataset, config.data_dir, say=_to_stderr)  # may have to be trained
         with stop_on_signals(), Display(total=1) as display:
             try:
                 result = execute(config, self.study, folder, _tell(display), redo_failed=True)
@@ -101,6 +103,7 @@ class Sweep:
         from experiments.sweep import cores, pending, sweep
         from experiments.tracking import resolve_mode
         from sngan.data import load
+        from sngan.yardstick import load_yardstick
 
         if self.workers < 0 or self.threads < 1:
             raise InputError("--workers must be at least 0, and --threads at least 1")
@@ -120,6 +123,7 @@ class Sweep:
         todo = pending(study, folder, redo_failed)
         for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
             load(dataset, self.data_dir)  # once, before the workers want it
+            load_yardstick(dataset, self.data_dir, say=_to_stderr)
         workers = self.workers or (len(devices) if devices[0] != "cpu" else cores())
         with Display(total=len(todo)) as display:
             display.say(f"{study.name}: {len(study.configs)} runs, {len(todo)} to do, on {', '.join(devices)}")
@@ -240,7 +244,37 @@ class Bench:
         )  # fmt: skip
 
 
-_COMMANDS = {c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Report, Sample, Export, Bench)}
+@dataclass(frozen=True)
+class Yardstick:
+    """Train the small classifier whose features judge a data set's samples; print its accuracy and SHA-256.
+
+    The weights for digits and mnist are part of the package. Those for fashion_mnist are trained by the first run
+    that needs them. This command shows how all of them came to be; no run uses the file that it writes.
+    """
+
+    dataset: Positional[Literal["digits", "mnist", "fashion_mnist"]]
+    threads: Annotated[int, arg(help="CPU threads; the bits depend on it, the shipped weights are of one")] = 1
+    data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
+    out: Annotated[str, arg(help="file to write; default: yardstick-DATASET.safetensors")] = ""
+
+    def run(self) -> int:
+        import hashlib
+
+        import torch
+
+        from sngan.yardstick import train_weights
+
+        if not 1 <= self.threads <= 4096:
+            raise InputError(f"--threads must be from 1 to 4096, got {self.threads}")
+        torch.set_num_threads(self.threads)
+        content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr)
+        path = Path(self.out or f"yardstick-{self.dataset}.safetensors")
+        record.write_atomically(path, content)
+        print(f"{path}: accuracy {accuracy:.4f}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
+        return DONE
+
+
+_COMMANDS = {c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Report, Sample, Export, Bench, Yardstick)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -294,6 +328,10 @@ def _note_unused(config: RunConfig, arguments: list[str]) -> None:
     for name in sorted(given & unused_parameters(config)):
         users = ", ".join(slug for slug, arm in ARMS.items() if name in arm.parameters)
         print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users})", file=sys.stderr)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _tell(display: Any) -> Callable[..., None]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from experiments.record import Record, to_json, write_atomically
 from experiments.run import grid_png
-from sngan.config import InputError
+from sngan.config import InputError, from_parameters
 from sngan.measure import N_SAMPLES
 from sngan.spectral import remove_spectral_norm
 from sngan.streams import torch_generator
@@ -31,7 +31,11 @@ def networks(record: Record) -> tuple[nn.Module, nn.Module]:
         ) from error
     except Exception as error:  # whatever torch finds wrong with the file
         raise InputError(f"{record.checkpoint_path} is not readable: {error}") from error
-    if not isinstance(state, dict) or state.get("config") != config.identity():
+    try:  # fields that the program did not have yet when it was saved take their defaults
+        own = from_parameters(state["config"]) == config
+    except (KeyError, TypeError, InputError):
+        own = False
+    if not own:
         raise InputError(f"{record.checkpoint_path} is not a checkpoint of the run that config.json describes")
     G, D, _ = build(config, "cpu")
     try:

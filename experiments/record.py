@@ -113,7 +113,7 @@ class Record:
 
     def start_over(self, config: RunConfig) -> None:
         """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed."""
-        for path in (self.metrics_path, self.timing_path, self.checkpoint_path):
+        for path in (self.metrics_path, self.timing_path, self.checkpoint_path, self.folder / "protocol.json"):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.samples_path, ignore_errors=True)
         self.samples_path.mkdir(parents=True)
@@ -134,6 +134,22 @@ class Record:
 
     def write_status(self, status: dict[str, Any]) -> None:
         write_atomically(self.folder / "status.json", to_json(status, indent=2) + "\n")
+
+    def write_protocol(self, protocol: dict[str, Any]) -> None:
+        write_atomically(self.folder / "protocol.json", to_json(protocol, indent=2) + "\n")
+
+    def protocol(self) -> dict[str, Any]:
+        """How the run's samples are judged; empty where it was not written. Raises InputError where unreadable."""
+        path = self.folder / "protocol.json"
+        try:
+            protocol = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise InputError(f"{path}: not readable as JSON ({error})") from error
+        if not isinstance(protocol, dict):
+            raise InputError(f"{path}: expected an object, got {type(protocol).__name__}")
+        return protocol
 
     def config(self) -> RunConfig:
         """The recorded configuration. Raises InputError where config.json is missing or unreadable."""

@@ -26,8 +26,10 @@ from experiments.record import RESULTS, Record, write_atomically
 from experiments.tracking import Tracker, resolve_mode
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
+from sngan.evaluate import Evaluation
 from sngan.measure import N_SAMPLES
 from sngan.train import Outcome, train
+from sngan.yardstick import load_yardstick
 
 Tell = Callable[..., None]  # tell("progress", run_id, ...): the name of one of Display's methods and its arguments
 
@@ -45,9 +47,10 @@ def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, *, re
 
     An exception of the training becomes the state `failed` with its traceback, not an exception here. A signal
     (see `stop_on_signals`) leaves `interrupted` and raises KeyboardInterrupt. An interrupted run starts over.
-    Raises InputError where device or data are not to be had; then nothing is recorded.
+    Raises InputError where device, data or what judges its samples are not to be had; then nothing is recorded.
     """
     data = load(config.dataset, config.data_dir).to(resolve_device(config.device))
+    load_yardstick(config.dataset, config.data_dir, say=lambda text: tell("say", text))
     mode = resolve_mode(config.wandb)
     record = Record(study_folder / config.run_id)
     with record.claim() as mine:
@@ -84,6 +87,7 @@ class _Attempt:
             "exact": True,
             "started": _now(),
             "ended": None,
+            "evaluation_seconds": 0.0,
         }
         self._status: dict[str, Any] = {
             "state": "running",
@@ -126,10 +130,12 @@ class _Attempt:
             torch.set_num_threads(self._config.threads)
         if self._data.images.is_cuda:
             torch.cuda.reset_peak_memory_stats(self._data.images.device)
+        self._record.write_protocol(Evaluation(self._config, self._data).protocol)
         return train(self._config, self._data, self._log, self._save)
 
     def _log(self, row: dict[str, Any], samples: Tensor | None) -> None:
         images = {}
+        self._attempt["evaluation_seconds"] += row.get("time/evaluation_seconds", 0.0)
         if samples is not None:
             images["samples"] = self._record.write_sample(f"step-{row['step']:06d}.png", grid_png(samples))
         if self._real:

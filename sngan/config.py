@@ -11,7 +11,7 @@ import numbers
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-TRAINING_VERSION = 1  # raised whenever the bits of a run change for an unchanged RunConfig
+TRAINING_VERSION = 2  # raised whenever the bits of a run change for an unchanged RunConfig
 
 
 class InputError(ValueError):
@@ -129,9 +129,9 @@ def _identity(default: Any, help: str, low: float = -math.inf, high: float = mat
 class RunConfig:
     """One run. Identity fields change its numbers and make its id; execution fields do not.
 
-    The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from
-    `setting`, n_evaluations from `steps`; afterwards every field holds a value. Parameters that the arm does
-    not use are set to their defaults, so that equal runs are equal configurations.
+    The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from `setting`,
+    n_evaluations from `steps`, n_fake from `steps` and the data set; afterwards every field holds a value.
+    Parameters that the arm does not use are set to their defaults, so that equal runs are equal configurations.
 
     Raises InputError for a value of the wrong type, an unknown name, or a number out of range.
     """
@@ -163,6 +163,12 @@ class RunConfig:
     log_every: int = _identity(10, "steps between rows of the record", 1, 1e9)
     instrument_every: int = _identity(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
     n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
+    n_fake: int = _identity(
+        None,
+        "samples of an evaluation; default: 5,000 from 10,000 steps on, else 2,000; stacked_mnist: 26,000",
+        20,
+        1e6,
+    )
 
     device: str = _execution("auto", "auto, cpu, cuda or cuda:N")
     threads: int = _execution(0, "CPU threads of this run; 0: all cores (train), one (sweep)", 0, 4096)
@@ -181,6 +187,8 @@ class RunConfig:
         self._resolve_setting()
         if self.n_evaluations is None:
             object.__setattr__(self, "n_evaluations", default_evaluations(self.steps))
+        if self.n_fake is None:
+            object.__setattr__(self, "n_fake", default_n_fake(self.dataset, self.steps))
         for name in _ARM_PARAMETERS - set(ARMS[self.arm].parameters):
             object.__setattr__(self, name, _FIELDS[name].default)
 
@@ -211,11 +219,12 @@ class RunConfig:
     def run_id(self) -> str:
         """`dataset-arm-setting-sNN-hash`; the hash is over the identity fields that differ from their defaults.
 
-        The default of lr, beta1, beta2 and n_dis is what the setting says, that of n_evaluations what `steps`
-        says: a named setting adds only its letter to the hash.
+        The default of lr, beta1, beta2 and n_dis is what the setting says, that of n_evaluations and
+        n_fake what `steps` and data set say: a named setting adds only its letter to the hash.
         """
         defaults = {name: _FIELDS[name].default for name in IDENTITY_FIELDS}
         defaults["n_evaluations"] = default_evaluations(self.steps)
+        defaults["n_fake"] = default_n_fake(self.dataset, self.steps)
         if self.setting != "custom":
             defaults |= dataclasses.asdict(SETTINGS[self.setting])
         differing = {name: value for name, value in self.identity().items() if value != defaults[name]}
@@ -233,13 +242,21 @@ class RunConfig:
     def channels(self) -> int:
         return DATASETS[self.dataset][0]
 
+    @property
+    def n_compared(self) -> int:
+        """How many of the n_fake samples distances are measured by (at most as many as there are real images).
+
+        All; of stacked_mnist, whose thousand modes need more samples than distances do, 5,000.
+        """
+        return min(self.n_fake, 5_000) if self.dataset == "stacked_mnist" else self.n_fake
+
     def has_instruments(self, step: int) -> bool:
         """Whether the row at `step` has every instrument: the first one at or after each `instrument_every` steps."""
         before = (step - 1) // self.log_every * self.log_every  # the row before
         return step in (0, self.steps) or step // self.instrument_every > before // self.instrument_every
 
     def evaluation_steps(self) -> list[int]:
-        """Steps with a sample grid: n_evaluations evenly spaced, plus one at 2 % of the run.
+        """Steps with an evaluation and a sample grid: n_evaluations evenly spaced, plus one at 2 % of the run.
 
         Rounded to the nearest row of the record, so that a short run has fewer.
         """
@@ -251,6 +268,13 @@ class RunConfig:
 def default_evaluations(steps: int) -> int:
     """steps // 500, clamped to 8..25."""
     return min(max(steps // 500, 8), 25)
+
+
+def default_n_fake(dataset: str, steps: int) -> int:
+    """5,000 for runs of 10,000 steps or more, else 2,000; 26,000 where there are 1,000 modes to hit."""
+    if dataset == "stacked_mnist":
+        return 26_000
+    return 5_000 if steps >= 10_000 else 2_000
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}

@@ -8,6 +8,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import platformdirs
@@ -39,21 +40,25 @@ def data_root(data_dir: str = "") -> Path:
 
 
 @functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
-def load(name: str, data_dir: str = "") -> ImageData:
+def load(name: str, data_dir: str = "", part: Literal["train", "test"] = "train") -> ImageData:
     """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` where missing.
+
+    `part="test"` are the test images of the data sets that have some: mnist and fashion_mnist.
 
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one a channel, the same in every run; the label is the three digits read as
     a number. Raises InputError for an unknown name, and where files are missing or broken and cannot be downloaded.
     """
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    if part == "test" and name in ("digits", "stacked_mnist"):
+        raise InputError(f"{name} has no test images")
     if name == "digits":
         images, labels = _digits()
     elif name == "stacked_mnist":
         images, labels = _stacked(load("mnist", data_dir))
-    elif name in DATASETS:
-        images, labels = _torchvision(name, data_root(data_dir))
     else:
-        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+        images, labels = _torchvision(name, data_root(data_dir), train=part == "train")
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     return ImageData(name, images, labels, digest)
 
@@ -75,7 +80,7 @@ def _stacked(mnist: ImageData) -> tuple[Tensor, Tensor]:
     return mnist.images[triples, 0], 100 * hundreds + 10 * tens + ones
 
 
-def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor]:
+def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     from torchvision import datasets
 
     dataset_class = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
@@ -86,7 +91,7 @@ def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor]:
         f"{dataset_class.__name__}/raw with --data-dir or SNGAN_DATA, or run once with a network to download them"
     )
     try:
-        dataset = dataset_class(str(root), train=True, download=True)  # checks md5 sums; shows a bar
+        dataset = dataset_class(str(root), train=train, download=True)  # checks md5 sums; shows a bar
     except (OSError, RuntimeError) as error:
         raise InputError(f"cannot get {name}: {error}. {advice}") from error
     except (ValueError, AssertionError) as error:

@@ -20,7 +20,8 @@ from sngan.streams import numpy_generator, torch_generator
 
 N_SAMPLES = 64  # images of a sample grid
 N_POINTS = 64  # images of each kind at which D's gradient with respect to its input is measured
-_TRAINING = ("loss/", "logit/", "grad_norm/", "weight_norm/")  # non-finite there, a run has diverged
+# non-finite there, a run has diverged; eval/* is where samples are
+_TRAINING = ("loss/", "logit/", "grad_norm/", "weight_norm/", "eval/")
 
 _D_KEYS = (
     *("loss/d", "loss/d_adversarial", "loss/d_penalty", "loss/d_real", "loss/d_fake"),
@@ -168,7 +169,7 @@ class Instruments:
 
     def _input_gradients(self) -> dict[str, float]:
         row = {}
-        with _evaluating(self._G, self._D):
+        with evaluating(self._G, self._D):
             with torch.no_grad():
                 x_fake = self._G(self._z_points)
             mixed = self._mixture * self._x_real + (1 - self._mixture) * x_fake
@@ -180,7 +181,7 @@ class Instruments:
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Images (64, C, 28, 28) in [-1, 1] of the fixed latents, batch norm by its running statistics."""
-        with _evaluating(self._G):
+        with evaluating(self._G):
             return self._G(self._z)
 
 
@@ -196,7 +197,8 @@ def input_gradient_norms(D: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(*networks: nn.Module) -> Iterator[None]:
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Eval mode, and train mode again."""
     for network in networks:
         network.eval()
     try:
@@ -215,7 +217,7 @@ def _input_sizes(D: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
         return lambda layer, inputs: sizes.update({name: tuple(inputs[0].shape[2:])})
 
     hooks = [layer.register_forward_pre_hook(remember(name)) for name, layer in weight_layers(D)]
-    with _evaluating(D):
+    with evaluating(D):
         D(x)
     for hook in hooks:
         hook.remove()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sngan.config import ARMS, RunConfig
 from sngan.data import Batches, ImageData
+from sngan.evaluate import Evaluation
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.measure import Instruments, Window, layer_generators, non_finite
 from sngan.models import Discriminator, Generator, initialize
@@ -42,9 +43,9 @@ def train(
 ) -> Outcome:
     """Train one run on the device of `data` and return how it ended.
 
-    `log(row, samples)` gets each row of the record, with `time/*`, and at evaluations also the fixed latents'
-    images (64, C, 28, 28) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits of the
-    run are the same. `save(state)` gets the weights when the run is over. Non-finite numbers end the run as
+    `log(row, samples)` gets each row of the record, with `time/*`, and at evaluations also `eval/*` and the fixed
+    latents' images (64, C, 28, 28) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits of
+    the run are the same. `save(state)` gets the weights when the run is over. Non-finite numbers end the run as
     `diverged`. Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
     device, dtype = data.images.device, getattr(torch, config.precision)
@@ -58,6 +59,7 @@ def train(
     z_d, z_g = (torch_generator(config.seed, name, device) for name in ("z_d", "z_g"))
     evaluations = set(config.evaluation_steps())
     instruments = Instruments(config, G, D, penalty, data) if log else None
+    evaluation = Evaluation(config, data) if log else None
     window, outcome, zero = Window(), Outcome("finished", config.steps), torch.zeros((), device=device, dtype=dtype)
     if log and instruments:
         log(instruments.row(0, {}), None)
@@ -87,11 +89,15 @@ def train(
         if log:
             window.add_g(G, loss_g)
 
-        if log and instruments and (step % config.log_every == 0 or step == config.steps):
+        if log and instruments and evaluation and (step % config.log_every == 0 or step == config.steps):
             means = window.means(config)  # waits for the device
             timing = elapsed(window_start, window.steps, config)
             row = instruments.row(step, means)
-            samples = instruments.samples() if step in evaluations else None
+            samples = None
+            if step in evaluations:
+                evaluation_start, samples = time.perf_counter(), instruments.samples()
+                row |= evaluation(G)
+                timing["time/evaluation_seconds"] = time.perf_counter() - evaluation_start
             log(row | timing, samples)
             if bad := non_finite(row, samples, G, D):
                 outcome = Outcome("diverged", step, f"non-finite: {bad}")

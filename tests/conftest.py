@@ -21,7 +21,7 @@ from experiments.study import read
 from sngan.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"dataset": "digits", "batch_size": 16, "g_width": 8, "steps": 30}
+SMALL = {"dataset": "digits", "batch_size": 16, "g_width": 8, "steps": 30, "n_fake": 100}
 HOSTILE = "</td><script>document.title = 'taken'</script> | ![x](y)"
 
 

@@ -119,7 +119,8 @@ def test_trouble_with_files_is_one_line_that_names_them(command: Callable, tmp_p
     file.write_text("")
     runs = tmp_path / "runs"
     record = Record(runs / "tiny" / small(steps=10).run_id)
-    common = ["--steps", 10, "--batch-size", 16, "--g-width", 8, "--wandb", "disabled", "--study", "tiny"]
+    common = ["--steps", 10, "--batch-size", 16, "--g-width", 8, "--n-fake", 100, "--wandb", "disabled", "--study",
+              "tiny"]  # fmt: skip
     assert command("train", *common, "--runs-dir", runs)[0] == 0
     (runs / "tiny" / "report").write_text("")
     (record.folder / "export").write_text("")
@@ -167,8 +168,8 @@ def test_a_report_is_of_the_study_of_that_name_before_the_folder_of_that_name(
 
 
 def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: Path) -> None:
-    arguments = ["train", "--steps", 20, "--batch_size=16", "--g-width", 8, "--penalty_weight=0.1", "--wandb",
-                 "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]  # fmt: skip
+    arguments = ["train", "--steps", 20, "--batch_size=16", "--g-width", 8, "--penalty_weight=0.1", "--n-fake", 100,
+                 "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]  # fmt: skip
     code, output, errors = command(*arguments)
     config = small(steps=20)
     assert code == 0
@@ -181,7 +182,8 @@ def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: P
 
 
 def test_a_failed_run_gives_code_1_and_a_diverged_one_code_0(command: Callable, tmp_path: Path) -> None:
-    common = ["--g-width", 8, "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]
+    common = ["--g-width", 8, "--n-fake", 100, "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir",
+              tmp_path]  # fmt: skip
     for attempts in (1, 2):  # a failed run is tried again
         assert command("train", "--batch-size", 1800, *common)[0] == 1
         (record,) = run_folders(tmp_path / "single")

@@ -120,7 +120,7 @@ def test_the_built_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     subprocess.run(build, cwd=source, env=quiet, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"experiments/studies/demo.yaml", "analysis/report.html.j2"} <= held
+    assert {"experiments/studies/demo.yaml", "analysis/report.html.j2", "sngan/yardsticks/mnist.safetensors"} <= held
     assert not [name for name in held if name.startswith("tests") or "/results/" in name]
 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -143,7 +143,7 @@ def test_the_built_wheel_works_outside_the_clone(tmp_path: Path) -> None:
                           capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert Path(used.strip()).is_relative_to(site)
     assert "9 cells, 9 runs: 9 missing" in run("plan", "demo")
-    train = ["train", "--dataset", "digits", "--steps", "20", "--batch-size", "16", "--g-width", "8"]
+    train = ["train", "--dataset", "digits", "--steps", "20", "--batch-size", "16", "--g-width", "8", "--n-fake", "99"]
     folder = Path(run(*train, "--wandb", "disabled", "--device", "cpu").strip())
     assert (tmp_path / folder / "checkpoint.pt").is_file()
     assert Path(run("report", "single").strip()).name == "index.html"

@@ -89,9 +89,10 @@ _SLOW = pytest.mark.slow
     "number", [pytest.param(signal.SIGINT, marks=_SLOW), pytest.param(signal.SIGTERM, marks=_SLOW), signal.SIGUSR1]
 )
 def test_a_signal_leaves_an_interrupted_run_that_starts_over(tmp_path: Path, number: int) -> None:
-    arguments = ["train", "--steps", "100000", "--batch-size", "16", "--g-width", "8", "--wandb", "disabled"]
+    arguments = ["train", "--steps", "100000", "--batch-size", "16", "--g-width", "8", "--n-fake", "100"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", *arguments, "--threads", "1", "--runs-dir", str(tmp_path)],
+        [sys.executable, "-m", "experiments", *arguments, "--wandb", "disabled", "--threads", "1", "--runs-dir",
+         tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     record = Record(tmp_path / "single" / small(steps=100000).run_id)

@@ -114,7 +114,7 @@ def test_runs_of_one_process_do_not_mix(tmp_path: Path) -> None:
 def test_disabled_imports_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from experiments.run import execute; from sngan.config import RunConfig;"
-        "c = RunConfig(steps=2, batch_size=4, g_width=4, device='cpu', wandb='disabled', threads=1);"
+        "c = RunConfig(steps=2, batch_size=4, g_width=4, n_fake=20, device='cpu', wandb='disabled', threads=1);"
         f"assert execute(c, 's', Path({str(tmp_path)!r}), lambda *m: None).state == 'finished';"
         "sys.exit('wandb' in sys.modules)"
     )
