@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Study:
     within), and the last attempt's device and times. `history`: one row a logged step, with run_id, dataset,
     arm, setting, seed, variant, context, step and the metrics (NaN where null or absent). `account`: number of
     runs in each state. `extra`: run ids on disk that the study does not plan; they are left out of all else.
+    `protocols`: run id -> how its samples were judged, of the runs that say so.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Study:
     history: pd.DataFrame
     account: pd.Series
     extra: list[str]
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def load(source: str | Path) -> Study:
@@ -64,7 +66,8 @@ def load(source: str | Path) -> Study:
     runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
     history = _history(runs, found)
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
-    return Study(name, description, folder, runs, history, account, extra)
+    protocols = {run_id: protocol for run_id, record in found.items() if (protocol := record.protocol())}
+    return Study(name, description, folder, runs, history, account, extra, protocols)
 
 
 def _run(config: RunConfig, record: Record) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,10 @@ from sngan.config import ARMS
 
 SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500  # claim C1
 # what is compared between arms: of all of these lower is better
+_QUALITY = (
+    *("fd", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes", "mode_kl"),
+    "diversity",
+)
 _SCORES = [name for name in STATISTICS if not name.endswith(("_end", "_best"))]
 
 
@@ -33,6 +39,7 @@ class Table:
     title: str
     caption: str
     frame: pd.DataFrame
+    needs: str = "records that hold it"  # where there are no rows
 
     @property
     def shown(self) -> pd.DataFrame:
@@ -65,7 +72,8 @@ def write_report(folder: str | Path) -> Path:
         (out / sub).mkdir(parents=True, exist_ok=True)
     summary = summarize(study.history)
     comparisons = compare_arms(study, summary)
-    tables = [account_table(study), sigma_table(study), operator_table(study), lipschitz_table(study)]
+    tables = [account_table(study), quality_table(study), protocol_table(study)]
+    tables += [sigma_table(study), operator_table(study), lipschitz_table(study)]
     tables += [*_statistics_tables(study, summary, comparisons), runs_table(study)]
     pictures = _pictures(study, summary, out / "figures")
     for table in tables:
@@ -83,6 +91,8 @@ def write_report(folder: str | Path) -> Path:
         "study": study.name,
         "account": study.account.to_dict(),
         "extra": study.extra,
+        "quality": quality_table(study).frame.to_dict("records"),
+        "protocols": protocol_table(study).frame.to_dict("records"),
         "sigma": sigma_table(study).frame.to_dict("records"),
         "operators": operator_table(study).frame.to_dict("records"),
         "lipschitz": lipschitz_table(study).frame.to_dict("records"),
@@ -107,6 +117,58 @@ def account_table(study: Study) -> Table:
         "ended, with its exact (Clopper-Pearson) 95 % interval."
     )
     return Table("account", "Account of runs", caption, pd.DataFrame(rows))
+
+
+def quality_table(study: Study) -> Table:
+    """How good and varied the samples are at the end, between what reals and the trivial sampler score."""
+    rows = []
+    for (context, variant), history in _groups(study.history) if "eval/fd" in study.history else ():
+        last = history.groupby("seed").last()  # of every column its last value
+        fd = last["eval/fd"].dropna()
+        row = {"context": context, "arm": variant, "n": len(fd)}
+        row |= {"fd": fd.median(), "fd_low": fd.min(), "fd_high": fd.max()}
+        row |= {name: last[f"eval/{name}"].median() for name in _QUALITY[1:] if f"eval/{name}" in last}
+        rows.append(row)
+    for context, _, protocol in _protocols(study):
+        for name in ("real_against_real", "trivial_sampler"):
+            scores = protocol.get(name, {})
+            rows.append(
+                {"context": context, "arm": name.replace("_", " ")} | {key: scores.get(key) for key in _QUALITY}
+            )
+    caption = (
+        "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
+        "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
+        "classifier that the next table names; they are no FID. precision and density: whether samples lie among the "
+        "reals; recall and coverage: whether all reals are near some sample; modes: classes hit (modes_5: at least "
+        "five times), effective_modes: exp of the entropy over classes, mode_kl: from the data's classes, in nats; "
+        "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
+        "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
+        "diverged or failed counts with the last evaluation that it had."
+    )
+    return Table("quality", "Samples at the end", caption, pd.DataFrame(rows))
+
+
+def protocol_table(study: Study) -> Table:
+    """How samples were judged: a row per context, or more where its runs were judged differently."""
+    rows = []
+    for context, runs, protocol in _protocols(study):
+        row = {"context": context, "runs": runs} | {k: v for k, v in protocol.items() if not isinstance(v, dict)}
+        rows.append(row | {"real_against_real_fd": protocol.get("real_against_real", {}).get("fd")})
+    caption = (
+        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
+        "compared. "
+        "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
+        "running statistics; k is the neighbour of precision, recall, density and coverage. The classifier is known by "
+        "its accuracy on images that it was not trained on and by the SHA-256 of its weights."
+    )
+    return Table("protocol", "How samples were judged", caption, pd.DataFrame(rows))
+
+
+def _protocols(study: Study) -> list[tuple[str, int, dict[str, Any]]]:
+    """(context, number of runs, protocol) of each distinct protocol."""
+    context_of = study.runs.set_index("run_id")["context"]
+    found = Counter((context_of[run_id], json.dumps(protocol)) for run_id, protocol in study.protocols.items())
+    return [(context, runs, json.loads(protocol)) for (context, protocol), runs in found.items()]
 
 
 def sigma_table(study: Study) -> Table:
@@ -232,6 +294,7 @@ def _statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.Data
         "both arms have the statistic. "
         f"Fewer than {APPROXIMATE_BELOW} pairs describe, they do not test.",
         shown,
+        "at least two arms with runs that ended",
     )
     per_run = Table(
         "runs_statistics",
@@ -271,9 +334,20 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
     operators = {f"sigma_conv/{layer}": f"{layer}, operator norm" for layer in layers}
     steepness = {"lipschitz/product": "product of norms and gains (upper bound)",
                  "lipschitz/empirical": "largest |dD/dx| found (lower bound)"}  # fmt: skip
+    distances = {"eval/fd": "fd (Frechet distance)", "eval/mode_kl": "KL of the classes, nats"}
+    coverage = {
+        "eval/precision": "precision", "eval/density": "density", "eval/recall": "recall", "eval/coverage": "coverage",
+        "eval/effective_modes": "effective modes", "eval/diversity": "diversity",
+    }  # fmt: skip
     steepness |= {f"grad_x/{kind}": f"mean |dD/dx|, {kind} images" for kind in ("real", "fake", "interpolated")}
     kinds = (
         ("losses", "Losses", "The discriminator's and the generator's loss.", losses, False, 2),
+        ("distance", "Distance of samples from the data",
+         "Lower is better. See how samples were judged below the figures for what reals and the trivial sampler score.",
+         distances, True, 2),
+        ("coverage", "Quality and variety of samples",
+         "Of reals against reals all but the effective modes would be near 1, and these near the number of classes.",
+         coverage, False, 3),
         ("sigma", "Spectral norms by layer",
          "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
          "parameter. Spectral normalization holds the upper ones at 1.", sigmas, True, max(len(layers), 1)),
@@ -386,7 +460,9 @@ def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
     problems = runs.loc[(runs["state"] != "finished") | (runs["damage"] != ""), ["run_id", "state", "step"]]
     reasons = [runs.loc[problems.index, name].fillna("") for name in ("error", "damage")]
     problems["error"] = [", ".join(filter(None, pair)) for pair in zip(*reasons, strict=True)]
+    judged = Counter(context for context, _, _ in _protocols(study))
     return {
+        "mixed_protocols": [context for context, count in judged.items() if count > 1],
         "name": study.name,
         "question": study.description,
         "account": study.account.to_dict(),

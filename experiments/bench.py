@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import platform
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,11 +22,13 @@ from rich.table import Table
 
 from experiments.account import step_flop
 from experiments.bench_notebook import notebook_steps
-from experiments.record import to_json, write_atomically
-from experiments.run import device_name, resolve_device
+from experiments.record import Record, to_json, write_atomically
+from experiments.run import device_name, grid_png, resolve_device
 from experiments.sweep import cores
+from experiments.tracking import Tracker
 from sngan.config import ARMS, InputError, RunConfig
 from sngan.data import ImageData, load
+from sngan.evaluate import Evaluation
 from sngan.measure import Instruments, Window
 from sngan.train import build, train
 
@@ -33,6 +37,9 @@ _NOTEBOOK = "the notebook's loop (dcgan)"
 _MEANS = "means and gradient norms, one step"
 _SIGMAS = "exact sigmas, one row"
 _OPERATORS = "operator norms, spectra, input gradients, one row"
+_RECORD = "the record, one row"
+_WANDB = "W&B, one row"  # offline, what the call costs the training
+_EVALUATION = "evaluation and sample grid, one"
 
 
 def bench(
@@ -57,7 +64,7 @@ def bench(
     configs = {arm: RunConfig(dataset=dataset, arm=arm, batch_size=batch_size) for arm in ARMS}  # type: ignore[arg-type]
     rates = {name: matmul_flops(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
     rows = _measure(_candidates(configs, data), seconds)
-    rows |= {name: {"step_seconds": value} for name, value in _instrument_seconds(configs["sn_dcgan"], data).items()}
+    rows |= {name: {"seconds": value} for name, value in _instrument_seconds(configs["sn_dcgan"], data).items()}
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
@@ -121,10 +128,10 @@ def _time(steps: Callable[[int], None], n: int) -> float:
 
 
 def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
-    """Seconds of what is measured: at every step, at every row of the record, every `instrument_every` steps."""
+    """Seconds of what is done beside training: at every step, every row, every `instrument_every`, every evaluation."""
     device = data.images.device
     G, D, penalty = build(config, device)
-    instruments, window = Instruments(config, G, D, penalty, data), Window()
+    instruments, window, evaluation = Instruments(config, G, D, penalty, data), Window(), Evaluation(config, data)
     loss = G(torch.randn(config.batch_size, config.z_dim, device=device)).mean() + D(instruments.samples()).mean()
     loss.backward()
     logits = torch.randn(config.batch_size, device=device)
@@ -133,10 +140,32 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
         window.add_d(D, (loss, loss, loss, loss, loss), logits, logits)
         window.add_g(G, loss)
 
-    actions = {_MEANS: means, _SIGMAS: lambda: instruments.row(1, {}), _OPERATORS: lambda: instruments.row(0, {})}
-    seconds = {
-        name: median(_time(_repeat(action), 10) / 10 for _ in range(_ROUNDS)) for name, action in actions.items()
-    }
+    means()
+    full_row = instruments.row(0, window.means(config)) | {"time/step_seconds": 0.1, "time/images_per_second": 100.0}
+    with TemporaryDirectory() as folder:
+        record = Record(Path(folder) / config.run_id)
+        record.samples_path.mkdir(parents=True)
+        tracker = Tracker(config, "bench", Path(folder), "offline", [], warn=lambda text: print(text, file=sys.stderr))
+        actions = {
+            _MEANS: means,
+            _SIGMAS: lambda: instruments.row(1, {}),
+            _OPERATORS: lambda: instruments.row(0, {}),
+            _RECORD: lambda: record.append(full_row),
+            _WANDB: lambda: tracker.log(full_row, {}),
+        }
+        seconds = {
+            name: median(_time(_repeat(action), 10) / 10 for _ in range(_ROUNDS)) for name, action in actions.items()
+        }
+
+        def evaluate() -> None:
+            scores = evaluation(G)
+            image = record.write_sample("step.png", grid_png(instruments.samples()))
+            record.append(full_row | scores)
+            tracker.log(full_row | scores, {"samples": image})
+
+        evaluate()
+        seconds[_EVALUATION] = median(_time(_repeat(evaluate), 1) for _ in range(_ROUNDS))
+        tracker.finish({}, exit_code=0)
     return seconds | {_OPERATORS: seconds[_OPERATORS] - seconds[_SIGMAS]}
 
 
@@ -149,14 +178,18 @@ def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
 
 
 def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, rate: float) -> dict[str, float]:
-    step = {name: row["step_seconds"] for name, row in rows.items()}
+    step = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
     ratios = {"speed against the notebook's loop": step[_NOTEBOOK] / step["dcgan"]}
     ratios["share of the float32 matrix rate"] = step_flop(config) / step["dcgan"] / rate
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
-    every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every}
-    costs = {name: step[name] / n / step["sn_dcgan"] for name, n in every.items()}
-    ratios |= {f"cost of {name.rpartition(',')[0]}": cost for name, cost in costs.items()}
-    return ratios | {"cost of all instruments": sum(costs.values())}
+    every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
+             _WANDB: config.log_every, _EVALUATION: config.steps / len(config.evaluation_steps())}  # fmt: skip
+    costs = {name: rows[name]["seconds"] / n for name, n in every.items()}  # seconds a step
+    shares = {name: cost / (step["sn_dcgan"] + sum(costs.values())) for name, cost in costs.items()}
+    evaluation = shares.pop(_EVALUATION)
+    ratios |= {f"cost of {name.rpartition(',')[0]}": share for name, share in shares.items()}
+    ratios["cost of all instruments, record and W&B"] = sum(shares.values())
+    return ratios | {f"cost of evaluation in a run of {config.steps:,} steps": evaluation}
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -191,11 +224,11 @@ def _print(result: dict[str, Any]) -> None:
     console.print(
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}; matrix product {rates}"
     )
-    table = Table("row", "ms a step", "fastest", "slowest", "images/s", box=None, pad_edge=False)
+    table = Table("row", "ms", "fastest", "slowest", "images/s", box=None, pad_edge=False)
     for name, row in result["rows"].items():
         spread = [f"{1000 * row[key]:.2f}" if key in row else "" for key in ("fastest", "slowest")]
-        images = f"{work['batch_size'] / row['step_seconds']:,.0f}" if "fastest" in row else ""
-        table.add_row(name, f"{1000 * row['step_seconds']:.2f}", *spread, images)
+        images = f"{work['batch_size'] / row['step_seconds']:,.0f}" if "step_seconds" in row else ""
+        table.add_row(name, f"{1000 * row.get('step_seconds', row.get('seconds')):.2f}", *spread, images)
     console.print(table)
     for name, ratio in result["ratios"].items():
         console.print(f"{name}: {ratio:.1%}" if name.startswith(("share", "cost")) else f"{name}: {ratio:.2f} x")

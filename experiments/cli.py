@@ -255,7 +255,8 @@ class Yardstick:
     dataset: Positional[Literal["digits", "mnist", "fashion_mnist"]]
     threads: Annotated[int, arg(help="CPU threads; the bits depend on it, the shipped weights are of one")] = 1
     data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
-    out: Annotated[str, arg(help="file to write; default: yardstick-DATASET.safetensors")] = ""
+    out: Annotated[str, arg(help="file to write; default: yardsticks/DATASET.safetensors in the runs folder")] = ""
+    runs_dir: _RunsDir = ""
 
     def run(self) -> int:
         import hashlib
@@ -268,7 +269,8 @@ class Yardstick:
             raise InputError(f"--threads must be from 1 to 4096, got {self.threads}")
         torch.set_num_threads(self.threads)
         content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr)
-        path = Path(self.out or f"yardstick-{self.dataset}.safetensors")
+        path = Path(self.out or record.runs_root(self.runs_dir) / "yardsticks" / f"{self.dataset}.safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
         record.write_atomically(path, content)
         print(f"{path}: accuracy {accuracy:.4f}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
         return DONE

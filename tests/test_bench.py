@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.account import step_flop
+from experiments.account import evaluation_flop, step_flop
 from sngan.config import ARMS, RunConfig
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.train import build
+from sngan.yardstick import load_yardstick
 
 
 @pytest.mark.slow
@@ -20,10 +21,14 @@ def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path) -> 
     result = json.loads(out.read_text())
     assert json.loads(output) == result
     assert set(ARMS) < set(result["rows"])
-    assert all(row["step_seconds"] > 0 for row in result["rows"].values())
+    assert all(row.get("step_seconds", row.get("seconds")) > 0 for row in result["rows"].values())
     rows, ratios = result["rows"], result["ratios"]
     assert ratios["sn / plain"] == pytest.approx(rows["sn"]["step_seconds"] / rows["plain"]["step_seconds"])
-    assert {"speed against the notebook's loop", "cost of exact sigmas", "cost of all instruments"} <= set(ratios)
+    assert {"speed against the notebook's loop", "cost of exact sigmas"} <= set(ratios)
+    costs = [ratios[f"cost of {name}"] for name in ("means and gradient norms", "exact sigmas", "the record", "W&B")]
+    costs.append(ratios["cost of operator norms, spectra, input gradients"])
+    assert ratios["cost of all instruments, record and W&B"] == pytest.approx(sum(costs))
+    assert ratios["cost of evaluation in a run of 23,450 steps"] > 0
 
 
 def test_flop_of_a_step_are_those_that_torch_counts() -> None:
@@ -39,3 +44,14 @@ def test_flop_of_a_step_are_those_that_torch_counts() -> None:
         D.requires_grad_(False)
         adversarial_g("bce", D(G(torch.randn(8, config.z_dim)))).backward()
     assert step_flop(config) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "stacked_mnist"])
+def test_flop_of_an_evaluation_are_those_that_torch_counts(dataset: str) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = RunConfig(dataset=dataset, n_fake=20)  # type: ignore[arg-type]
+    G, _, _ = build(config, "cpu")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        load_yardstick(dataset).embed(G(torch.randn(20, config.z_dim)))
+    assert evaluation_flop(config) == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -1,6 +1,8 @@
 """The command line: help, notes, JSON, exit codes, and mistakes that cost a line and not a traceback."""
 
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from conftest import ROOT, small, write_study
 from experiments.cli import Report
 from experiments.record import Record, run_folders
 
-COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench")
+COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -201,10 +203,34 @@ def test_plan_and_status_as_tables_and_json(command: Callable, tmp_path: Path) -
     assert "4 cells, 3 runs: 3 missing" in output
     plan = json.loads(command("plan", path, "--json", "--runs-dir", tmp_path)[1])
     assert (plan["cells"], len(plan["runs"]), plan["states"]) == (4, 3, {"missing": 3})
+    evaluating = sum(run["evaluation_seconds"] for run in plan["runs"])
+    assert 0 < plan["evaluation_share"] == evaluating / sum(run["estimated_seconds"] for run in plan["runs"]) < 1
+    assert f"evaluation of samples: about {plan['evaluation_share']:.1%} of the time" in output
     assert plan["core_seconds_left"] == pytest.approx(sum(run["estimated_seconds"] for run in plan["runs"]))
     status = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
     assert status["account"]["missing"] == len(status["runs"]) == 3
     assert not (tmp_path / "tiny").exists()
+
+
+def test_what_evaluations_took_is_what_the_plan_says(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    record = Record(tmp_path / "tiny" / small().run_id)
+    record.folder.mkdir(parents=True)
+    attempt = {"wall_seconds": 50, "evaluation_seconds": 10.0}
+    record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [attempt]})
+    assert json.loads(command("plan", path, "--json", "--runs-dir", tmp_path)[1])["evaluation_share"] == 0.2
+
+
+@pytest.mark.slow
+def test_a_yardstick_by_one_command(command: Callable, tmp_path: Path) -> None:
+    """A minute; on another processor the bits may differ from the shipped ones, the accuracy hardly does."""
+    out = tmp_path / "new.safetensors"
+    code, output, errors = command("yardstick", "digits", "--out", out)
+    assert code == 0
+    assert "epoch 60 of 60" in errors
+    accuracy, sha256 = re.search(r"accuracy ([\d.]+), .* SHA-256 (\w+)", output).groups()  # type: ignore[union-attr]
+    assert float(accuracy) >= 0.98
+    assert sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def test_a_status_without_time_is_no_obstacle_to_planning(command: Callable, tmp_path: Path) -> None:

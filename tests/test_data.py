@@ -52,7 +52,7 @@ def test_too_large_a_batch_is_refused() -> None:
         Batches(_numbered(50), 51, seed=0, dtype=torch.float32)
 
 
-def _write_idx(folder: Path, n: int = 60, classes: int = 10) -> np.ndarray:
+def write_idx(folder: Path, n: int = 60, classes: int = 10) -> np.ndarray:
     """MNIST's files in the format of its authors: big-endian header, then bytes."""
     images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
     folder.mkdir(parents=True)
@@ -65,7 +65,7 @@ def _write_idx(folder: Path, n: int = 60, classes: int = 10) -> np.ndarray:
 
 
 def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
-    images = _write_idx(tmp_path / "MNIST" / "raw")
+    images = write_idx(tmp_path / "MNIST" / "raw")
     found = load("mnist", str(tmp_path))
     np.testing.assert_array_equal(found.images[:, 0], images)
     assert found.digest == load("mnist", str(tmp_path)).digest
@@ -73,7 +73,7 @@ def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
 
 def test_stacked_mnist_are_fixed_triples_read_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "N_STACKED", 500)
-    images = _write_idx(tmp_path / "MNIST" / "raw")
+    images = write_idx(tmp_path / "MNIST" / "raw")
     found = load("stacked_mnist", str(tmp_path))
     assert found.images.shape == (500, 3, 28, 28)
     channels = {image.tobytes(): i for i, image in enumerate(images)}
@@ -86,7 +86,7 @@ def test_stacked_mnist_are_fixed_triples_read_as_numbers(tmp_path: Path, monkeyp
 
 def test_three_channels_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "N_STACKED", 500)
-    _write_idx(tmp_path / "MNIST" / "raw")
+    write_idx(tmp_path / "MNIST" / "raw")
     config = small(dataset="stacked_mnist", arm="sn", steps=2, data_dir=str(tmp_path))
     assert execute(config, "single", tmp_path, lambda *message: None).state == "finished"
     grid = np.asarray(Image.open(tmp_path / config.run_id / "samples" / "step-000002.png"))
@@ -94,7 +94,7 @@ def test_three_channels_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_files_that_are_not_mnists_are_refused(tmp_path: Path) -> None:
-    _write_idx(tmp_path / "MNIST" / "raw", classes=11)
+    write_idx(tmp_path / "MNIST" / "raw", classes=11)
     with pytest.raises(InputError, match=r"damaged .*60 labels up to 10; expected .* below 10"):
         load("mnist", str(tmp_path))
 
@@ -107,6 +107,16 @@ def test_without_network_the_message_names_files_and_folder(tmp_path: Path, monk
         load("fashion_mnist", str(tmp_path))
     assert "train-images-idx3-ubyte.gz" in str(caught.value)
     assert str(tmp_path / "FashionMNIST" / "raw") in str(caught.value)
+
+
+def test_test_images_are_other_files(tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    images[-1, -1, -1] = 7
+    np.testing.assert_array_equal(load("mnist", str(tmp_path), part="test").images[:, 0], images)
+    with pytest.raises(InputError, match="digits has no test images"):
+        load("digits", part="test")
 
 
 def test_unknown_data_set() -> None:

@@ -82,7 +82,7 @@ def test_readme_commands_are_understood(line: str) -> None:
 
 def test_readme_shows_every_command_and_names_only_what_is_there() -> None:
     shown = {line.split()[1] for line in readme_commands()}
-    assert shown == {"train", "plan", "sweep", "status", "report", "sample", "export", "bench"}
+    assert shown == {"train", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick"}
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

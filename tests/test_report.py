@@ -18,7 +18,18 @@ from experiments.record import run_folders
 from experiments.run import execute
 from sngan.config import InputError
 
-TABLES = ("account", "sigma", "operators", "lipschitz", "statistics", "comparisons", "runs_statistics", "runs")
+TABLES = (
+    "account",
+    "quality",
+    "protocol",
+    "sigma",
+    "operators",
+    "lipschitz",
+    "statistics",
+    "comparisons",
+    "runs_statistics",
+    "runs",
+)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +50,18 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     assert account.loc["sn", ["planned", "finished", "diverged", "failed", "missing"]].tolist() == [3, 1, 1, 0, 1]
     assert account.loc["sn", "failure_rate"] == 0.5  # of the two that ended
     assert account.loc["dcgan", "failure_rate"] == pytest.approx(1 / 3)
+    quality = table(page, "quality").set_index("arm")
+    ends = [[row for row in r.rows() if "eval/fd" in row][-1] for r in records.values() if r.config().arm == "dcgan"]
+    assert quality.loc["dcgan", "n"] == len(ends) == 3  # the failed one with the last that it had
+    for name in ("fd", "coverage", "effective_modes", "diversity"):
+        assert quality.loc["dcgan", name] == pytest.approx(np.median([row[f"eval/{name}"] for row in ends]))
+    assert quality.loc["dcgan", "fd_high"] == max(row["eval/fd"] for row in ends)
+    protocol = next(iter(records.values())).protocol()
+    assert quality.loc["real against real", "fd"] == protocol["real_against_real"]["fd"]
+    assert quality.loc["trivial sampler", "fd"] == protocol["trivial_fd"]
+    (judged,) = table(page, "protocol").to_dict("records")
+    assert (judged["runs"], judged["feature_net_sha256"]) == (5, protocol["feature_net_sha256"])
+    assert (judged["n_fake"], judged["real_against_real_fd"]) == (100, protocol["real_against_real"]["fd"])
     sigma = table(page, "sigma").set_index(["arm", "layer"])
     last = [records[r].rows()[-1] for r in study.runs[study.runs["arm"] == "sn"]["run_id"] if records.get(r)]
     assert sigma.loc[("sn", "conv2"), "n"] == len(last) == 2
@@ -110,6 +133,21 @@ def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp
     assert "step 60" in pictures[0].title
 
 
+def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
+    record = run_folders(mixed_study)[0]
+    record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
+    page = write_report(mixed_study)
+    assert table(page, "protocol")["runs"].tolist() == [1, 4]
+    assert "samples were judged in more than one way; their numbers cannot be compared" in page.read_text()
+    (record.folder / "protocol.json").unlink()  # as in records of an older program
+    page = write_report(mixed_study)
+    assert table(page, "protocol")["runs"].tolist() == [4]
+    assert "more than one way" not in page.read_text()
+    (record.folder / "protocol.json").write_text("[]")
+    with pytest.raises(InputError, match=r"protocol\.json: expected an object"):
+        write_report(mixed_study)
+
+
 def test_statistics_json_holds_the_same_numbers(page: Path) -> None:
     statistics = json.loads((page.parent / "statistics.json").read_text())
     assert statistics["account"] == load(page.parent.parent).account.to_dict()
@@ -137,7 +175,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
     assert HOSTILE not in text
     assert "&lt;/td&gt;&lt;script&gt;" in text
     assert "3 seeds per arm: this report describes; it cannot support a claim." in text
-    for figure in ("losses", "sigma", "gradients", "samples", "evolution", "differences"):
+    for figure in ("losses", "distance", "coverage", "sigma", "gradients", "samples", "evolution", "differences"):
         for kind in ("png", "svg"):
             assert (page.parent / "figures" / f"{figure}.{kind}").stat().st_size > 1000
 
@@ -189,7 +227,7 @@ def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert tab.title() == "tiny: report"  # the hostile reason stayed text
         assert tab.get_by_text(HOSTILE).count() >= 1
         loaded = tab.eval_on_selector_all("img", "all => all.map(i => [i.complete && i.naturalWidth > 0, i.alt])")
-        assert len(loaded) == 8
+        assert len(loaded) == 10
         assert all(width and alt for width, alt in loaded)
         dead = tab.eval_on_selector_all(
             "a[href^='#']", "all => all.filter(a => !document.querySelector(a.getAttribute('href'))).map(a => a.href)"

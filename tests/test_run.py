@@ -21,6 +21,7 @@ from experiments.record import Record
 from experiments.run import execute, explain, grid_png, resolve_device
 from sngan.config import InputError
 from sngan.data import load
+from sngan.yardstick import SHIPPED
 
 
 def run_small(folder: Path, **changes: Any) -> tuple[Record, running.Result, list[tuple]]:
@@ -41,6 +42,11 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert attempt["exact"] is True
     assert attempt["wall_seconds"] > 0
     assert attempt["peak_memory_bytes"] > 10**7
+    seconds = [row["time/evaluation_seconds"] for row in record.timing() if "time/evaluation_seconds" in row]
+    assert attempt["evaluation_seconds"] == pytest.approx(sum(seconds))
+    assert json.loads((record.folder / "protocol.json").read_text()) == record.protocol()
+    assert record.protocol()["feature_net_sha256"] == SHIPPED["digits"].sha256
+    assert [row["step"] for row in record.rows() if "eval/fd" in row] == record.config().evaluation_steps()
     assert [row["step"] for row in record.rows()] == [0, 10, 20, 30, 40, 45]
     assert [row["step"] for row in record.timing()] == [10, 20, 30, 40, 45]
     assert not any(key.startswith("time/") for row in record.rows() for key in row)

@@ -260,7 +260,8 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
-    config = small(arm=arm, steps=50, log_every=1, instrument_every=1)
+    config = small(arm=arm, steps=50, log_every=1, instrument_every=1, n_evaluations=25, n_fake=20)
+    assert len(config.evaluation_steps()) > 20
     quiet, measured = final_weights(config, False), final_weights(config, True)
     assert all(torch.equal(quiet[name], measured[name]) for name in quiet)
 

@@ -1,0 +1,198 @@
+"""The classifiers that judge samples: their published accuracy and hashes, and what they make of an image."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from test_data import write_idx
+
+from sngan import yardstick
+from sngan.config import DATASETS, InputError
+from sngan.data import data_root, load
+from sngan.yardstick import LOWEST_ACCURACY, SHIPPED, Classifier, Yardstick, load_yardstick, train_weights
+
+
+def folder_of_weights() -> Path:
+    return Path(yardstick.__file__).parent / "yardsticks"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_small_and_those_of_the_table(name: str) -> None:
+    content = (folder_of_weights() / f"{name}.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHIPPED[name].sha256 == load_yardstick(name).sha256
+    assert len(content) < 1_000_000
+    assert SHIPPED[name].accuracy >= LOWEST_ACCURACY[name] >= {"mnist": 0.992, "digits": 0.98}[name]
+
+
+def test_digits_accuracy_is_that_of_the_table() -> None:
+    """On the seeded fifth that it was not trained on."""
+    sequence = np.random.SeedSequence([0, zlib.crc32(b"yardstick/held_out")])
+    held_out = np.random.default_rng(sequence).permutation(1797)[:359]
+    _, labels = load_yardstick("digits").embed(load("digits").images[held_out])
+    assert (labels.numpy() == load_digits().target[held_out]).mean() == pytest.approx(
+        SHIPPED["digits"].accuracy, abs=1e-4
+    )
+
+
+def test_mnist_accuracy_is_that_of_the_table() -> None:
+    """On MNIST's own test images, read as bytes."""
+    raw = data_root() / "MNIST" / "raw"
+    if not (raw / "t10k-images-idx3-ubyte").exists():
+        pytest.skip(f"MNIST is not in {raw}; set SNGAN_DATA")
+    images = np.fromfile(raw / "t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
+    truth = np.fromfile(raw / "t10k-labels-idx1-ubyte", np.uint8)[8:]
+    _, labels = load_yardstick("mnist").embed(torch.from_numpy(images))
+    assert (labels.numpy() == truth).mean() == pytest.approx(SHIPPED["mnist"].accuracy, abs=2e-4)
+
+
+# --- features ---
+
+
+def features_are_each_images_own(judge: Yardstick) -> None:
+    """Whatever the batch is, and whatever is in it: up to rounding."""
+    images = load("digits").images[:100].expand(-1, judge.channels, -1, -1)
+    expected, labels = judge.embed(images, 100)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(100))
+    for batch_size in (1, 7, 500):
+        features, found = judge.embed(images[order], batch_size)
+        torch.testing.assert_close(features, expected[order], rtol=1e-4, atol=1e-4)
+        assert torch.equal(found, labels[order])
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "stacked_mnist"])
+def test_features_do_not_depend_on_the_batch(dataset: str) -> None:
+    features_are_each_images_own(load_yardstick(dataset))
+
+
+def test_a_planted_train_mode_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier that was left in train mode uses its batches' own statistics."""
+    monkeypatch.setattr(Classifier, "eval", lambda self: self.train())
+    with pytest.raises(AssertionError):
+        features_are_each_images_own(load_yardstick("digits"))
+
+
+def test_features_are_the_penultimate_layers_and_labels_the_largest_logits() -> None:
+    judge, images = load_yardstick("digits"), load("digits").images[:50]
+    features, labels = judge.embed(images)
+    x = images.float() / 127.5 - 1
+    logits = judge.network(x)
+    assert features.shape == (50, judge.n_features) == (50, 64)
+    torch.testing.assert_close(features @ judge.network.logits.weight.T + judge.network.logits.bias, logits)
+    assert torch.equal(labels, logits.argmax(1))
+    for other in (x, x.double()):  # an image is the same in bytes and in [-1, 1]
+        torch.testing.assert_close(judge.embed(other)[0], features)
+
+
+def test_features_have_unit_mean_square() -> None:
+    features, _ = load_yardstick("digits").embed(load("digits").images)
+    assert features.square().mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_stacked_images_are_judged_channel_by_channel() -> None:
+    images, labels = load("digits").images[:90], load("digits").labels[:90]
+    one, (features, triples) = (
+        load_yardstick("mnist"),
+        load_yardstick("stacked_mnist").embed(images.reshape(30, 3, 28, 28)),
+    )
+    singly, digits = one.embed(images)
+    torch.testing.assert_close(features, singly.reshape(30, 192))
+    assert triples.tolist() == [100 * a + 10 * b + c for a, b, c in digits.reshape(30, 3).tolist()]
+    assert (digits == labels).float().mean() > 0.5  # MNIST's classifier knows other people's digits too
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected images \(N, 3, 28, 28\), got \(2, 1, 28, 28\)"):
+        load_yardstick("stacked_mnist").embed(torch.zeros(2, 1, 28, 28))
+
+
+# --- where weights come from ---
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray((folder_of_weights() / "digits.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "digits.safetensors").write_bytes(content)
+    monkeypatch.setattr(yardstick, "_FOLDER", tmp_path)
+    with pytest.raises(
+        InputError, match=r"digits\.safetensors is not the file .* SHA-256 is .*Install the package again"
+    ):
+        load_yardstick("digits")
+    with pytest.raises(InputError, match="are missing"):
+        load_yardstick("mnist")
+    with pytest.raises(InputError, match="known: digits"):
+        load_yardstick("cifar10")
+    with pytest.raises(InputError, match="no yardstick of its own"):
+        train_weights("stacked_mnist")
+
+
+def test_every_data_set_has_a_yardstick_or_a_lowest_accuracy() -> None:
+    assert set(SHIPPED) <= set(LOWEST_ACCURACY)
+    assert set(DATASETS) == {*LOWEST_ACCURACY, "stacked_mnist"}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A cache of its own, one epoch, any accuracy, and a data set of noise where Fashion-MNIST should be."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SNGAN_DATA", str(tmp_path))
+    monkeypatch.setattr(yardstick, "EPOCHS", dict.fromkeys(LOWEST_ACCURACY, 1))
+    monkeypatch.setattr(yardstick, "LOWEST_ACCURACY", dict.fromkeys(LOWEST_ACCURACY, 0.0))
+    write_idx(tmp_path / "FashionMNIST" / "raw", n=300)
+    load.cache_clear()
+    yield
+    load.cache_clear()
+
+
+@pytest.mark.usefixtures("quick")
+def test_training_repeats_itself_bit_for_bit_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    first, accuracy = train_weights("digits", say=lambda text: None)
+    assert torch.rand(1).item() == torch.rand(1, generator=torch.Generator().manual_seed(1)).item()
+    assert train_weights("digits", say=lambda text: None) == (first, accuracy)
+    assert accuracy > 0.5  # after one epoch; one in ten by chance
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_not_shipped_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    load("fashion_mnist")
+    with ThreadPoolExecutor(2) as pool:  # the second waits for the first
+        judges = list(pool.map(lambda _: load_yardstick("fashion_mnist", say=said.append), range(2)))
+    assert len([text for text in said if "once; kept in" in text]) == 1
+    assert judges[0].sha256 == judges[1].sha256
+    assert 0 <= judges[0].accuracy < 0.5  # of noise
+    monkeypatch.setattr(yardstick, "train_weights", None)
+    assert load_yardstick("fashion_mnist").sha256 == judges[0].sha256
+    (kept,) = (tmp_path / "cache" / "sngan" / "yardsticks").glob("*.safetensors")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(InputError, match=r"SHA-256 is .*Delete it, and it is trained again"):
+        load_yardstick("fashion_mnist")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_classifier_below_the_stated_accuracy_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yardstick, "LOWEST_ACCURACY", {"fashion_mnist": 0.9})
+    with pytest.raises(InputError, match=r"right about only .* at least 90\.0% are expected"):
+        load_yardstick("fashion_mnist", say=lambda text: None)
+    assert not list((tmp_path / "cache" / "sngan" / "yardsticks").glob("*.safetensors"))
+
+
+def test_training_images_are_moved_by_up_to_two_pixels_either_way() -> None:
+    x = torch.rand(300, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    moved, shifts = yardstick._moved(x, torch.Generator().manual_seed(1)), set()
+    for before, after in zip(x[:, 0].numpy(), moved[:, 0].numpy(), strict=True):
+        padded = np.pad(before, 2, constant_values=-1)
+        same = [(i, j) for i in range(5) for j in range(5) if np.array_equal(padded[i : i + 28, j : j + 28], after)]
+        assert len(same) == 1
+        shifts |= set(same)
+    assert len(shifts) == 25
