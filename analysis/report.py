@@ -164,6 +164,20 @@ def protocol_table(study: Study) -> Table:
     return Table("protocol", "How samples were judged", caption, pd.DataFrame(rows))
 
 
+def _judged(study: Study, context: str) -> str:
+    """The protocol of a context in two sentences: what belongs beside every number."""
+    sentences = [
+        f"{p.get('n_fake', 0):,} samples against {p.get('n_real', 0):,} reals in the features of "
+        f"{p.get('feature_net')} (accuracy {p.get('feature_net_accuracy', np.nan):.2%}, SHA-256 "
+        f"{str(p.get('feature_net_sha256'))[:8]}), batch norm by its {p.get('batch_norm')}. Reals against reals have "
+        f"an fd of {p.get('real_against_real', {}).get('fd', np.nan):.3g}, the trivial sampler one of "
+        f"{p.get('trivial_fd', np.nan):.3g}. "
+        for c, _, p in _protocols(study)
+        if c == context
+    ]
+    return "".join(sentences)
+
+
 def _protocols(study: Study) -> list[tuple[str, int, dict[str, Any]]]:
     """(context, number of runs, protocol) of each distinct protocol."""
     context_of = study.runs.set_index("run_id")["context"]
@@ -343,10 +357,11 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
     kinds = (
         ("losses", "Losses", "The discriminator's and the generator's loss.", losses, False, 2),
         ("distance", "Distance of samples from the data",
-         "Lower is better. See how samples were judged below the figures for what reals and the trivial sampler score.",
+         "Lower is better.",
          distances, True, 2),
         ("coverage", "Quality and variety of samples",
-         "Of reals against reals all but the effective modes would be near 1, and these near the number of classes.",
+         "Of reals against reals all but the effective modes would be near 1, and these near the number of classes. "
+         "One image repeated can be precise, but not varied.",
          coverage, False, 3),
         ("sigma", "Spectral norms by layer",
          "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
@@ -372,7 +387,8 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
             panels = {name: frame for name, frame in panels.items() if len(frame)}
             if panels:
                 figure = plots.curves(panels, log_y, columns)
-                caption = f"{caption} {_seeds(history)}"
+                judged = _judged(study, str(context)) if metrics in (distances, coverage) else ""
+                caption = f"{caption} {judged}{_seeds(history)}"
                 pictures.append(_picture(figure, out, file + slug, f"{title}: {context}", caption))
         pictures += _sample_pictures(study, str(context), slug, out)
     if len(frame := _paired_differences(study, summary)):

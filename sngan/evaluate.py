@@ -17,7 +17,7 @@ from sngan.yardstick import Yardstick, load_yardstick
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 _FEWEST = 20  # samples of each that the metrics need
-_BATCH = 500  # samples that are in memory at once
+_BATCH = 250  # samples that are in memory at once
 
 
 class Reference(NamedTuple):
@@ -42,7 +42,7 @@ class Evaluation:
         if n_images < 2 * _FEWEST:
             raise InputError(f"{data.name} has {n_images} images; to judge samples at least {2 * _FEWEST} are needed")
         self._n = min(config.n_compared, n_images)
-        self._reference = _reference(data, self._yardstick, self._n)
+        self._reference = _reference(data, self._yardstick, self._n, config.n_fake)
         generator = torch_generator(config.seed, "evaluation", device)
         dtype = getattr(torch, config.precision)
         self._z = torch.randn(config.n_fake, config.z_dim, generator=generator, device=device, dtype=dtype)
@@ -113,39 +113,39 @@ EVALUATED = (
 _references: dict[tuple, Reference] = {}  # the last two: a sweep's worker takes run after run of the same data set
 
 
-def _reference(data: ImageData, yardstick: Yardstick, n: int) -> Reference:
+def _reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int) -> Reference:
     """From the cache, by the data set's and the yardstick's hashes; bits depend on device and threads, so these too."""
-    key = (data.digest, yardstick.sha256, n, str(data.images.device), torch.get_num_threads())
+    key = (data.digest, yardstick.sha256, n, n_labels, str(data.images.device), torch.get_num_threads())
     if key not in _references:
         while len(_references) > 1:
             del _references[next(iter(_references))]
-        _references[key] = _make_reference(data, yardstick, n)
+        _references[key] = _make_reference(data, yardstick, n, n_labels)
     return _references[key]
 
 
-def _make_reference(data: ImageData, yardstick: Yardstick, n: int) -> Reference:
+def _make_reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int) -> Reference:
     """n real images, drawn by the stream `evaluation` of seed 0, and what gives scores their scale.
 
-    Real against real: two disjoint sets of m = min(n, half of the data set). The trivial sampler draws each pixel
-    by itself, from a normal distribution with the mean and standard deviation that it has in the reference, cut off
-    at black and white: it knows nothing of shapes.
+    Real against real: two disjoint sets of m = min(n, half of the data set), and the modes of n_labels reals where
+    there are as many. The trivial sampler draws each pixel by itself, from a normal distribution with the mean and
+    standard deviation that it has in the reference, cut off at black and white: it knows nothing of shapes.
     """
     order = torch.from_numpy(numpy_generator(0, "evaluation").permutation(len(data.images))).to(data.images.device)
     images = data.images[order[:n]]
     features, _ = yardstick.embed(images)
     m = min(n, len(order) // 2)
-    others, other_labels = yardstick.embed(data.images[order[m : 2 * m]])
+    others, other_labels = yardstick.embed(data.images[order[m : m + n_labels]])
     counts = np.bincount(data.labels.cpu().numpy(), minlength=DATASETS[data.name][1])
     pixels = normalized(images, torch.float64)
     noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
     trivial = (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1)
     trivial_features, trivial_labels = yardstick.embed(trivial)
     by_name = lambda values: {key.removeprefix("eval/"): value for key, value in values.items()}  # noqa: E731
-    real_against_real = by_name(scores(features[:m], others, other_labels, counts))
+    real_against_real = by_name(scores(features[:m], others[:m], other_labels, counts))
     trivial_scores = by_name(scores(features, trivial_features, trivial_labels, counts))
     scale = {
-        "real_against_real": {"n": m, **real_against_real},
-        "trivial_sampler": {"n": n, **trivial_scores},
+        "real_against_real": {"n": m, "n_labels": len(other_labels), **real_against_real},
+        "trivial_sampler": {"n": n, "n_labels": n, **trivial_scores},
         "trivial_fd": trivial_scores["fd"],
     }
     return Reference(features, counts, scale)

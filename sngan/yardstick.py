@@ -92,22 +92,21 @@ class Yardstick:
     def embed(self, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Features (N, n_features) float32 and labels (N,) int64 of images (N, channels, 28, 28).
 
-        Images are uint8 in 0..255 or floating point in [-1, 1]; `batch_size` of them are judged at a time, which
+        Images are uint8 in 0..255 or floating point in [-1, 1]. `batch_size` channels are judged at a time, which
         bounds the memory and changes results by rounding only. Raises ValueError for images of another shape.
         """
         if images.shape[1:] != (self.channels, 28, 28):
             raise ValueError(f"expected images (N, {self.channels}, 28, 28), got {tuple(images.shape)}")
         device = next(self.network.parameters()).device
-        features, labels = [], []
-        for batch in images.split(batch_size):
+        features, digits = [], []
+        for batch in images.reshape(-1, 1, 28, 28).split(batch_size):
             batch = batch.to(device)
             x = normalized(batch) if batch.dtype == torch.uint8 else batch.float()
-            found = self.network.features(x.reshape(-1, 1, 28, 28))  # (B * channels, 64)
-            digits = self.network.logits(found).argmax(1).reshape(-1, self.channels)
-            places = 10 ** torch.arange(self.channels - 1, -1, -1, device=device)
-            features.append(found.reshape(-1, self.n_features))
-            labels.append((digits * places).sum(1))
-        return torch.cat(features), torch.cat(labels)
+            features.append(self.network.features(x))
+            digits.append(self.network.logits(features[-1]).argmax(1))
+        places = 10 ** torch.arange(self.channels - 1, -1, -1, device=device)
+        labels = (torch.cat(digits).reshape(-1, self.channels) * places).sum(1)
+        return torch.cat(features).reshape(-1, self.n_features), labels
 
 
 def load_yardstick(

@@ -10,7 +10,9 @@ from sngan.config import InputError
 HEAD = "name: x\nmethod: grid\n"
 
 
-@pytest.mark.parametrize(("name", "runs"), [("demo", 9), ("mnist-smoke", 12), ("mnist-core", 60)])
+@pytest.mark.parametrize(
+    ("name", "runs"), [("demo", 9), ("mnist-smoke", 12), ("mnist-core", 60), ("stacked-mnist", 80)]
+)
 def test_bundled_studies(name: str, runs: int) -> None:
     study = find(name)
     assert (study.name, len(study.configs)) == (name, runs)

@@ -260,8 +260,8 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
-    config = small(arm=arm, steps=50, log_every=1, instrument_every=1, n_evaluations=25, n_fake=20)
-    assert len(config.evaluation_steps()) > 20
+    config = small(arm=arm, steps=30, log_every=1, instrument_every=1, n_evaluations=12, n_fake=20)
+    assert len(config.evaluation_steps()) > 10
     quiet, measured = final_weights(config, False), final_weights(config, True)
     assert all(torch.equal(quiet[name], measured[name]) for name in quiet)
 
@@ -458,7 +458,7 @@ def test_input_gradients_at_a_known_step(arm: str, monkeypatch: pytest.MonkeyPat
 def test_a_planted_fault_in_the_mode_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients measured in train mode: batch norm mixes the images, and the run is moved."""
     config = small(arm="sn_dcgan", precision="float64", steps=30)
-    monkeypatch.setattr(measure, "_evaluating", lambda *networks: contextlib.nullcontext())
+    monkeypatch.setattr(measure, "evaluating", lambda *networks: contextlib.nullcontext())
     G, D, row = networks_at_the_end(config, monkeypatch)
     expected = input_gradients_one_by_one(config, G, D)
     assert row["grad_x/real"] != pytest.approx(np.mean(expected["real"]), rel=1e-3)
