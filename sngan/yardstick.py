@@ -36,7 +36,7 @@ SHIPPED = {
     "digits": Weights(sha256="ea8827cfed2eff9a5f762448d3d5dc3ea7fbab2b74f0d93381342867e9bcea05", accuracy=0.9944),
     "mnist": Weights(sha256="fcc46621f8a2403bc959c73782cf91a4653c4998d4cbba28cbc5c468551608b1", accuracy=0.9952),
 }
-LOWEST_ACCURACY = {"digits": 0.98, "mnist": 0.992, "fashion_mnist": 0.90}
+LOWEST_ACCURACY = {"digits": 0.98, "mnist": 0.992, "fashion_mnist": 0.88}
 EPOCHS = {"digits": 60, "mnist": 12, "fashion_mnist": 12}
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
 _FOLDER = Path(__file__).parent / "yardsticks"

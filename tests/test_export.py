@@ -78,6 +78,14 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     networks(record)
 
 
+def test_a_checkpoint_of_an_older_program_lacks_fields_that_have_defaults_now(tmp_path: Path) -> None:
+    record = trained(tmp_path)
+    state = torch.load(record.checkpoint_path, weights_only=True)
+    del state["config"]["instrument_every"]
+    record.checkpoint_path.write_bytes(saved(state))
+    networks(record)
+
+
 def saved(state: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -1,5 +1,6 @@
 """The report: its numbers against the records, and the page in a real browser."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from conftest import HOSTILE, needs, small
 
 from analysis.load import Study, load
-from analysis.report import _sample_pictures, compare_arms, sigma_table, write_report
+from analysis.report import _judged, _sample_pictures, compare_arms, sigma_table, write_report
 from analysis.stability import summarize
 from experiments.record import run_folders
 from experiments.run import execute
@@ -53,7 +54,9 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     quality = table(page, "quality").set_index("arm")
     ends = [[row for row in r.rows() if "eval/fd" in row][-1] for r in records.values() if r.config().arm == "dcgan"]
     assert quality.loc["dcgan", "n"] == len(ends) == 3  # the failed one with the last that it had
-    for name in ("fd", "coverage", "effective_modes", "diversity"):
+    names = ("fd", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes",
+             "mode_kl", "diversity")  # fmt: skip
+    for name in names:
         assert quality.loc["dcgan", name] == pytest.approx(np.median([row[f"eval/{name}"] for row in ends]))
     assert quality.loc["dcgan", "fd_high"] == max(row["eval/fd"] for row in ends)
     protocol = next(iter(records.values())).protocol()
@@ -131,6 +134,16 @@ def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp
     pictures = _sample_pictures(load(mixed_study), "digits, setting C", "", tmp_path)
     assert [picture.file for picture in pictures] == ["samples", "evolution"]
     assert "step 60" in pictures[0].title
+
+
+def test_each_context_has_its_own_protocol() -> None:
+    study = synthetic({("sn", 0): "finished", ("sn", 1): "finished"})
+    study.runs.loc[0, "context"] = "d"
+    protocols = {f"sn-{seed}": {"trivial_fd": 10.0 + seed} for seed in (0, 1)}
+    study = dataclasses.replace(study, protocols=protocols)
+    assert "the trivial sampler one of 10. " in _judged(study, "d")
+    assert "the trivial sampler one of 11. " in _judged(study, "c")
+    assert "11" not in _judged(study, "d")
 
 
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:

@@ -58,6 +58,18 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert not list(record.folder.glob("**/*.tmp"))
 
 
+def test_the_record_holds_what_every_event_is_judged_by(tmp_path: Path) -> None:
+    """Divergence, mode collapse, quality collapse, never learned, saturation: thresholds can be changed afterwards."""
+    record, _, _ = run_small(tmp_path)
+    trained, last = record.rows()[1:], record.rows()[-1]
+    losses = {"loss/d", "loss/g", "logit/max_abs", "weight_norm/conv1", "weight_norm/conv2", "weight_norm/conv3"}
+    saturation = {"accuracy/d_real", "accuracy/d_fake", "grad_norm/g"}
+    assert all(losses | saturation <= set(row) for row in trained)
+    assert {"eval/fd", "eval/kd", "eval/effective_modes", "eval/mode_kl", "eval/diversity"} <= set(last)
+    trivial = record.protocol()["trivial_sampler"]
+    assert record.protocol()["trivial_fd"] == trivial["fd"] > 0
+
+
 def test_a_result_is_not_trained_again(tmp_path: Path) -> None:
     record, _, _ = run_small(tmp_path)
     before = record.metrics_path.stat()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from sklearn.datasets import load_digits
 from test_data import write_idx
@@ -156,6 +157,10 @@ def test_training_repeats_itself_bit_for_bit_and_leaves_the_global_generator_alo
     assert torch.rand(1).item() == torch.rand(1, generator=torch.Generator().manual_seed(1)).item()
     assert train_weights("digits", say=lambda text: None) == (first, accuracy)
     assert accuracy > 0.5  # after one epoch; one in ten by chance
+    network = Classifier()
+    network.load_state_dict(safetensors.torch.load(first))
+    x = load("digits").images.float() / 127.5 - 1
+    assert network.eval().features(x).square().mean().item() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.usefixtures("quick")
@@ -185,6 +190,19 @@ def test_a_classifier_below_the_stated_accuracy_is_refused_and_not_kept(
     with pytest.raises(InputError, match=r"right about only .* at least 90\.0% are expected"):
         load_yardstick("fashion_mnist", say=lambda text: None)
     assert not list((tmp_path / "cache" / "sngan" / "yardsticks").glob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_accuracy_is_of_test_images_and_of_digits_of_others_than_were_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    x_train, _, x_test, _ = yardstick._split("fashion_mnist", "")
+    assert (len(x_train), len(x_test), x_test[-1, 0, -1, -1]) == (300, 300, 7)
+    assert torch.equal(x_train[:-1], x_test[:-1])  # the files differ in their last image only
+    x_train, y_train, x_test, y_test = yardstick._split("digits", "")
+    together = torch.cat([x_train, x_test]).flatten(1), load("digits").images.flatten(1)
+    assert (len(y_train), len(y_test)) == (1438, 359)
+    assert all(torch.equal(a, b) for a, b in zip(*(x.sort(0).values for x in together), strict=True))
 
 
 def test_training_images_are_moved_by_up_to_two_pixels_either_way() -> None:
