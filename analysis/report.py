@@ -78,15 +78,8 @@ def write_report(folder: str | Path) -> Path:
     pictures = _pictures(study, summary, out / "figures")
     for table in tables:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
-    content = _content(study, tables)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html.j2").render(**content, pictures=pictures)
-    write_atomically(out / "index.html", page)
-    write_atomically(out / "report.md", _markdown(content, pictures))
+    write_atomically(out / "index.html", rendered(study, tables, pictures))
+    write_atomically(out / "report.md", _markdown(_content(study, tables), pictures))
     statistics = {
         "study": study.name,
         "account": study.account.to_dict(),
@@ -101,6 +94,14 @@ def write_report(folder: str | Path) -> Path:
     }
     write_atomically(out / "statistics.json", to_json(statistics, indent=1) + "\n")
     return out / "index.html"
+
+
+def rendered(study: Study, tables: list[Table], pictures: list[Picture]) -> str:
+    """The page; the first table is the account."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html.j2").render(**_content(study, tables), pictures=pictures)
 
 
 def account_table(study: Study) -> Table:

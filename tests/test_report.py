@@ -13,7 +13,7 @@ import pytest
 from conftest import HOSTILE, needs, small
 
 from analysis.load import Study, load
-from analysis.report import _judged, _sample_pictures, compare_arms, sigma_table, write_report
+from analysis.report import _judged, _sample_pictures, compare_arms, protocol_table, rendered, sigma_table, write_report
 from analysis.stability import summarize
 from experiments.record import run_folders
 from experiments.run import execute
@@ -149,16 +149,18 @@ def test_each_context_has_its_own_protocol() -> None:
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
     record = run_folders(mixed_study)[0]
     record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
-    page = write_report(mixed_study)
-    assert table(page, "protocol")["runs"].tolist() == [1, 4]
-    assert "samples were judged in more than one way; their numbers cannot be compared" in page.read_text()
+    study = load(mixed_study)
+    assert protocol_table(study).frame["runs"].tolist() == [1, 4]
+    assert "samples were judged in more than one way; their numbers cannot be compared" in rendered(
+        study, [protocol_table(study)], []
+    )
     (record.folder / "protocol.json").unlink()  # as in records of an older program
-    page = write_report(mixed_study)
-    assert table(page, "protocol")["runs"].tolist() == [4]
-    assert "more than one way" not in page.read_text()
+    study = load(mixed_study)
+    assert protocol_table(study).frame["runs"].tolist() == [4]
+    assert "more than one way" not in rendered(study, [protocol_table(study)], [])
     (record.folder / "protocol.json").write_text("[]")
     with pytest.raises(InputError, match=r"protocol\.json: expected an object"):
-        write_report(mixed_study)
+        load(mixed_study)
 
 
 def test_statistics_json_holds_the_same_numbers(page: Path) -> None:
@@ -195,6 +197,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
             assert (page.parent / "figures" / f"{figure}.{kind}").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_figures_and_tables_are_the_same_bytes_again(page: Path, mixed_study: Path) -> None:
     again = write_report(mixed_study)
     assert again.parent != page.parent
@@ -203,6 +206,7 @@ def test_figures_and_tables_are_the_same_bytes_again(page: Path, mixed_study: Pa
             assert path.read_bytes() == (again.parent / path.relative_to(page.parent)).read_bytes(), path
 
 
+@pytest.mark.slow
 def test_one_run_of_one_seed_makes_a_report_without_bands(tmp_path: Path) -> None:
     execute(small(), "single", tmp_path / "single", lambda *message: None)
     text = write_report(tmp_path / "single").read_text()

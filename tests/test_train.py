@@ -400,7 +400,8 @@ def networks_at_the_end(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> t
 
 @pytest.mark.parametrize("arm", ["sn_dcgan", "plain"])
 def test_operator_norms_at_a_known_step(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, D, row = networks_at_the_end(small(arm=arm, precision="float64", steps=30, instrument_every=5), monkeypatch)
+    config = small(arm=arm, d_width=8, precision="float64", steps=30, instrument_every=5)
+    _, D, row = networks_at_the_end(config, monkeypatch)
     product = 1.0
     for i, side in ((1, 28), (2, 13), (3, 5)):
         layer = D.get_submodule(f"conv{i}")
