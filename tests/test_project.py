@@ -107,6 +107,7 @@ def test_readmes_python_runs(snippet: str) -> None:
 # --- what is delivered ---
 
 
+@pytest.mark.slow
 def test_the_built_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     """In an environment that has the locked dependencies and, of this project, the wheel alone."""
     source = tmp_path / "source"
