@@ -90,6 +90,15 @@ def test_features_are_the_penultimate_layers_and_labels_the_largest_logits() -> 
         torch.testing.assert_close(judge.embed(other)[0], features)
 
 
+@pytest.mark.parametrize(("black", "white", "noise"), [(-0.3, 0.5, 0), (-0.1, 0.4, 0), (-1, 0.1, 0), (-1, 1, 0.25)])
+def test_a_digit_on_grey_or_with_noise_is_still_that_digit(black: float, white: float, noise: float) -> None:
+    """As generators draw them: without such images in its training, the classifier took whole grids for one class."""
+    x = load("digits").images / 255 * (white - black) + black
+    x = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    _, labels = load_yardstick("digits").embed(x.clamp(-1, 1))
+    assert (labels == load("digits").labels).float().mean() > 0.99
+
+
 def test_features_have_unit_mean_square() -> None:
     features, _ = load_yardstick("digits").embed(load("digits").images)
     assert features.square().mean().item() == pytest.approx(1, abs=0.05)
@@ -214,3 +223,14 @@ def test_training_images_are_moved_by_up_to_two_pixels_either_way() -> None:
         assert len(same) == 1
         shifts |= set(same)
     assert len(shifts) == 25
+
+
+def test_half_of_the_training_images_are_disturbed() -> None:
+    x = load("digits").images[:1000].float() / 127.5 - 1
+    disturbed = yardstick._disturbed(x, torch.Generator().manual_seed(0))
+    same = (disturbed == x).flatten(1).all(1)
+    assert same.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert disturbed.abs().max() <= 1
+    contrast = disturbed.flatten(1).std(1) / x.flatten(1).std(1)
+    assert 0.5 < contrast[~same].mean() < 0.8
+    assert disturbed[~same].flatten(1).quantile(0.1, 1).std() > 0.2  # black is another in each
