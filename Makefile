@@ -31,7 +31,7 @@ test: setup
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: setup
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -n 2 --dist worksteal -m slow
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.record import RESULTS, STATES, Record, read_rows, recorded_configs, run_folders
+from experiments.record import RESULTS, STATES, Record, latest_training, read_rows, recorded_configs, run_folders
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
@@ -75,7 +75,9 @@ def _run(config: RunConfig, record: Record) -> dict[str, Any]:
     attempt = status["attempts"][-1] if status["attempts"] else {}
     row = {"run_id": config.run_id, "state": status["state"], "step": status["step"], "error": status.get("error")}
     row |= config.identity() | {"damage": _damage(record, status)}
-    row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch", "wall_seconds")}
+    row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
+    row["wall_seconds"] = sum(a.get("wall_seconds") or 0.0 for a in latest_training(status)) or None
+    row["exact"] = attempt.get("exact")
     row |= {name: status.get(name) for name in ("git_commit", "git_dirty", "training_version", "wandb_url")}
     return row | {"attempts": len(status["attempts"])}
 

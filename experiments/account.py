@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.display import duration
-from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, to_json
+from experiments.record import RESULTS, STATES, Record, latest_training, run_folders, runs_root, to_json
 from experiments.study import Study
 from sngan.config import RunConfig, unused_parameters
 
@@ -142,11 +142,12 @@ def _measured(study: Study, records: dict[str, Record]) -> dict[str, _Cost]:
     found: dict[str, list[_Cost]] = {}
     for config in study.configs:
         status = records[config.run_id].status()
-        attempt = status["attempts"][-1] if status["state"] == "finished" and status["attempts"] else {}
-        if isinstance(seconds := attempt.get("wall_seconds"), int | float):
-            evaluating = attempt.get("evaluation_seconds")
-            cost = _Cost(seconds, evaluating if isinstance(evaluating, int | float) else 0.0)
-            found.setdefault(config.cell, []).append(cost)
+        attempts = latest_training(status) if status["state"] == "finished" else []
+        seconds, evaluating = (
+            sum(attempt.get(name) or 0.0 for attempt in attempts) for name in ("wall_seconds", "evaluation_seconds")
+        )
+        if seconds:
+            found.setdefault(config.cell, []).append(_Cost(seconds, evaluating))
     return {cell: _Cost(*map(median, zip(*costs, strict=True))) for cell, costs in found.items()}
 
 

@@ -25,6 +25,7 @@ _Wandb = Literal["auto", "online", "offline", "disabled"]
 _Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or the path of a YAML file")]
 _RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
 _Json = Annotated[bool, arg(help="print JSON", name="json")]
+_Force = Annotated[bool, arg(help="go on from a checkpoint of other data or another version; it is recorded")]
 _Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
 
 
@@ -37,6 +38,7 @@ class Train:
 
     config: Annotated[OmitArgPrefixes[RunConfig], arg(name="")]
     study: Annotated[str, arg(help="name of the study that the run is recorded under")] = "single"
+    force: _Force = False
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
@@ -54,7 +56,7 @@ class Train:
         load_yardstick(config.dataset, config.data_dir, say=_to_stderr)  # may have to be trained
         with stop_on_signals(), Display(total=1) as display:
             try:
-                result = execute(config, self.study, folder, _tell(display), redo_failed=True)
+                result = execute(config, self.study, folder, _tell(display), redo_failed=True, force=self.force)
             except KeyboardInterrupt:
                 return INTERRUPTED
         if result.state == "running":
@@ -94,7 +96,9 @@ class Sweep:
     memory_format: Literal["contiguous", "channels_last"] = "channels_last"
     data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
     wandb: Annotated[_Wandb, arg(help="auto: online when logged in, else offline")] = "auto"
+    checkpoint_every: Annotated[int, arg(help="steps between checkpoints, where a killed run goes on")] = 500
     retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
+    force: _Force = False
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
@@ -116,6 +120,7 @@ class Sweep:
         execution = {
             "threads": self.threads,
             "memory_format": self.memory_format,
+            "checkpoint_every": self.checkpoint_every,
             "data_dir": self.data_dir,
             "wandb": resolve_mode(self.wandb),
         }
@@ -129,7 +134,7 @@ class Sweep:
             display.say(f"{study.name}: {len(study.configs)} runs, {len(todo)} to do, on {', '.join(devices)}")
             try:
                 with stop_on_signals():
-                    account = sweep(study, folder, display, workers, devices, execution, redo_failed)
+                    account = sweep(study, folder, display, workers, devices, execution, redo_failed, self.force)
             except KeyboardInterrupt:
                 display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
                 return INTERRUPTED

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from experiments import checkpoint
 from experiments.record import Record, to_json, write_atomically
 from experiments.run import grid_png
 from sngan.config import InputError, from_parameters
@@ -24,13 +25,11 @@ def networks(record: Record) -> tuple[nn.Module, nn.Module]:
     """
     config = record.config()
     try:
-        state = torch.load(record.checkpoint_path, map_location="cpu", weights_only=True)
+        state = checkpoint.read(record.checkpoint_path)
     except FileNotFoundError as error:
         raise InputError(
             f"{record.run_id} has no weights: it is {record.status()['state']}, and weights are kept when a run is over"
         ) from error
-    except Exception as error:  # whatever torch finds wrong with the file
-        raise InputError(f"{record.checkpoint_path} is not readable: {error}") from error
     try:  # fields that the program did not have yet when it was saved take their defaults
         own = from_parameters(state["config"]) == config
     except (KeyError, TypeError, InputError):

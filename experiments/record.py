@@ -77,6 +77,7 @@ class Record:
         self.timing_path = folder / "timing.jsonl"
         self.samples_path = folder / "samples"
         self.checkpoint_path = folder / "checkpoint.pt"
+        self.previous_checkpoint_path = folder / "checkpoint-previous.pt"
         self._lock = FileLock(str(folder / ".lock"))
 
     @property
@@ -113,11 +114,27 @@ class Record:
 
     def start_over(self, config: RunConfig) -> None:
         """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed."""
-        for path in (self.metrics_path, self.timing_path, self.checkpoint_path, self.folder / "protocol.json"):
+        for path in (self.metrics_path, self.timing_path, self.checkpoint_path, self.previous_checkpoint_path):
             path.unlink(missing_ok=True)
+        (self.folder / "protocol.json").unlink(missing_ok=True)
         shutil.rmtree(self.samples_path, ignore_errors=True)
         self.samples_path.mkdir(parents=True)
         write_atomically(self.folder / "config.json", to_json(config.identity(), indent=2) + "\n")
+
+    def cut_back(self, step: int, metrics_bytes: int) -> None:
+        """Drop what came after `step`, when metrics.jsonl had that size: the run goes on from there."""
+        os.truncate(self.metrics_path, metrics_bytes)
+        timing = b"".join(to_json(row).encode() + b"\n" for row in self.timing() if row["step"] <= step)
+        write_atomically(self.timing_path, timing)
+        for path in self.samples_path.glob("step-*.png"):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal() and int(number) > step:
+                path.unlink()
+
+    def keep_previous_checkpoint(self) -> None:
+        """The checkpoint becomes the one before; a new one can then be written."""
+        if self.checkpoint_path.exists():
+            os.replace(self.checkpoint_path, self.previous_checkpoint_path)
 
     def append(self, row: dict[str, Any]) -> None:
         """One row: `time/*` goes to timing.jsonl, all else to metrics.jsonl."""
@@ -210,8 +227,17 @@ class Record:
         rows = self.rows()
         return rows[-1]["step"] if rows else 0
 
-    def metrics_sha256(self) -> str:
-        return hashlib.sha256(self.metrics_path.read_bytes()).hexdigest()
+    def metrics_sha256(self, size: int | None = None) -> str:
+        """Of metrics.jsonl, or of its first `size` bytes; of nothing where there is none."""
+        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        return hashlib.sha256(content[:size]).hexdigest()
+
+
+def latest_training(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """The attempts that the record is made of: from the last one that started at step 0 on."""
+    attempts = status["attempts"]
+    starts = [i for i, attempt in enumerate(attempts) if not attempt.get("resumed_from")]
+    return attempts[starts[-1] :] if starts else attempts
 
 
 def _append_line(path: Path, line: str) -> None:

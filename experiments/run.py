@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from experiments.record import RESULTS, Record, write_atomically
+from experiments import checkpoint
+from experiments.record import RESULTS, Record
 from experiments.tracking import Tracker, resolve_mode
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
@@ -31,6 +32,7 @@ from sngan.measure import N_SAMPLES
 from sngan.train import Outcome, train
 from sngan.yardstick import load_yardstick
 
+_GRACE_SECONDS = 8.0  # of ten that a cluster, or the sweep, gives a run that it stops
 Tell = Callable[..., None]  # tell("progress", run_id, ...): the name of one of Display's methods and its arguments
 
 
@@ -42,12 +44,18 @@ class Result(NamedTuple):
     ran: bool
 
 
-def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, *, redo_failed: bool = False) -> Result:
+def execute(
+    config: RunConfig, study: str, study_folder: Path, tell: Tell, *, redo_failed: bool = False, force: bool = False
+) -> Result:
     """Train one run in `study_folder/<run id>`, unless it is over or another process has it.
 
     An exception of the training becomes the state `failed` with its traceback, not an exception here. A signal
-    (see `stop_on_signals`) leaves `interrupted` and raises KeyboardInterrupt. An interrupted run starts over.
-    Raises InputError where device, data or what judges its samples are not to be had; then nothing is recorded.
+    (see `stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run that
+    was interrupted, or failed, goes on from its last checkpoint, or starts over where there is none.
+
+    Raises InputError where device, data or what judges its samples are not to be had, and where the checkpoint was
+    trained with another configuration, data set or version of the program; then nothing is changed. With `force` the
+    run goes on all the same, and its attempt records the difference.
     """
     data = load(config.dataset, config.data_dir).to(resolve_device(config.device))
     load_yardstick(config.dataset, config.data_dir, say=lambda text: tell("say", text))
@@ -59,7 +67,7 @@ def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, *, re
         status = record.status(claimed=True)
         if status["state"] in RESULTS or (status["state"] == "failed" and not redo_failed):
             return Result(status["state"], status.get("error"), ran=False)
-        return _Attempt(config, study, record, data, mode, status, tell).run()
+        return _Attempt(config, study, record, data, mode, status, tell, force).run()
 
 
 class _Attempt:
@@ -74,9 +82,17 @@ class _Attempt:
         mode: str,
         before: dict,
         tell: Tell,
+        force: bool,
     ) -> None:
         self._config, self._record, self._data, self._tell = config, record, data, tell
         device = data.images.device
+        warn = lambda text: tell("say", f"warning: {config.run_id}: {text}")  # noqa: E731
+        self._resume, differences = checkpoint.latest(record, config, data.digest, device, warn)
+        if differences and not force:
+            raise InputError(
+                f"{config.run_id} cannot go on as what it was: {'; '.join(differences)}. Go back to that, move "
+                f"{record.folder} out of the way to train it anew, or use --force to go on all the same"
+            )
         self._start = time.perf_counter()
         self._attempt = config.execution() | {
             "device": str(device),
@@ -85,13 +101,16 @@ class _Attempt:
             "device_name": device_name(device),
             "torch": torch.__version__,
             "exact": True,
+            "resumed_from": self._resume["step"] if self._resume else 0,
             "started": _now(),
             "ended": None,
             "evaluation_seconds": 0.0,
         }
+        if self._resume:
+            self._compare_execution(before, differences, warn)
         self._status: dict[str, Any] = {
             "state": "running",
-            "step": 0,
+            "step": self._attempt["resumed_from"],
             "error": None,
             "attempts": [*before["attempts"], self._attempt],
             **git_state(),
@@ -99,22 +118,40 @@ class _Attempt:
         }
         self._again = before["state"] if before["attempts"] else ""
         tags = [study, *([tag] if (tag := git_tag()) else [])]
-        warn = lambda text: tell("say", f"warning: {config.run_id}: {text}")  # noqa: E731
         self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn)
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
         self._progress_time = 0.0
 
+    def _compare_execution(self, before: dict, differences: list[str], warn: Callable[[str], None]) -> None:
+        """Whether the run, resumed, still has the bits of one that was never stopped: `exact` of the attempt."""
+        then, now = before["attempts"][-1] if before["attempts"] else {}, self._attempt
+        changed = [
+            f"{name} was {then.get(name)} and is {now[name]}"
+            for name in ("device_name", "threads", "memory_format", "torch")
+            if then.get(name) != now[name]
+        ]
+        if changed:
+            warn(f"goes on under other conditions, so not bit for bit: {'; '.join(changed)}")
+        if differences:
+            now["forced"] = differences
+            warn(f"goes on by force: {'; '.join(differences)}")
+        now["exact"] = bool(then.get("exact", True)) and not changed and not differences
+
     def run(self) -> Result:
-        note = f"was {self._again} and starts over" if self._again else ""
+        how = f"goes on from step {self._resume['step']:,}" if self._resume else "starts over"
+        note = f"was {self._again} and {how}" if self._again else ""
         self._tell("start", self._config.run_id, self._config.steps, note)
-        self._record.start_over(self._config)
+        if self._resume:
+            self._record.cut_back(self._resume["step"], self._resume["metrics_bytes"])
+        else:
+            self._record.start_over(self._config)
         self._record.write_status(self._status)
         try:
             outcome = self._train()
             self._status["metrics_sha256"] = self._record.metrics_sha256()
-        except KeyboardInterrupt:
-            self._end("interrupted", self._record.last_step(), "stopped by a signal")
+        except KeyboardInterrupt as stop:
+            self._end("interrupted", self._record.last_step(), f"stopped by a signal ({stop})")
             raise
         except BaseException as error:  # whatever it was: the other runs of the study go on
             self._status["traceback"] = traceback.format_exc()
@@ -131,7 +168,8 @@ class _Attempt:
         if self._data.images.is_cuda:
             torch.cuda.reset_peak_memory_stats(self._data.images.device)
         self._record.write_protocol(Evaluation(self._config, self._data).protocol)
-        return train(self._config, self._data, self._log, self._save)
+        with _stop.gracefully():
+            return train(self._config, self._data, self._log, self._save, self._resume, self._due)
 
     def _log(self, row: dict[str, Any], samples: Tensor | None) -> None:
         images = {}
@@ -148,10 +186,13 @@ class _Attempt:
             shown = {key: row[key] for key in ("loss/d", "loss/g", "time/images_per_second") if key in row}
             self._tell("progress", self._config.run_id, row["step"], shown)
 
+    def _due(self, step: int) -> bool:
+        return bool(_stop.requested) or step % self._config.checkpoint_every == 0
+
     def _save(self, state: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        torch.save(state | {"config": self._config.identity()}, buffer)
-        write_atomically(self._record.checkpoint_path, buffer.getbuffer())
+        checkpoint.write(self._record, state, self._config, self._data.digest)
+        if _stop.requested and "streams" in state:  # final weights are no reason to stop: the run is over
+            raise KeyboardInterrupt(_stop.requested)
 
     def _end(self, state: str, step: int, error: str | None) -> Result:
         seconds = time.perf_counter() - self._start
@@ -162,6 +203,8 @@ class _Attempt:
         }
         self._status |= {"state": state, "step": step, "error": error}
         self._record.write_status(self._status)
+        if state in RESULTS:
+            self._record.previous_checkpoint_path.unlink(missing_ok=True)
         summary = {key: self._status.get(key) for key in ("state", "error", "metrics_sha256")}
         summary |= {key: self._attempt[key] for key in ("wall_seconds", "peak_memory_bytes")}
         summary["device"] = self._attempt["device_name"]
@@ -179,14 +222,44 @@ class _Attempt:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+class _Stop:
+    """What a signal does: while a run trains it asks for a checkpoint first, otherwise it ends things at once.
+
+    So does a second signal, and the alarm that the first one sets: a long evaluation does not see the request.
+    """
+
+    def __init__(self) -> None:
+        self.requested = ""  # the signal's name
+        self._graceful = False
+
+    def __call__(self, signum: int, frame: object) -> None:
+        if not self._graceful or self.requested:
+            raise KeyboardInterrupt(self.requested or signal.Signals(signum).name)
+        self.requested = signal.Signals(signum).name
+        signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
+
+    @contextmanager
+    def gracefully(self) -> Iterator[None]:
+        self.requested, self._graceful = "", True
+        try:
+            yield
+        finally:
+            self._graceful = False
+            if self.requested:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+_stop = _Stop()
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (a cluster's notice of preemption) raise KeyboardInterrupt, as Ctrl-C does."""
+    """SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (a cluster's notice of preemption) raise KeyboardInterrupt.
 
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(signum).name)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    A run in training writes a checkpoint before, if it can within 8 seconds.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+    before = {number: signal.signal(number, _stop) for number in numbers}
     try:
         yield
     finally:

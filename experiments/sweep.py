@@ -32,17 +32,18 @@ def cores() -> int:
 
 def sweep(
     study: Study, folder: Path, display: Display, workers: int, devices: list[str], execution: dict[str, Any],
-    redo_failed: bool = False,
+    redo_failed: bool = False, force: bool = False,
 ) -> Counter[str]:  # fmt: skip
     """Train what the study's folder lacks and return how many of its runs are in each state.
 
-    Finished and diverged runs are results and left alone; failed ones are tried again where `redo_failed`.
+    Finished and diverged runs are results and left alone; failed ones are tried again where `redo_failed`. `force` as
+    in `execute`.
     Worker i uses `devices[i % len(devices)]`; `execution` are further execution fields for every run. Runs that
     another process has are waited for, and taken over should it die. A run whose worker is killed is tried once
     more. KeyboardInterrupt stops the workers, which leave their runs `interrupted`, and is raised on.
     """
     _keep_study(study, folder)
-    sweeper = _Sweep(study, folder, display, devices, execution, redo_failed)
+    sweeper = _Sweep(study, folder, display, devices, execution, {"redo_failed": redo_failed, "force": force})
     try:
         sweeper.run(workers)
     finally:
@@ -82,25 +83,25 @@ class _Worker:
         theirs.close()
         self.job: RunConfig | None = None
 
-    def give(self, config: RunConfig, study: str, folder: Path, redo_failed: bool) -> None:
+    def give(self, config: RunConfig, study: str, folder: Path, options: dict[str, bool]) -> None:
         self.job = config
-        self.connection.send((config, study, folder, redo_failed))
+        self.connection.send((config, study, folder, options))
 
 
 class _Sweep:
     def __init__(
         self, study: Study, folder: Path, display: Display, devices: list[str], execution: dict[str, Any],
-        redo_failed: bool,
+        options: dict[str, bool],
     ) -> None:  # fmt: skip
         self._study, self._folder, self._display = study, folder, display
-        self._devices, self._execution, self._redo_failed = devices, execution, redo_failed
+        self._devices, self._execution, self._options = devices, execution, options
         self._workers: list[_Worker] = []
         self._elsewhere: list[RunConfig] = []  # runs that another process has
         self._deaths: Counter[str] = Counter()
         self._elsewhere_told = False
 
     def run(self, workers: int) -> None:
-        queue = deque(pending(self._study, self._folder, self._redo_failed))
+        queue = deque(pending(self._study, self._folder, self._options["redo_failed"]))
         for i in range(min(workers, len(queue))):
             self._workers.append(_Worker(self._devices[i % len(self._devices)]))
         while queue or self._elsewhere or any(worker.job for worker in self._workers):
@@ -109,7 +110,7 @@ class _Sweep:
                     if not worker.process.is_alive():
                         worker = self._workers[i] = _Worker(worker.device)
                     config = dataclasses.replace(queue.popleft(), device=worker.device, **self._execution)
-                    worker.give(config, self._study.name, self._folder, self._redo_failed)
+                    worker.give(config, self._study.name, self._folder, self._options)
             busy = {w.connection: w for w in self._workers if w.job}
             if not busy:
                 time.sleep(_POLL_SECONDS)
@@ -192,10 +193,10 @@ def _work(connection: Connection) -> None:
         threading.Thread(target=_follow_parent, daemon=True).start()
         try:
             while True:
-                config, study, folder, redo_failed = connection.recv()
+                config, study, folder, options = connection.recv()
                 state = "failed"
                 try:
-                    state = execute(config, study, folder, tell, redo_failed=redo_failed).state
+                    state = execute(config, study, folder, tell, **options).state
                 except InputError as error:
                     tell("end", config.run_id, state, 0, str(error), 0.0)
                 except Exception:  # the record itself could not be written

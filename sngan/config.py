@@ -173,6 +173,7 @@ class RunConfig:
     device: str = _execution("auto", "auto, cpu, cuda or cuda:N")
     threads: int = _execution(0, "CPU threads of this run; 0: all cores (train), one (sweep)", 0, 4096)
     memory_format: Literal["contiguous", "channels_last"] = _execution("channels_last", "layout of images")
+    checkpoint_every: int = _execution(500, "steps between checkpoints", 1, 1e9)
     data_dir: str = _execution("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
     wandb: Literal["auto", "online", "offline", "disabled"] = _execution(
         "auto", "Weights & Biases; auto: online when logged in, else offline"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import platformdirs
@@ -130,6 +131,14 @@ class Batches:
             self._order = np.concatenate([self._order, self._generator.permutation(len(self._images))])
         batch, self._order = np.split(self._order, [self._batch_size])
         return batch
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands; `load_state` continues from there."""
+        return {"generator": json.dumps(self._generator.bit_generator.state), "order": torch.from_numpy(self._order)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._generator.bit_generator.state = json.loads(state["generator"])
+        self._order = state["order"].cpu().numpy()
 
     def __iter__(self) -> Batches:
         return self

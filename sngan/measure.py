@@ -64,6 +64,12 @@ class Window:
     def steps(self) -> int:
         return len(self._g)
 
+    def state(self) -> dict[str, list[Tensor]]:
+        return {"d": list(self._d), "g": list(self._g)}
+
+    def load_state(self, state: dict[str, list[Tensor]]) -> None:
+        self._d, self._g = list(state["d"]), list(state["g"])
+
     def means(self, config: RunConfig) -> dict[str, float]:
         """Means over the window; of `logit/max_abs` the maximum, of `grad_norm/*` also both extremes."""
         row: dict[str, float] = {}
@@ -126,6 +132,12 @@ class Instruments:
         """What the next rows depend on: the vectors of the power iterations that are the instruments' own."""
         probe = self._probe.state_dict() if self._probe else {}
         return {"operators": {name: o.vector for name, o in self._operators.items()}, "probe": probe}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, operator in self._operators.items():
+            operator.vector = state["operators"][name].cpu()
+        if self._probe:
+            self._probe.load_state_dict(state["probe"])
 
     def row(self, step: int, window: dict[str, float]) -> dict[str, Any]:
         d_updates = step * self._config.n_dis

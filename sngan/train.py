@@ -40,13 +40,21 @@ def train(
     data: ImageData,
     log: Callable[[dict[str, Any], Tensor | None], None] | None,
     save: Callable[[dict[str, Any]], None] | None = None,
+    resume: dict[str, Any] | None = None,
+    due: Callable[[int], bool] | None = None,
 ) -> Outcome:
     """Train one run on the device of `data` and return how it ended.
 
     `log(row, samples)` gets each row of the record, with `time/*`, and at evaluations also `eval/*` and the fixed
     latents' images (64, C, 28, 28) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits of
-    the run are the same. `save(state)` gets the weights when the run is over. Non-finite numbers end the run as
-    `diverged`. Source: Miyato et al. 2018, section 4 and Algorithm 1.
+    the run are the same. Non-finite numbers end the run as `diverged`.
+
+    `save(state)` gets G and D when the run is over, and after every step for which `due(step)` is true everything
+    that the rest of the run depends on; an exception of `save` ends the training. With such a state as `resume` the
+    run goes on from there, and gives the bits that it would have given (on the same device, threads and layout).
+    States hold tensors, numbers, strings, lists and dicts.
+
+    Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
     device, dtype = data.images.device, getattr(torch, config.precision)
     layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
@@ -61,14 +69,37 @@ def train(
     instruments = Instruments(config, G, D, penalty, data) if log else None
     evaluation = Evaluation(config, data) if log else None
     window, outcome, zero = Window(), Outcome("finished", config.steps), torch.zeros((), device=device, dtype=dtype)
-    if log and instruments:
+    streams = {"z_d": z_d, "z_g": z_g}
+    parts = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d, "penalty": penalty}
+
+    def state(step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            **{name: part.state_dict() for name, part in parts.items() if part},
+            "streams": {name: generator.get_state() for name, generator in streams.items()},
+            "data": batches.state(),
+            "window": window.state(),
+            "instruments": instruments.state() if instruments else {},
+        }
+
+    if resume:
+        for name, part in parts.items():
+            if part:
+                part.load_state_dict(resume[name])
+        for name, generator in streams.items():
+            generator.set_state(resume["streams"][name].cpu())
+        batches.load_state(resume["data"])
+        window.load_state(resume["window"])
+        if instruments:
+            instruments.load_state(resume["instruments"])
+    elif log and instruments:
         log(instruments.row(0, {}), None)
 
     def latents(generator: torch.Generator) -> Tensor:  # (N, z_dim)
         return torch.randn(config.batch_size, config.z_dim, generator=generator, device=device, dtype=dtype)
 
     window_start = time.perf_counter()
-    for step in range(1, config.steps + 1):
+    for step in range(resume["step"] + 1 if resume else 1, config.steps + 1):
         for _ in range(config.n_dis):
             x_real = next(batches).to(memory_format=layout)  # (N, C, 28, 28) in [-1, 1]
             with torch.no_grad():
@@ -103,8 +134,10 @@ def train(
                 outcome = Outcome("diverged", step, f"non-finite: {bad}")
                 break
             window, window_start = Window(), time.perf_counter()
+        if save and due and due(step) and step < config.steps:
+            save(state(step))
     if save:
-        save({"G": G.state_dict(), "D": D.state_dict()} | ({"instruments": instruments.state()} if instruments else {}))
+        save({"step": outcome.step, "G": G.state_dict(), "D": D.state_dict()})
     return outcome
 
 

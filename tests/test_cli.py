@@ -227,7 +227,7 @@ def test_a_yardstick_by_one_command(command: Callable, tmp_path: Path) -> None:
     out = tmp_path / "new.safetensors"
     code, output, errors = command("yardstick", "digits", "--out", out)
     assert code == 0
-    assert "epoch 60 of 60" in errors
+    assert "epoch 80 of 80" in errors
     accuracy, sha256 = re.search(r"accuracy ([\d.]+), .* SHA-256 (\w+)", output).groups()  # type: ignore[union-attr]
     assert float(accuracy) >= 0.98
     assert sha256 == hashlib.sha256(out.read_bytes()).hexdigest()

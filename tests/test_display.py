@@ -46,7 +46,7 @@ def test_durations() -> None:
 @pytest.mark.parametrize(
     ("width", "name", "bar", "elapsed"),
     [
-        pytest.param(130, r"-[0-9a-f]{8}", r" +\S+", r" +\d:\d\d:\d\d", id="wide"),
+        pytest.param(130, r"-[0-9a-f]{8}", r" +\S+", r" +\d:\d\d:\d\d", id="wide", marks=pytest.mark.slow),
         pytest.param(80, "", "", "", id="narrow", marks=pytest.mark.slow),
     ],
 )

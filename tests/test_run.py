@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, small
 from PIL import Image
 
+from experiments import checkpoint
 from experiments import run as running
 from experiments.record import Record
 from experiments.run import execute, explain, grid_png, resolve_device
@@ -106,7 +107,7 @@ _SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=_SLOW), pytest.param(signal.SIGTERM, marks=_SLOW), signal.SIGUSR1]
 )
-def test_a_signal_leaves_an_interrupted_run_that_starts_over(tmp_path: Path, number: int) -> None:
+def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, number: int) -> None:
     arguments = ["train", "--steps", "100000", "--batch-size", "16", "--g-width", "8", "--n-fake", "100"]
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments", *arguments, "--wandb", "disabled", "--threads", "1", "--runs-dir",
@@ -125,15 +126,7 @@ def test_a_signal_leaves_an_interrupted_run_that_starts_over(tmp_path: Path, num
     assert status["state"] == "interrupted"
     assert "signal" in status["error"]
     assert status["step"] == record.rows()[-1]["step"] > 0
-    # the same identity, made short by standing in for the rest of its record
-    told: list[tuple] = []
-    folder, config = tmp_path / "single", small()
-    (folder / record.run_id).rename(folder / config.run_id)
-    execute(config, "single", folder, lambda *message: told.append(message))
-    assert "was interrupted and starts over" in told[0]
-    again = Record(folder / config.run_id)
-    assert [row["step"] for row in again.rows()] == [0, 10, 20, 30]
-    assert len(again.status()["attempts"]) == 2
+    assert checkpoint.read(record.checkpoint_path)["step"] >= status["step"]
 
 
 def test_trouble_before_the_first_step_is_a_failed_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import zlib
 from collections.abc import Iterator
@@ -504,3 +505,48 @@ def test_other_losses_and_cadences_train(loss: str, power_iteration: str) -> Non
     row = rows_of(small(arm="sn", loss=loss, power_iteration=power_iteration))[-1]
     assert ("accuracy/d_real" in row) == (loss == "hinge")
     assert row["sigma/conv1"] == pytest.approx(1, abs=0.1)
+
+
+# --- resume ---
+
+
+def stored(state: dict[str, Any]) -> dict[str, Any]:
+    """As a checkpoint brings it back."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"arm": arm} for arm in ARMS),
+        {"arm": "sn", "power_iteration": "per_update", "n_dis": 2, "precision": "float64"},
+        {"arm": "penalty", "batch_size": 700, "steps": 20},  # an epoch ends within
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(changes: dict[str, Any]) -> None:
+    """From every step: rows, samples and final weights are those of the run that was never stopped."""
+    config, data = small(**{"steps": 30, "seed": 5, "log_every": 5, "instrument_every": 10, **changes}), load("digits")
+
+    def run(resume: dict[str, Any] | None, due: Any) -> tuple[dict[int, dict], dict[int, Tensor], list[dict]]:
+        rows, samples, states = {}, {}, []
+
+        def log(row: dict[str, Any], images: Tensor | None) -> None:
+            rows[row["step"]] = {key: value for key, value in row.items() if not key.startswith("time/")}
+            if images is not None:
+                samples[row["step"]] = images
+
+        train(config, data, log, lambda state: states.append(stored(state)), resume, due)
+        return rows, samples, states
+
+    rows, samples, states = run(None, lambda step: step in (4, 10, 17))
+    assert [state["step"] for state in states] == [4, 10, 17, config.steps]
+    for state in states[:-1]:
+        later_rows, later_samples, (final,) = run(state, None)
+        assert later_rows == {step: row for step, row in rows.items() if step > state["step"]}
+        assert all(torch.equal(later_samples[step], samples[step]) for step in samples if step > state["step"])
+        for network in "GD":
+            assert all(torch.equal(final[network][name], states[-1][network][name]) for name in final[network])

@@ -1,0 +1,109 @@
+"""A run's checkpoint: everything that the rest of the run depends on, checked before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.record import Record, write_atomically
+from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
+
+
+def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256: str) -> None:
+    """Replace the run's checkpoint by this state of `train`; the one before stays beside it."""
+    content = state | {
+        "config": config.identity(),
+        "training_version": TRAINING_VERSION,
+        "data_sha256": data_sha256,
+        "metrics_bytes": record.metrics_path.stat().st_size,
+        "metrics_sha256": record.metrics_sha256(),
+    }
+    content["sha256"] = _fingerprint(content)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    record.keep_previous_checkpoint()
+    write_atomically(record.checkpoint_path, buffer.getbuffer())
+
+
+def latest(
+    record: Record, config: RunConfig, data_sha256: str, device: torch.device, say: Callable[[str], None]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The state to go on from, and how what it was trained as differs from today.
+
+    None where there is none that the record agrees with; `say` gets the reason, also of falling back to the checkpoint
+    before. What differs is in words, empty as a rule: identity fields, training version, data.
+    """
+    for path in (record.checkpoint_path, record.previous_checkpoint_path):
+        if not path.exists():
+            continue
+        try:
+            state = read(path, device)
+        except InputError as error:
+            say(f"warning: {error}")
+            continue
+        if "streams" not in state:
+            continue  # final weights, of a run that was killed before it could say that it is over
+        if record.metrics_sha256(state["metrics_bytes"]) != state["metrics_sha256"]:
+            say(f"warning: {path} does not fit the rows in {record.metrics_path.name}")
+            continue
+        then = _completed(state["config"]) | {
+            "TRAINING_VERSION": state["training_version"],
+            "data": state["data_sha256"],
+        }
+        now = config.identity() | {"TRAINING_VERSION": TRAINING_VERSION, "data": data_sha256}
+        differences = [f"{k} was {then.get(k)!r} and is {now[k]!r}" for k in now if then.get(k) != now[k]]
+        return state, differences
+    return None, []
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A checkpoint's content. No code in it is run. Raises InputError where it is damaged or none of ours."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever torch finds wrong with the file
+        raise InputError(f"{path} is not readable: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise InputError(f"{path} is not a checkpoint of a run")
+    older = not {"sha256", "training_version"} & set(content)  # weights of a program that kept no more
+    if content.pop("sha256", None) != _fingerprint(content) and not older:
+        raise InputError(f"{path} is damaged: it does not hold what was written")
+    return content
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of fields that the program did not have yet."""
+    try:
+        return from_parameters(identity).identity()
+    except InputError:
+        return identity
+
+
+def _fingerprint(content: Any) -> str:
+    """SHA-256 over everything in nested dicts and lists, tensors by type, shape and bytes."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        elif isinstance(value, dict):
+            digest.update(f"{{{len(value)}}}".encode())
+            for key, item in value.items():
+                digest.update(repr(key).encode())
+                add(item)
+        elif isinstance(value, list | tuple):
+            digest.update(f"[{len(value)}]".encode())
+            for item in value:
+                add(item)
+        else:
+            digest.update(repr(value).encode())
+
+    add(content)
+    return digest.hexdigest()
