@@ -92,26 +92,17 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     assert not record.previous_checkpoint_path.exists()
 
 
+@pytest.mark.parametrize(("at", "how"), [(40, "goes on from step 30"), pytest.param(8, "starts over", marks=_SLOW)])
 def test_without_a_word_the_last_checkpoint_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
+    at: int, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
 ) -> None:
-    record = stopped(tmp_path, monkeypatch, 40, None)
+    record = stopped(tmp_path, monkeypatch, at, None)
     assert record.status()["state"] == "interrupted"
-    assert record.rows()[-1]["step"] == 40
+    assert record.rows()[-1]["step"] == at
     with open(record.metrics_path, "a") as file:
         file.write('{"step": 4')  # torn
     record, said = run(tmp_path)
-    assert "goes on from step 30" in said[0]
-    assert content(record) == uninterrupted
-
-
-@_SLOW
-def test_before_the_first_checkpoint_it_starts_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
-) -> None:
-    stopped(tmp_path, monkeypatch, 8, None)
-    record, said = run(tmp_path)
-    assert "was interrupted and starts over" in said[0]
+    assert f"was interrupted and {how}" in said[0]
     assert content(record) == uninterrupted
 
 
@@ -148,6 +139,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     record.checkpoint_path.write_bytes(record.checkpoint_path.read_bytes()[:-1000])
     record, said = run(tmp_path)
     assert any("checkpoint.pt is not readable" in line for line in said)
+    assert all(line.count("warning") <= 1 for line in said)
     assert any("goes on from step 15" in line for line in said)
     assert content(record) == uninterrupted
 
@@ -261,9 +253,11 @@ def alive(group: int) -> list[str]:
     return [line for line in table.splitlines() if line.split()[0] == str(group) and "Z" not in line]
 
 
-def killed_and_relaunched(tmp_path: Path, kills: int, number: int, command: Callable) -> None:
+@_SLOW
+@pytest.mark.parametrize(("kills", "number"), [(5, signal.SIGKILL), (4, signal.SIGTERM)])
+def test_a_killed_sweep_ends_with_the_same_bytes(tmp_path: Path, kills: int, number: int, command: Callable) -> None:
     """A sweep of 3 runs whose processes get a signal at random moments; then compared with one that got none."""
-    path, rng = write_study(tmp_path, arm=["dcgan", "sn", "penalty"], steps=150), random.Random(kills)
+    path, rng = write_study(tmp_path, arm=["dcgan", "sn", "penalty"], steps=400), random.Random(kills)
     options = ["--workers", "2", "--checkpoint-every", "20", "--wandb", "disabled", "--device", "cpu"]
     line = [sys.executable, "-m", "experiments", "sweep", str(path), *options, "--runs-dir", str(tmp_path / "killed")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -276,6 +270,7 @@ def killed_and_relaunched(tmp_path: Path, kills: int, number: int, command: Call
         while process.poll() is None and sum(len(r.rows()) for r in records) <= rows and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.6))
+        assert process.poll() is None
         if number == signal.SIGKILL:
             os.killpg(process.pid, number)
         else:
@@ -318,20 +313,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, ki
         process = multiprocessing.get_context("fork").Process(target=train_all)
         rows = sum(len(record.rows()) for record in records)
         process.start()
-        while kill < kills and process.is_alive() and sum(len(record.rows()) for record in records) < rows + 8:
-            time.sleep(0.01)
-        if kill < kills:
-            time.sleep(rng.uniform(0, 0.3))
+        if kill < kills:  # after so much work, not so much time: a fast machine is not done before the last kill
+            wanted, deadline = rows + rng.randint(1, 8), time.monotonic() + 60
+            while sum(len(record.rows()) for record in records) < wanted and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.03))
+            assert process.is_alive()
             process.kill()
         process.join(300)
     attempts = [record.status()["attempts"] for record in records]
     assert any(attempt["resumed_from"] > 0 for of in attempts for attempt in of)
-    assert kills * 0.8 <= sum(map(len, attempts)) <= kills + 3  # a kill may come when all is over
+    assert kills <= sum(map(len, attempts)) <= kills + 3
     for record in records:
         assert content(record) == content(Record(tmp_path / "quiet" / record.run_id))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kills", "number"), [(5, signal.SIGKILL), (4, signal.SIGTERM)])
-def test_a_killed_sweep_ends_with_the_same_bytes(tmp_path: Path, kills: int, number: int, command: Callable) -> None:
-    killed_and_relaunched(tmp_path, kills, number, command)
