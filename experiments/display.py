@@ -28,6 +28,7 @@ class Display:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._ended, self._start = total, 0, time.monotonic()
         self._steps: dict[str, int] = {}
+        self._first: dict[str, int] = {}
         self._started: dict[str, float] = {}
         self._line_time: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
@@ -60,12 +61,13 @@ class Display:
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, emoji=False)
 
-    def start(self, run_id: str, steps: int, note: str) -> None:
-        self._steps[run_id] = steps
+    def start(self, run_id: str, steps: int, note: str, step: int = 0) -> None:
+        """`step` is where the run goes on from; the time left is reckoned from there."""
+        self._steps[run_id], self._first[run_id] = steps, step
         self._started[run_id] = self._line_time[run_id] = time.monotonic()
         if self._live:
             shown = run_id if self._wide else run_id.rpartition("-")[0]  # without its hash
-            self._tasks[run_id] = self._live.add_task(shown, total=steps, numbers="")
+            self._tasks[run_id] = self._live.add_task(shown, total=steps, completed=step, numbers="")
         if note or not self._live:
             self.say(f"{run_id}: {note or f'started, {steps:,} steps'}")
 
@@ -74,7 +76,8 @@ class Display:
             self._live.update(self._tasks[run_id], completed=step, numbers=_numbers(row))
         elif (now := time.monotonic()) - self._line_time[run_id] >= _LINE_EVERY_SECONDS:
             self._line_time[run_id] = now
-            left = (now - self._started[run_id]) / max(step, 1) * (self._steps[run_id] - step)
+            done = step - self._first[run_id]
+            left = (now - self._started[run_id]) / max(done, 1) * (self._steps[run_id] - step)
             self.say(f"{run_id}: step {step:,}/{self._steps[run_id]:,} {_numbers(row)} {duration(left)} left")
 
     def end(self, run_id: str, state: str, step: int, error: str, seconds: float, counts: bool = True) -> None:

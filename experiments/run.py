@@ -141,7 +141,7 @@ class _Attempt:
     def run(self) -> Result:
         how = f"goes on from step {self._resume['step']:,}" if self._resume else "starts over"
         note = f"was {self._again} and {how}" if self._again else ""
-        self._tell("start", self._config.run_id, self._config.steps, note)
+        self._tell("start", self._config.run_id, self._config.steps, note, self._attempt["resumed_from"])
         if self._resume:
             self._record.cut_back(self._resume["step"], self._resume["metrics_bytes"])
         else:

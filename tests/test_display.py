@@ -39,6 +39,17 @@ def test_plain_lines_elsewhere_than_on_a_terminal(monkeypatch: pytest.MonkeyPatc
     assert "\x1b" not in out.getvalue()
 
 
+def test_the_time_left_of_a_resumed_run_is_reckoned_from_where_it_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displays, "_LINE_EVERY_SECONDS", 0.0)
+    clock = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr(displays.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    display = Display(total=1, console=Console(file=out, soft_wrap=True))
+    display.start("run", 1000, "goes on", 900)
+    display.progress("run", 950, ROW)  # 50 steps took 10 s, and 50 are left
+    assert "10 s left" in out.getvalue()
+
+
 def test_durations() -> None:
     assert [duration(s) for s in (0.4, 59.6, 3599, 3661)] == ["0 s", "1 min 0 s", "59 min 59 s", "1 h 1 min"]
 
