@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.record import RESULTS, STATES, Record, latest_training, read_rows, recorded_configs, run_folders
+from experiments.record import RESULTS, STATES, Record, read_rows, recorded_configs, run_folders, spent
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
@@ -22,11 +22,12 @@ class Study:
     """A study as it was found.
 
     `runs`: one row a planned run, with its state, step, error, identity fields, `damage` (what is wrong with the
-    metrics of a run that is over; else empty), `variant` (the arm, with those
-    of its parameters that differ within the study), `context` (data set and settings that variants are compared
-    within), and the last attempt's device and times. `history`: one row a logged step, with run_id, dataset,
-    arm, setting, seed, variant, context, step and the metrics (NaN where null or absent). `account`: number of
-    runs in each state. `extra`: run ids on disk that the study does not plan; they are left out of all else.
+    metrics of a run that is over; else empty), `variant` (the arm, with those of its parameters that differ within
+    the study), `context` (data set and settings that variants are compared within), the last attempt's device and
+    `exact` (False: it was resumed under other conditions), and `wall_seconds` of all attempts since its start.
+    `history`: one row a logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
+    (NaN where null or absent). `account`: number of runs in each state. `extra`: run ids on disk that the study does
+    not plan; they are left out of all else.
     `protocols`: run id -> how its samples were judged, of the runs that say so.
     """
 
@@ -76,8 +77,7 @@ def _run(config: RunConfig, record: Record) -> dict[str, Any]:
     row = {"run_id": config.run_id, "state": status["state"], "step": status["step"], "error": status.get("error")}
     row |= config.identity() | {"damage": _damage(record, status)}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
-    row["wall_seconds"] = sum(a.get("wall_seconds") or 0.0 for a in latest_training(status)) or None
-    row["exact"] = attempt.get("exact")
+    row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
     row |= {name: status.get(name) for name in ("git_commit", "git_dirty", "training_version", "wandb_url")}
     return row | {"attempts": len(status["attempts"])}
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.display import duration
-from experiments.record import RESULTS, STATES, Record, latest_training, run_folders, runs_root, to_json
+from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, spent, to_json
 from experiments.study import Study
 from sngan.config import RunConfig, unused_parameters
 
@@ -142,12 +142,8 @@ def _measured(study: Study, records: dict[str, Record]) -> dict[str, _Cost]:
     found: dict[str, list[_Cost]] = {}
     for config in study.configs:
         status = records[config.run_id].status()
-        attempts = latest_training(status) if status["state"] == "finished" else []
-        seconds, evaluating = (
-            sum(attempt.get(name) or 0.0 for attempt in attempts) for name in ("wall_seconds", "evaluation_seconds")
-        )
-        if seconds:
-            found.setdefault(config.cell, []).append(_Cost(seconds, evaluating))
+        if status["state"] == "finished" and (seconds := spent(status, "wall_seconds")):
+            found.setdefault(config.cell, []).append(_Cost(seconds, spent(status, "evaluation_seconds")))
     return {cell: _Cost(*map(median, zip(*costs, strict=True))) for cell, costs in found.items()}
 
 

@@ -44,12 +44,12 @@ def latest(
         try:
             state = read(path, device)
         except InputError as error:
-            say(f"warning: {error}")
+            say(str(error))
             continue
         if "streams" not in state:
             continue  # final weights, of a run that was killed before it could say that it is over
         if record.metrics_sha256(state["metrics_bytes"]) != state["metrics_sha256"]:
-            say(f"warning: {path} does not fit the rows in {record.metrics_path.name}")
+            say(f"{path} does not fit the rows in {record.metrics_path.name}")
             continue
         then = _completed(state["config"]) | {
             "TRAINING_VERSION": state["training_version"],

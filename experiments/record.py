@@ -233,11 +233,13 @@ class Record:
         return hashlib.sha256(content[:size]).hexdigest()
 
 
-def latest_training(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """The attempts that the record is made of: from the last one that started at step 0 on."""
-    attempts = status["attempts"]
-    starts = [i for i, attempt in enumerate(attempts) if not attempt.get("resumed_from")]
-    return attempts[starts[-1] :] if starts else attempts
+def spent(status: dict[str, Any], name: str) -> float:
+    """Seconds under this name, over the attempts that the record is made of: from the last start at step 0 on."""
+    total = 0.0
+    for attempt in status["attempts"]:
+        seconds = attempt.get(name)
+        total = (total if attempt.get("resumed_from") else 0.0) + (seconds if isinstance(seconds, int | float) else 0.0)
+    return total
 
 
 def _append_line(path: Path, line: str) -> None:

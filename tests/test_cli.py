@@ -237,7 +237,7 @@ def test_a_status_without_time_is_no_obstacle_to_planning(command: Callable, tmp
     path = write_study(tmp_path)
     record = Record(tmp_path / "tiny" / small().run_id)
     record.folder.mkdir(parents=True)
-    record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [{}]})
+    record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [{}, {"wall_seconds": "long"}]})
     assert command("plan", path, "--runs-dir", tmp_path)[0] == 0
 
 

@@ -14,6 +14,7 @@ from experiments.record import (
     recorded_configs,
     run_folders,
     runs_root,
+    spent,
     write_atomically,
 )
 from sngan.config import InputError
@@ -129,3 +130,9 @@ def test_where_runs_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNGAN_RUNS", "elsewhere")
     assert runs_root() == Path("elsewhere")
     assert runs_root("here") == Path("here")
+
+
+def test_seconds_are_those_of_the_attempts_that_made_the_record() -> None:
+    attempts = [{"s": 100.0}, {"resumed_from": 0, "s": 1.0}, {"resumed_from": 20, "s": 2.0}, {"resumed_from": 30}]
+    assert spent({"attempts": attempts}, "s") == 3.0
+    assert spent({"attempts": []}, "s") == 0.0
