@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.record import RESULTS, STATES, Record, read_rows, recorded_configs, run_folders, spent
+from experiments.record import RESULTS, STATES, Record, readable_rows, recorded_configs, run_folders, spent
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
@@ -44,9 +44,9 @@ class Study:
 def load(source: str | Path) -> Study:
     """Read the records in a study's folder, such as runs/mnist-core.
 
-    Without study.yaml every run in the folder belongs to it. Metrics that are not those that the run ended with
-    (by their SHA-256) are read, and named in `damage`. Raises InputError where there are no records, or one cannot
-    be read.
+    Without study.yaml every run in the folder belongs to it. Metrics that are not those that the run ended with (by
+    their SHA-256) are read, as far as they are readable, and named in `damage`; `sound` leaves them out. Raises
+    InputError where there are no records, or a file other than metrics.jsonl and status.json cannot be read.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -65,49 +65,56 @@ def load(source: str | Path) -> Study:
     found = {run_id: Record(folder / run_id) for run_id in planned}
     runs = pd.DataFrame([_run(config, found[run_id]) for run_id, config in planned.items()])
     runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
-    history = _history(runs, found)
+    history, unreadable = _history(runs, found)
+    found_damage = zip(runs["damage"], runs["run_id"].map(unreadable), strict=True)
+    runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in found_damage]
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     protocols = {run_id: protocol for run_id, record in found.items() if (protocol := record.protocol())}
     return Study(name, description, folder, runs, history, account, extra, protocols)
+
+
+def sound(study: Study) -> Study:
+    """Without the rows of runs that are over and have other metrics than they ended with: no result is made of them.
+
+    What a killed or failed run left stays, as far as it is readable.
+    """
+    runs = study.runs
+    changed = runs.loc[runs["state"].isin(RESULTS) & (runs["damage"] != ""), "run_id"]
+    kept = study.history[~study.history["run_id"].isin(changed)].reset_index(drop=True)
+    return replace(study, history=kept)
 
 
 def _run(config: RunConfig, record: Record) -> dict[str, Any]:
     status = record.status()
     attempt = status["attempts"][-1] if status["attempts"] else {}
     row = {"run_id": config.run_id, "state": status["state"], "step": status["step"], "error": status.get("error")}
-    row |= config.identity() | {"damage": _damage(record, status)}
+    row |= config.identity() | {"damage": record.damage(status)}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
     row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
     row |= {name: status.get(name) for name in ("git_commit", "git_dirty", "training_version", "wandb_url")}
     return row | {"attempts": len(status["attempts"])}
 
 
-def _damage(record: Record, status: dict[str, Any]) -> str:
-    if status["state"] not in RESULTS:
-        return ""
-    if not record.metrics_path.exists():
-        return f"{record.metrics_path.name} is missing"
-    if status.get("metrics_sha256") != record.metrics_sha256():
-        return f"{record.metrics_path.name} was changed after the run ended"
-    return ""
-
-
-def _history(runs: pd.DataFrame, records: dict[str, Record]) -> pd.DataFrame:
-    frames = []
+def _history(runs: pd.DataFrame, records: dict[str, Record]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The rows of all runs, and what is wrong with those that were read in part, by run id."""
+    frames, damage = [], {}
     for run in runs[_KEYS].to_dict("records"):
         path = records[run["run_id"]].metrics_path
-        rows = pd.DataFrame(read_rows(path))
+        found, wrong = readable_rows(path)
+        rows = pd.DataFrame(found)
         if not rows.empty:
             metrics = [name for name in rows if name not in ("step", "d_updates", "images_seen")]
             try:
                 rows = rows.astype(dict.fromkeys(metrics, float)).drop_duplicates("step", keep="last")
             except (TypeError, ValueError) as error:
-                raise InputError(f"{path}: a metric is no number: {error}") from error
+                rows, wrong = pd.DataFrame(), f"a metric is no number ({error}), so no row is used"
+        if not rows.empty:
             keys = pd.DataFrame(run, index=rows.index)
             frames.append(pd.concat([keys, rows], axis=1))
-    if not frames:
-        return pd.DataFrame(columns=[*_KEYS, "step"])
-    return pd.concat(frames, ignore_index=True)
+        if wrong:
+            damage[run["run_id"]] = f"{path.name}, {wrong}"
+    history = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_KEYS, "step"])
+    return history, damage
 
 
 def _variants(configs: list[RunConfig]) -> list[str]:

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.load import Study, load
+from analysis.load import Study, load, sound
 from analysis.stability import STATISTICS, summarize
 from analysis.stats import APPROXIMATE_BELOW, bands, binned, compare, rate_interval
 from experiments.record import STATES, to_json, write_atomically
@@ -64,9 +64,11 @@ class Picture:
 def write_report(folder: str | Path) -> Path:
     """Write <folder>/report/ from the study's records and return the page's path.
 
+    Runs whose metrics were changed after they ended are named and left out of every number.
+
     Raises InputError where there are no records, or one cannot be read.
     """
-    study = load(folder)
+    study = sound(load(folder))
     out = Path(folder) / "report"
     for sub in ("tables", "figures"):
         (out / sub).mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -62,36 +63,47 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     return 0
 
 
-def status(study: Study, runs_dir: str, as_json: bool) -> int:
-    """Print the account of runs: state, step and reason of each. Returns 0."""
+def status(study: Study, given: str, runs_dir: str, as_json: bool) -> int:
+    """Print the account of runs: state, step, reason of each and what to do next. Returns 0.
+
+    `given` is the study as the user named it, for the commands that are shown.
+    """
     folder = runs_root(runs_dir) / study.name
-    statuses = {config.run_id: Record(folder / config.run_id).status() for config in study.configs}
-    states = {run_id: status["state"] for run_id, status in statuses.items()}
+    launch = shlex.join(["sngan", "sweep", given, *(["--runs-dir", runs_dir] if runs_dir else [])])
+    runs = []
+    for c in study.configs:
+        record = Record(folder / c.run_id)
+        found = record.status()
+        damage = record.damage(found)
+        reason = "; ".join(filter(None, (found.get("error"), damage)))
+        run = {"run_id": c.run_id, "state": found["state"], "step": found["step"], "steps": c.steps}
+        run |= {"error": reason or None, "attempts": len(found["attempts"])}
+        runs.append(run | {"next": _next(found["state"], damage, launch)})
+    states = {run["run_id"]: run["state"] for run in runs}
     extra = _extra(study, folder)
     if as_json:
-        runs = [
-            {
-                "run_id": c.run_id,
-                "state": states[c.run_id],
-                "step": statuses[c.run_id]["step"],
-                "steps": c.steps,
-                "error": statuses[c.run_id].get("error"),
-                "attempts": len(statuses[c.run_id]["attempts"]),
-            }
-            for c in study.configs
-        ]
         account = {state: list(states.values()).count(state) for state in STATES}
         print(to_json({"study": study.name, "account": account, "runs": runs, "extra": extra}, indent=2))
         return 0
     table = Table("run", "state", "step", "of", "reason", box=None, pad_edge=False)
-    for c in study.configs:
-        found = statuses[c.run_id]
-        table.add_row(c.run_id, found["state"], f"{found['step']:,}", f"{c.steps:,}", found.get("error") or "")
+    for run in runs:
+        table.add_row(run["run_id"], run["state"], f"{run['step']:,}", f"{run['steps']:,}", run["error"] or "")
     console = _console()
     console.print(table)
     console.print(_summary(study, states))
+    for (state, what), number in Counter((run["state"], run["next"]) for run in runs if run["next"]).items():
+        console.print(f"{number} {state}: {what}")
     _print_extra(console, extra)
     return 0
+
+
+def _next(state: str, damage: str, launch: str) -> str | None:
+    """What to do about a run in this state, or nothing."""
+    if damage:
+        return f"no result is made of it; move its folder out of the study, and {launch} trains it anew"
+    if state in ("missing", "interrupted"):
+        return f"{launch} {'starts it' if state == 'missing' else 'goes on with it'}"
+    return f"{launch} --retry failed tries it again" if state == "failed" else None
 
 
 def step_flop(config: RunConfig) -> float:

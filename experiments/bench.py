@@ -24,8 +24,8 @@ from experiments.account import step_flop
 from experiments.bench_notebook import notebook_steps
 from experiments.record import Record, to_json, write_atomically
 from experiments.run import device_name, grid_png, resolve_device
-from experiments.sweep import cores
 from experiments.tracking import Tracker
+from experiments.workers import cores
 from sngan.config import ARMS, InputError, RunConfig
 from sngan.data import ImageData, load
 from sngan.evaluate import Evaluation

@@ -61,6 +61,24 @@ def latest(
     return None, []
 
 
+def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:
+    """How the run ended, from its final weights: a part of its status. None where it is not over, or they are damaged.
+
+    For a run whose status.json was lost; only weights that fit configuration and metrics are believed.
+    """
+    try:
+        final = read(record.checkpoint_path)
+    except (FileNotFoundError, InputError):
+        return None
+    metrics_sha256 = record.metrics_sha256()
+    if "state" not in final or _completed(final["config"]) != config.identity():
+        return None
+    if final["metrics_sha256"] != metrics_sha256:
+        return None
+    error = final["reason"] or None
+    return {"state": final["state"], "step": final["step"], "error": error, "metrics_sha256": metrics_sha256}
+
+
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A checkpoint's content. No code in it is run. Raises InputError where it is damaged or none of ours."""
     try:

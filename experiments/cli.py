@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import sys
 import warnings
@@ -44,7 +45,7 @@ class Train:
     def run(self) -> int:
         from experiments.display import Display
         from experiments.run import execute, stop_on_signals
-        from experiments.sweep import cores
+        from experiments.workers import cores
         from sngan.data import load
         from sngan.yardstick import load_yardstick
 
@@ -89,32 +90,36 @@ class Sweep:
     """
 
     study: Positional[_Study]
-    workers: Annotated[int, arg(help="worker processes; 0: one a core, or one a CUDA device")] = 0
+    workers: Annotated[int, arg(help="runs at once; 0: one a core, or --per-gpu a CUDA device")] = 0
+    engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
+    address: Annotated[str, arg(help="of a Ray cluster that runs: auto, or HOST:PORT; default: start one here")] = ""
+    shard: Annotated[str, arg(help="i/n: only the i-th of n parts of the runs, counted from 0")] = ""
     device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
     devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
+    per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with its part of the memory")] = 1
     threads: Annotated[int, arg(help="CPU threads a worker; the bits of a run depend on it")] = 1
     memory_format: Literal["contiguous", "channels_last"] = "channels_last"
     data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
     wandb: Annotated[_Wandb, arg(help="auto: online when logged in, else offline")] = "auto"
     checkpoint_every: Annotated[int, arg(help="steps between checkpoints, where a killed run goes on")] = 500
     retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
+    retries: Annotated[int, arg(help="how often, at most; also for a run whose worker was killed")] = 1
     force: _Force = False
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
         from experiments.display import Display, duration
         from experiments.run import stop_on_signals
-        from experiments.sweep import cores, pending, sweep
+        from experiments.sweep import Engine, pending, shard, sweep
         from experiments.tracking import resolve_mode
         from sngan.data import load
         from sngan.yardstick import load_yardstick
 
-        if self.workers < 0 or self.threads < 1:
-            raise InputError("--workers must be at least 0, and --threads at least 1")
-        if self.devices and self.device != "auto":
-            raise InputError("give --device or --devices, not both")
+        self._check()
         study = studies.find(self.study, self.runs_dir)
-        devices = self._devices()
+        if self.shard:
+            study = shard(study, self.shard)
+        devices = self._devices() if self.engine == "local" else []
         folder = record.runs_root(self.runs_dir) / study.name
         redo_failed = self.retry == "failed"
         execution = {
@@ -129,28 +134,60 @@ class Sweep:
         for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
             load(dataset, self.data_dir)  # once, before the workers want it
             load_yardstick(dataset, self.data_dir, say=_to_stderr)
-        workers = self.workers or (len(devices) if devices[0] != "cpu" else cores())
+
+        def open_engine(jobs: int) -> Engine:
+            if self.engine == "local":
+                from experiments.workers import LocalEngine, cores
+
+                workers = self.workers or (len(devices) * self.per_gpu if devices[0] != "cpu" else cores())
+                return LocalEngine(min(workers, jobs), devices)
+            if not self.address:  # Ray's servers then listen on 127.0.0.1 only, as they do on macOS
+                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            from experiments.on_ray import RayEngine
+
+            return RayEngine(self.address, self.workers, self.threads, self.device, self.per_gpu, self.retries)
+
         with Display(total=len(todo)) as display:
-            display.say(f"{study.name}: {len(study.configs)} runs, {len(todo)} to do, on {', '.join(devices)}")
+            part = f" of part {self.shard}" if self.shard else ""
+            where = ", ".join(devices) or f"Ray{' at ' * bool(self.address)}{self.address}"
+            display.say(f"{study.name}: {len(study.configs)} runs{part}, {len(todo)} to do, on {where}")
             try:
                 with stop_on_signals():
-                    account = sweep(study, folder, display, workers, devices, execution, redo_failed, self.force)
+                    account = sweep(
+                        study, folder, display, open_engine, execution,
+                        redo_failed, self.force, self.retries, 1 / self.per_gpu,
+                    )  # fmt: skip
             except KeyboardInterrupt:
                 display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
                 return INTERRUPTED
         states = ", ".join(f"{account[state]} {state}" for state in record.STATES if account[state])
         print(f"{study.name}: {states} after {duration(display.seconds)}")
         print(f"records: {folder}")
-        if account["failed"] or account["missing"]:
+        if account["failed"] or account["missing"] or account["refused"]:
             print(f"why: sngan status {self.study}; again: sngan sweep {self.study} --retry failed")
             return SOME_FAILED
         return INTERRUPTED if account["interrupted"] or account["running"] else DONE
+
+    def _check(self) -> None:
+        """Raises InputError for options that are out of range, or not for this engine."""
+        if self.workers < 0 or self.threads < 1 or self.per_gpu < 1 or self.retries < 0:
+            raise InputError("--workers and --retries must be at least 0, --threads and --per-gpu at least 1")
+        if self.devices and self.device != "auto":
+            raise InputError("give --device or --devices, not both")
+        if self.engine == "local":
+            if self.address:
+                raise InputError("--address is that of a Ray cluster: it needs --engine ray")
+            return
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("Ray is not installed; it is an extra: pip install 'sngan[ray]'")
+        if self.devices or self.device not in ("auto", "cpu", "cuda"):
+            raise InputError("Ray chooses the devices itself: --device must be auto, cpu or cuda, without --devices")
 
     def _devices(self) -> list[str]:
         import torch
 
         from experiments.run import resolve_device
-        from experiments.sweep import check_devices
+        from experiments.workers import check_devices
 
         if self.devices:
             names = check_devices(self.devices)
@@ -172,7 +209,7 @@ class Status:
     def run(self) -> int:
         from experiments.account import status
 
-        return status(studies.find(self.study, self.runs_dir), self.runs_dir, self.as_json)
+        return status(studies.find(self.study, self.runs_dir), self.study, self.runs_dir, self.as_json)
 
 
 @dataclass(frozen=True)

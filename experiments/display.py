@@ -77,8 +77,9 @@ class Display:
         elif (now := time.monotonic()) - self._line_time[run_id] >= _LINE_EVERY_SECONDS:
             self._line_time[run_id] = now
             done = step - self._first[run_id]
-            left = (now - self._started[run_id]) / max(done, 1) * (self._steps[run_id] - step)
-            self.say(f"{run_id}: step {step:,}/{self._steps[run_id]:,} {_numbers(row)} {duration(left)} left")
+            left = (now - self._started[run_id]) / done * (self._steps[run_id] - step) if done else None
+            later = f" {duration(left)} left" if left is not None else ""
+            self.say(f"{run_id}: step {step:,}/{self._steps[run_id]:,} {_numbers(row)}{later}")
 
     def end(self, run_id: str, state: str, step: int, error: str, seconds: float, counts: bool = True) -> None:
         """`counts` is False for a run that will be tried again."""

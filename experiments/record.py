@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sngan.config import InputError, RunConfig, from_parameters
 
 STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
 RESULTS = ("finished", "diverged")  # over, and not run again
+_RESERVED_BYTES = 64 * 1024
 
 
 def runs_root(runs_dir: str = "") -> Path:
@@ -28,11 +29,16 @@ def runs_root(runs_dir: str = "") -> Path:
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Write to a temporary name in the same folder, flush to disk, move into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -53,19 +59,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
     Raises InputError that names file and line for a line before the last that cannot be read.
     """
+    rows, damage = readable_rows(path)
+    if damage:
+        raise InputError(f"{path}, {damage}")
+    return rows
+
+
+def readable_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """As `read_rows`, the rows that are readable, and what is wrong with the first line that is not, or nothing."""
     if not path.exists():
-        return []
+        return [], ""
     lines = path.read_bytes().split(b"\n")
-    complete, rows = lines[:-1], []  # what follows the last newline is torn, or empty
+    complete, rows, damage = lines[:-1], [], ""  # what follows the last newline is torn, or empty
     for number, line in enumerate(complete, start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not readable as JSON ({error})") from error
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
-            raise InputError(f"{path}, line {number}: expected an object with a whole number as step")
-        rows.append(row)
-    return rows
+        except (ValueError, RecursionError) as error:
+            damage = damage or f"line {number}: not readable as JSON ({error})"
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
+        else:
+            damage = damage or f"line {number}: expected an object with a whole number as step"
+    return rows, damage
 
 
 class Record:
@@ -78,6 +94,8 @@ class Record:
         self.samples_path = folder / "samples"
         self.checkpoint_path = folder / "checkpoint.pt"
         self.previous_checkpoint_path = folder / "checkpoint-previous.pt"
+        self._status_path = folder / "status.json"
+        self._reserve_path = folder / ".reserve"
         self._lock = FileLock(str(folder / ".lock"))
 
     @property
@@ -114,17 +132,34 @@ class Record:
 
     def start_over(self, config: RunConfig) -> None:
         """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed."""
+        self._remove_leftovers()
         for path in (self.metrics_path, self.timing_path, self.checkpoint_path, self.previous_checkpoint_path):
             path.unlink(missing_ok=True)
         (self.folder / "protocol.json").unlink(missing_ok=True)
         shutil.rmtree(self.samples_path, ignore_errors=True)
         self.samples_path.mkdir(parents=True)
+        self._write_config(config)
+
+    def _write_config(self, config: RunConfig) -> None:
         write_atomically(self.folder / "config.json", to_json(config.identity(), indent=2) + "\n")
 
-    def cut_back(self, step: int, metrics_bytes: int) -> None:
+    def _remove_leftovers(self) -> None:
+        """What a process that was killed in the middle of a write left; the claim says that it is gone."""
+        for path in [*self.folder.glob(".*.tmp"), *self.samples_path.glob(".*.tmp")]:
+            path.unlink(missing_ok=True)
+
+    def cut_back(self, config: RunConfig, step: int, metrics_bytes: int) -> None:
         """Drop what came after `step`, when metrics.jsonl had that size: the run goes on from there."""
+        self._remove_leftovers()
+        try:
+            intact = self.config() == from_parameters(config.identity())
+        except InputError:
+            intact = False
+        if not intact:
+            self._write_config(config)
         os.truncate(self.metrics_path, metrics_bytes)
-        timing = b"".join(to_json(row).encode() + b"\n" for row in self.timing() if row["step"] <= step)
+        rows, _ = readable_rows(self.timing_path)
+        timing = b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step)
         write_atomically(self.timing_path, timing)
         for path in self.samples_path.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
@@ -150,7 +185,18 @@ class Record:
         return path
 
     def write_status(self, status: dict[str, Any]) -> None:
-        write_atomically(self.folder / "status.json", to_json(status, indent=2) + "\n")
+        """Of a running run also a reserve of disk space; of one that is over into that reserve where a disk is full."""
+        content = to_json(status, indent=2) + "\n"
+        if status["state"] == "running":
+            write_atomically(self._status_path, content)
+            write_atomically(self._reserve_path, b"\0" * _RESERVED_BYTES)
+            return
+        try:
+            write_atomically(self._status_path, content)
+        except OSError:
+            self._reserve_path.unlink(missing_ok=True)
+            write_atomically(self._status_path, content)
+        self._reserve_path.unlink(missing_ok=True)
 
     def write_protocol(self, protocol: dict[str, Any]) -> None:
         write_atomically(self.folder / "protocol.json", to_json(protocol, indent=2) + "\n")
@@ -181,9 +227,16 @@ class Record:
     def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
 
-        {"state": "missing"} where there is nothing on disk. `claimed`: the caller holds the claim.
+        {"state": "missing"} where there is nothing on disk. Where status.json is not what a run writes, the state is
+        `interrupted` and `damaged` says what is wrong: what the run was shows its checkpoint, when it is taken up
+        again. `claimed`: the caller holds the claim.
         """
-        status = self._read_status()
+        try:
+            status = self._read_status()
+        except InputError as error:
+            running = not claimed and self.is_claimed()
+            state = {"state": "running" if running else "interrupted", "step": self.last_step(), "attempts": []}
+            return state | {"error": str(error), "damaged": str(error)}
         if status is None:
             # a claimed folder without status belongs to a run that is about to start
             running = not claimed and self.is_claimed()
@@ -199,7 +252,7 @@ class Record:
 
     def _read_status(self) -> dict[str, Any] | None:
         """status.json as it stands, None without one. Raises InputError where it is not what a run writes."""
-        path = self.folder / "status.json"
+        path = self._status_path
         try:
             status = json.loads(path.read_text())
         except FileNotFoundError:
@@ -223,9 +276,29 @@ class Record:
     def timing(self) -> list[dict[str, Any]]:
         return read_rows(self.timing_path)
 
+    def set_status_aside(self) -> Path:
+        """A status.json that is not readable gets another name, so that nothing is lost."""
+        aside = self._status_path.with_name("status-damaged.json")
+        os.replace(self._status_path, aside)
+        return aside
+
     def last_step(self) -> int:
-        rows = self.rows()
-        return rows[-1]["step"] if rows else 0
+        """Of the last row that is readable; 0 where there is none."""
+        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        for line in reversed(content.split(b"\n")[:-1]):
+            with suppress(ValueError, TypeError, KeyError):
+                return int(json.loads(line)["step"])
+        return 0
+
+    def damage(self, status: dict[str, Any]) -> str:
+        """What is wrong with the metrics of a run that is over, or nothing."""
+        if status["state"] not in RESULTS:
+            return ""
+        if not self.metrics_path.exists():
+            return f"{self.metrics_path.name} is missing"
+        if "metrics_sha256" in status and status["metrics_sha256"] != self.metrics_sha256():
+            return f"{self.metrics_path.name} was changed after the run ended"
+        return ""
 
     def metrics_sha256(self, size: int | None = None) -> str:
         """Of metrics.jsonl, or of its first `size` bytes; of nothing where there is none."""

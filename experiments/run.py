@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
+import os
 import platform
 import resource
 import signal
@@ -37,11 +39,15 @@ Tell = Callable[..., None]  # tell("progress", run_id, ...): the name of one of 
 
 
 class Result(NamedTuple):
-    """State of a run after `execute`; `ran` is False where it was over before, or belongs to another process."""
+    """State of a run after `execute`; `ran` is False where it was over before, or belongs to another process.
+
+    `stops_all` says why no further run can be written either, empty as a rule.
+    """
 
     state: str
     error: str | None
     ran: bool
+    stops_all: str = ""
 
 
 def execute(
@@ -64,10 +70,24 @@ def execute(
     with record.claim() as mine:
         if not mine:
             return Result("running", None, ran=False)
-        status = record.status(claimed=True)
+        status = _repaired(record.status(claimed=True), record, config, tell)
         if status["state"] in RESULTS or (status["state"] == "failed" and not redo_failed):
             return Result(status["state"], status.get("error"), ran=False)
         return _Attempt(config, study, record, data, mode, status, tell, force).run()
+
+
+def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
+    """The status; where its file is not readable, what the checkpoint shows that the run is."""
+    if "damaged" not in status:
+        return status
+    aside = record.set_status_aside()
+    note = f"warning: {status['damaged']}; it is kept as {aside.name}"
+    if over := checkpoint.outcome(record, config):
+        status = over | {"attempts": [], "training_version": TRAINING_VERSION}
+        record.write_status(status)
+        note += f", and the run's final weights say that it is {status['state']}"
+    tell("say", note)
+    return {key: value for key, value in status.items() if key != "damaged"}
 
 
 class _Attempt:
@@ -116,7 +136,7 @@ class _Attempt:
             **git_state(),
             "training_version": TRAINING_VERSION,
         }
-        self._again = before["state"] if before["attempts"] else ""
+        self._again = before["state"] if before["state"] != "missing" else ""
         tags = [study, *([tag] if (tag := git_tag()) else [])]
         self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn)
         self._tracker: Tracker | None = None
@@ -142,12 +162,12 @@ class _Attempt:
         how = f"goes on from step {self._resume['step']:,}" if self._resume else "starts over"
         note = f"was {self._again} and {how}" if self._again else ""
         self._tell("start", self._config.run_id, self._config.steps, note, self._attempt["resumed_from"])
-        if self._resume:
-            self._record.cut_back(self._resume["step"], self._resume["metrics_bytes"])
-        else:
-            self._record.start_over(self._config)
-        self._record.write_status(self._status)
         try:
+            if self._resume:
+                self._record.cut_back(self._config, self._resume["step"], self._resume["metrics_bytes"])
+            else:
+                self._record.start_over(self._config)
+            self._record.write_status(self._status)
             outcome = self._train()
             self._status["metrics_sha256"] = self._record.metrics_sha256()
         except KeyboardInterrupt as stop:
@@ -155,7 +175,8 @@ class _Attempt:
             raise
         except BaseException as error:  # whatever it was: the other runs of the study go on
             self._status["traceback"] = traceback.format_exc()
-            return self._end("failed", self._record.last_step(), explain(error, self._config))
+            result = self._end("failed", self._record.last_step(), explain(error, self._config))
+            return result._replace(stops_all=nothing_can_be_written(error))
         return self._end(outcome.state, outcome.step, outcome.reason or None)
 
     def _train(self) -> Outcome:
@@ -285,6 +306,15 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def limit_memory(device: str, fraction: float) -> None:
+    """Let this process have at most this part of a CUDA device's memory: runs that share it do not starve each other.
+
+    Does nothing where `device` resolves to the CPU, or for a fraction of 1.
+    """
+    if fraction < 1 and (resolved := resolve_device(device)).type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(fraction, resolved)
+
+
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -296,12 +326,20 @@ def device_name(device: torch.device) -> str:
 def explain(error: BaseException, config: RunConfig) -> str:
     """One line: what went wrong; for a lack of memory also which run, and what to change."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    if nothing_can_be_written(error):
+        return f"{text}: make room (or the folder writable), then sngan sweep with --retry failed goes on"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory in {config.run_id} (batch_size {config.batch_size}, g_width {config.g_width}): use a "
             f"smaller batch_size or width, or fewer workers. {text}"
         )
     return text
+
+
+def nothing_can_be_written(error: BaseException) -> str:
+    """The reason where an error says that no further run can be written either, else nothing."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno in numbers else ""
 
 
 def grid_png(images: Tensor) -> bytes:

@@ -49,10 +49,10 @@ def train(
     latents' images (64, C, 28, 28) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits of
     the run are the same. Non-finite numbers end the run as `diverged`.
 
-    `save(state)` gets G and D when the run is over, and after every step for which `due(step)` is true everything
-    that the rest of the run depends on; an exception of `save` ends the training. With such a state as `resume` the
-    run goes on from there, and gives the bits that it would have given (on the same device, threads and layout).
-    States hold tensors, numbers, strings, lists and dicts.
+    `save(state)` gets G, D and the outcome when the run is over, and after every step for which `due(step)` is true
+    everything that the rest of the run depends on; an exception of `save` ends the training. With such a state as
+    `resume` the run goes on from there, and gives the bits that it would have given (on the same device, threads and
+    layout). States hold tensors, numbers, strings, lists and dicts.
 
     Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
@@ -137,7 +137,7 @@ def train(
         if save and due and due(step) and step < config.steps:
             save(state(step))
     if save:
-        save({"step": outcome.step, "G": G.state_dict(), "D": D.state_dict()})
+        save(outcome._asdict() | {"G": G.state_dict(), "D": D.state_dict()})
     return outcome
 
 

@@ -65,8 +65,8 @@ def test_metrics_that_a_run_did_not_end_with_are_named(mixed_study: Path) -> Non
 def test_a_metric_that_is_no_number_is_named_with_its_file(mixed_study: Path) -> None:
     record = Record(mixed_study / small(steps=60).run_id)
     record.metrics_path.write_text('{"step": 0, "loss/d": "high"}\n')
-    with pytest.raises(InputError, match=r"metrics\.jsonl: a metric is no number"):
-        load(mixed_study)
+    study = load(mixed_study)
+    assert "a metric is no number" in study.runs.set_index("run_id").loc[record.run_id, "damage"]
 
 
 def test_variants_name_the_parameters_that_differ_and_contexts_the_settings(tmp_path: Path) -> None:
@@ -94,10 +94,6 @@ def test_where_there_is_nothing_the_message_says_what_to_do(tmp_path: Path, mixe
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no run has started there"):
         load(tmp_path / "empty")
-    record: Record = run_folders(mixed_study)[0]
-    record.metrics_path.write_text('{"step": 0}\nnonsense\n{"step": 20}\n')
-    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
-        load(mixed_study)
 
 
 def test_analysis_imports_no_torch_and_no_wandb() -> None:

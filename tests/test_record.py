@@ -97,8 +97,10 @@ def test_a_claim_excludes_others_and_dies_with_its_owner(tmp_path: Path) -> None
 def test_a_status_that_no_run_writes_is_named(tmp_path: Path, status: str) -> None:
     record = started(tmp_path)
     (record.folder / "status.json").write_text(status)
-    with pytest.raises(InputError, match=r"status\.json: not the status of a run"):
-        record.status()
+    found = record.status()
+    assert (found["state"], found["step"], found["attempts"]) == ("interrupted", 0, [])
+    assert "status.json: not the status of a run" in found["damaged"]
+    assert found["error"].startswith(found["damaged"])
 
 
 def test_a_renamed_run_is_not_counted_as_another(tmp_path: Path) -> None:

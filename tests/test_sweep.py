@@ -18,7 +18,7 @@ from conftest import ROOT, small, write_study
 from experiments.record import Record, run_folders
 from experiments.run import execute
 from experiments.study import read
-from experiments.sweep import check_devices
+from experiments.workers import check_devices
 from sngan.config import InputError
 
 OFF = ("--wandb", "disabled", "--runs-dir")

@@ -1,0 +1,112 @@
+"""The Ray engine: each job a Ray task, on this machine or on the cluster at an address."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, TaskCancelledError, WorkerCrashedError
+from ray.util.queue import Queue
+
+from experiments.sweep import Job, train_job
+from sngan.config import InputError
+
+_STOP_SECONDS = 10.0  # a cancelled task writes `interrupted` and leaves
+
+
+class RayEngine:
+    """Ray Core tasks. Every node needs this program, and the records' folder and the data at the same paths.
+
+    A task takes `threads` CPUs, and with `gpu` one `per_gpu`-th of a GPU. A task whose worker or node dies is started
+    anew by Ray, at most `retries` times. At most `tasks` run at once; 0: as many as the cluster has room for.
+    """
+
+    retries_dead_workers = True
+
+    def __init__(self, address: str, tasks: int, threads: int, device: str, per_gpu: int, retries: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
+            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        resources = ray.cluster_resources()
+        gpu = device == "cuda" or (device == "auto" and resources.get("GPU", 0) > 0)
+        for name, needed in (("CPU", threads), ("GPU", int(gpu))):
+            if resources.get(name, 0) < needed:
+                ray.shutdown()
+                raise InputError(f"a run needs {needed} {name}, and the Ray cluster has {resources.get(name, 0):g}")
+        self._device = "cuda" if gpu else "cpu"
+        self._task = ray.remote(_train).options(
+            num_cpus=threads, num_gpus=1 / per_gpu if gpu else 0, max_retries=retries
+        )
+        self._limit = tasks
+        self._queue = Queue(actor_options={"num_cpus": 0})
+        self._jobs: dict[Any, Job] = {}  # by the task's reference
+
+    def free(self) -> bool:
+        return not self._limit or len(self._jobs) < self._limit
+
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def give(self, job: Job) -> None:
+        config = dataclasses.replace(job.config, device=self._device)
+        job = job._replace(config=config, folder=Path(job.folder).absolute())
+        self._jobs[self._task.remote(job, self._queue)] = job
+
+    def hear(self, seconds: float) -> list[tuple[Job, tuple[Any, ...]]]:
+        if not self._jobs:
+            time.sleep(seconds)
+            return []
+        by_id = {job.config.run_id: job for job in self._jobs.values()}
+        ray.wait(list(self._jobs), timeout=seconds)
+        done, _ = ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=0)
+        messages = self._queue.get_nowait_batch(self._queue.qsize())  # after `done`: so it holds all that those said
+        heard = [(by_id[run_id], message) for run_id, message in messages if run_id in by_id]
+        for reference in done:
+            job = self._jobs.pop(reference)
+            try:
+                heard.append((job, ("over", *ray.get(reference))))
+            except RayError as error:
+                heard.append((job, ("died", _cause(error))))
+        return heard
+
+    def stop(self) -> None:
+        for reference in self._jobs:
+            ray.cancel(reference)  # SIGINT in the worker, as it were
+        deadline = time.monotonic() + _STOP_SECONDS
+        if self._jobs:
+            ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=max(0.0, deadline - time.monotonic()))
+        ray.shutdown()
+
+
+def _train(job: Job, queue: Queue) -> tuple[str, str]:
+    from experiments.run import stop_on_signals
+
+    told, actor = [], queue.actor
+    assert actor
+
+    def tell(*message: Any) -> None:  # without waiting: a task that waits lends its CPU to the next
+        told[:] = [actor.put_nowait.remote((job.config.run_id, message))]
+
+    with stop_on_signals():
+        result = train_job(job, tell)
+        ray.get(told)  # so that the end of the task is not seen before the last message
+        return result
+
+
+def _cause(error: RayError) -> str:
+    if isinstance(error, WorkerCrashedError):
+        return "killed, more often than it is tried again"
+    if isinstance(error, TaskCancelledError):
+        return "cancelled"
+    return " ".join(str(error).split())[:300]

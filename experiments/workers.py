@@ -1,0 +1,136 @@
+"""The local engine: worker processes on this machine that take run after run."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from experiments.run import stop_on_signals
+from experiments.sweep import Job, train_job
+from sngan.config import InputError
+
+_STOP_SECONDS = 10.0  # a stopped worker writes `interrupted` and leaves
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_devices(text: str) -> list[str]:
+    """`0,1` -> ["cuda:0", "cuda:1"]. Raises InputError for anything that is not a list of numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise InputError(f"--devices {text!r}: expected CUDA device numbers with commas between them, such as 0,1")
+    return [f"cuda:{int(part)}" for part in parts]
+
+
+class _Worker:
+    """A process, our end of its pipe, and the job that it has."""
+
+    def __init__(self, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.device = device
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        # Ctrl-C reaches the whole process group, and a worker that is still importing would print a traceback
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+        self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        self.job: Job | None = None
+
+    def cause_of_death(self) -> str:
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class LocalEngine:
+    """`workers` processes; worker i uses `devices[i % len(devices)]`."""
+
+    retries_dead_workers = False
+
+    def __init__(self, workers: int, devices: list[str]) -> None:
+        self._workers = [_Worker(devices[i % len(devices)]) for i in range(workers)]
+
+    def free(self) -> bool:
+        return any(worker.job is None for worker in self._workers)
+
+    def busy(self) -> bool:
+        return any(worker.job for worker in self._workers)
+
+    def give(self, job: Job) -> None:
+        i = next(i for i, worker in enumerate(self._workers) if worker.job is None)
+        if not self._workers[i].process.is_alive():
+            self._workers[i] = _Worker(self._workers[i].device)
+        worker = self._workers[i]
+        worker.job = job._replace(config=dataclasses.replace(job.config, device=worker.device))
+        worker.connection.send(worker.job)
+
+    def hear(self, seconds: float) -> list[tuple[Job, tuple[Any, ...]]]:
+        busy = {worker.connection: worker for worker in self._workers if worker.job}
+        if not busy:
+            time.sleep(seconds)
+        heard = []
+        for connection in wait(busy, timeout=seconds) if busy else ():
+            worker = busy[connection]  # type: ignore[index]
+            job = worker.job
+            assert job
+            try:
+                message = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                message = ("died", worker.cause_of_death())
+            if message[0] in ("over", "died"):
+                worker.job = None
+            if message[:2] == ("over", "failed") and worker.device != "cpu":
+                worker.connection.close()  # an error may have spoilt the process's CUDA context: a new one comes
+                worker.process.join()
+            heard.append((job, message))
+        return heard
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            if worker.job:
+                worker.process.terminate()
+            else:
+                worker.connection.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def _work(connection: Connection) -> None:
+    """A worker process: job after job, until the pipe closes or the parent dies."""
+
+    def tell(*message: Any) -> None:
+        try:
+            connection.send(message)
+        except OSError as error:
+            raise KeyboardInterrupt("the sweep is gone") from error  # not a failure of the run
+
+    with stop_on_signals():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+        threading.Thread(target=_follow_parent, daemon=True).start()
+        try:
+            while True:
+                tell("over", *train_job(connection.recv(), tell))
+        except (EOFError, KeyboardInterrupt):
+            pass
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
