@@ -146,12 +146,13 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
         record = Record(Path(folder) / config.run_id)
         record.samples_path.mkdir(parents=True)
         tracker = Tracker(config, "bench", Path(folder), "offline", [], warn=lambda text: print(text, file=sys.stderr))
+        tracker.settle()  # it is there
         actions = {
             _MEANS: means,
             _SIGMAS: lambda: instruments.row(1, {}),
             _OPERATORS: lambda: instruments.row(0, {}),
             _RECORD: lambda: record.append(full_row),
-            _WANDB: lambda: tracker.log(full_row, {}),
+            _WANDB: lambda: (tracker.log(full_row, {}), tracker.settle()),
         }
         seconds = {
             name: median(_time(_repeat(action), 10) / 10 for _ in range(_ROUNDS)) for name, action in actions.items()
@@ -162,10 +163,11 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
             image = record.write_sample("step.png", grid_png(instruments.samples()))
             record.append(full_row | scores)
             tracker.log(full_row | scores, {"samples": image})
+            tracker.settle()
 
         evaluate()
         seconds[_EVALUATION] = median(_time(_repeat(evaluate), 1) for _ in range(_ROUNDS))
-        tracker.finish({}, exit_code=0)
+        tracker.finish("finished", {})
     return seconds | {_OPERATORS: seconds[_OPERATORS] - seconds[_SIGMAS]}
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from experiments import record
+from experiments import record, tracking
 from experiments import study as studies
 from sngan.config import ARMS, InputError, RunConfig, unused_parameters
 
@@ -111,7 +111,6 @@ class Sweep:
         from experiments.display import Display, duration
         from experiments.run import stop_on_signals
         from experiments.sweep import Engine, pending, shard, sweep
-        from experiments.tracking import resolve_mode
         from sngan.data import load
         from sngan.yardstick import load_yardstick
 
@@ -127,7 +126,7 @@ class Sweep:
             "memory_format": self.memory_format,
             "checkpoint_every": self.checkpoint_every,
             "data_dir": self.data_dir,
-            "wandb": resolve_mode(self.wandb),
+            "wandb": tracking.resolve_mode(self.wandb),
         }
         dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
         todo = pending(study, folder, redo_failed)
@@ -323,8 +322,11 @@ _COMMANDS = {c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Report,
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sngan` with the command line, or with `arguments`, and exit with DESIGN's codes."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(arguments))
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    if code == INTERRUPTED and tracking.is_busy():  # W&B's client would hold the process; what it has is on disk
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def parse(arguments: list[str]) -> Any:

@@ -27,6 +27,7 @@ class Display:
     def __init__(self, total: int, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._ended, self._start = total, 0, time.monotonic()
+        self._said: set[str] = set()
         self._steps: dict[str, int] = {}
         self._first: dict[str, int] = {}
         self._started: dict[str, float] = {}
@@ -58,7 +59,11 @@ class Display:
         """Since the display was made."""
         return time.monotonic() - self._start
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, once: str = "") -> None:
+        """`once` names lines of which only the first is shown."""
+        if once in self._said:
+            return
+        self._said |= {once} - {""}
         self._console.print(line, markup=False, emoji=False)
 
     def start(self, run_id: str, steps: int, note: str, step: int = 0) -> None:

@@ -179,6 +179,9 @@ class Record:
         if timing:
             _append_line(self.timing_path, to_json({"step": row["step"], **timing}))
 
+    def sample_path(self, step: int) -> Path:
+        return self.samples_path / f"step-{step:06d}.png"
+
     def write_sample(self, name: str, png: bytes) -> Path:
         path = self.samples_path / name
         write_atomically(path, png)
@@ -272,6 +275,15 @@ class Record:
 
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.metrics_path)
+
+    def history(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
+        """The rows with their timing, and with the sample grids that were made at their steps."""
+        timing = {row["step"]: row for row in readable_rows(self.timing_path)[0]}
+        history = []
+        for row in self.rows():
+            samples = self.sample_path(row["step"])
+            history.append((row | timing.get(row["step"], {}), {"samples": samples} if samples.exists() else {}))
+        return history
 
     def timing(self) -> list[dict[str, Any]]:
         return read_rows(self.timing_path)

@@ -106,7 +106,10 @@ class _Attempt:
     ) -> None:
         self._config, self._record, self._data, self._tell = config, record, data, tell
         device = data.images.device
-        warn = lambda text: tell("say", f"warning: {config.run_id}: {text}")  # noqa: E731
+
+        def warn(text: str, once: str = "") -> None:
+            tell("say", f"warning: {config.run_id}: {text}", once)
+
         self._resume, differences = checkpoint.latest(record, config, data.digest, device, warn)
         if differences and not force:
             raise InputError(
@@ -138,7 +141,8 @@ class _Attempt:
         }
         self._again = before["state"] if before["state"] != "missing" else ""
         tags = [study, *([tag] if (tag := git_tag()) else [])]
-        self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn)
+        warn_of_wandb = functools.partial(warn, once="W&B")  # of a whole sweep
+        self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn_of_wandb)
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
         self._progress_time = 0.0
@@ -180,9 +184,7 @@ class _Attempt:
         return self._end(outcome.state, outcome.step, outcome.reason or None)
 
     def _train(self) -> Outcome:
-        self._tracker = self._open_tracker()
-        self._attempt["wandb"] = self._tracker.mode
-        self._status |= {"wandb_url": self._tracker.url} if self._tracker.url else {}
+        self._tracker = self._open_tracker(past=self._record.history() if self._resume else [])
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
         if self._config.threads:
             torch.set_num_threads(self._config.threads)
@@ -196,7 +198,7 @@ class _Attempt:
         images = {}
         self._attempt["evaluation_seconds"] += row.get("time/evaluation_seconds", 0.0)
         if samples is not None:
-            images["samples"] = self._record.write_sample(f"step-{row['step']:06d}.png", grid_png(samples))
+            images["samples"] = self._record.write_sample(self._record.sample_path(row["step"]).name, grid_png(samples))
         if self._real:
             images["real"], self._real = self._real, None
         self._record.append(row)
@@ -223,6 +225,7 @@ class _Attempt:
             "peak_memory_bytes": self._peak_memory_bytes(),
         }
         self._status |= {"state": state, "step": step, "error": error}
+        self._note_tracker()
         self._record.write_status(self._status)
         if state in RESULTS:
             self._record.previous_checkpoint_path.unlink(missing_ok=True)
@@ -230,9 +233,20 @@ class _Attempt:
         summary |= {key: self._attempt[key] for key in ("wall_seconds", "peak_memory_bytes")}
         summary["device"] = self._attempt["device_name"]
         if self._tracker:
-            self._tracker.finish(summary, exit_code=0 if state in RESULTS else 1)
+            self._tracker.finish(state, summary)
+            if self._note_tracker():
+                self._record.write_status(self._status)
         self._tell("end", self._config.run_id, state, step, error or "", seconds)
         return Result(state, error, ran=True)
+
+    def _note_tracker(self) -> bool:
+        """What has become of W&B, which answers when it likes; whether that is news."""
+        if not (tracker := self._tracker):
+            return False
+        before = dict(self._attempt), self._status.get("wandb_url")
+        self._attempt |= {"wandb": tracker.mode, "wandb_error": tracker.error}
+        self._status |= {"wandb_url": tracker.url} if tracker.url else {}
+        return before != (self._attempt, self._status.get("wandb_url"))
 
     def _peak_memory_bytes(self) -> int:
         """Of the device's allocator on CUDA; on a CPU the largest resident size of the process so far."""

@@ -113,9 +113,12 @@ class LocalEngine:
 def _work(connection: Connection) -> None:
     """A worker process: job after job, until the pipe closes or the parent dies."""
 
+    lock = threading.Lock()  # the thread that talks to W&B tells of its trouble
+
     def tell(*message: Any) -> None:
         try:
-            connection.send(message)
+            with lock:
+                connection.send(message)
         except OSError as error:
             raise KeyboardInterrupt("the sweep is gone") from error  # not a failure of the run
 

@@ -130,7 +130,7 @@ def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, num
 
 
 def test_trouble_before_the_first_step_is_a_failed_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr(running, "Tracker", broken)

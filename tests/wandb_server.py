@@ -1,0 +1,221 @@
+"""A stand-in for W&B's server on loopback, for the real client. It keeps what arrives, and can be told to fail.
+
+What it proves: that what we send is complete and well formed. Not how W&B's own server treats it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "0" * 40
+
+
+@dataclass
+class Run:
+    """What arrived of a run."""
+
+    entity: str
+    project: str
+    fields: dict[str, Any] = field(default_factory=dict)  # of UpsertBucket: displayName, groupName, jobType, tags, ..
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, dict[int, str]] = field(default_factory=dict)  # file -> line number -> line
+    files: dict[str, bytes] = field(default_factory=dict)
+    preempting: bool = False
+    exit_code: int | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for _, line in sorted(self.lines.get("wandb-history.jsonl", {}).items())]
+
+    def values(self) -> dict[str, Any]:
+        """The config without W&B's own."""
+        return {key: item["value"] for key, item in self.config.items() if key != "_wandb"}
+
+
+class Server:
+    """`fault`: empty, or how each request is answered: `hang`, `drop`, or an HTTP status such as `500`."""
+
+    def __init__(self) -> None:
+        self.fault = ""
+        self.runs: dict[str, Run] = {}
+        self.unknown: list[str] = []
+        self.requests = 0
+        self.lock = threading.Lock()
+        self.released = threading.Event()
+        outer = self
+
+        class Handler(_Handler):
+            server_of_runs = outer
+
+        class Http(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None: ...  # a client that is gone
+
+        self._http = Http(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.released.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_of_runs: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self._fails():
+            return
+        if self.path == "/graphql":
+            self._graphql(json.loads(body))
+        elif found := re.fullmatch(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", self.path):
+            self._file_stream(found.group(3), json.loads(body))
+        else:
+            self._answer(200, {})  # the client's own telemetry
+
+    def do_PUT(self) -> None:
+        body = self._body()
+        if self._fails():
+            return
+        run, _, name = self.path.removeprefix("/storage/").partition("/")
+        self.server_of_runs.runs[run].files[name] = body
+        self._answer(200, {})
+
+    def do_GET(self) -> None:
+        if not self._fails():
+            self._answer(404, {})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _fails(self) -> bool:
+        server = self.server_of_runs
+        with server.lock:
+            server.requests += 1
+        if not (fault := server.fault):
+            return False
+        if fault == "hang":
+            server.released.wait()
+        if fault in ("hang", "drop"):
+            self.close_connection = True
+            self.connection.close()
+        else:
+            self._answer(int(fault), {"errors": [{"message": "a planted fault"}]})
+        return True
+
+    def _answer(self, code: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _graphql(self, request: dict[str, Any]) -> None:
+        found = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+        name = found.group(1) if found else request["query"][:50]
+        operation = getattr(self, f"_{name}", None)
+        if operation is None:
+            self.server_of_runs.unknown.append(name)
+            self._answer(400, {"errors": [{"message": f"unknown operation {name}"}]})
+            return
+        with self.server_of_runs.lock:
+            self._answer(200, {"data": operation(request.get("variables") or {})})
+
+    # --- operations, by W&B's names ---
+
+    def _Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "u", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
+
+    def _RunResumeStatus(self, given: dict[str, Any]) -> dict[str, Any]:
+        run = self.server_of_runs.runs.get(given["name"])
+        entity = {"id": "e", "name": "tester"}
+        model = {"id": "p", "name": given["project"], "entity": entity, "bucket": None}
+        if run:
+            counts = {file: len(lines) for file, lines in run.lines.items()}
+            tail = [json.dumps(row) for row in run.history[-1:]]
+            model["bucket"] = {
+                "id": _id(given["name"]),
+                "name": given["name"],
+                "summaryMetrics": json.dumps(run.summary),
+                "displayName": run.fields.get("displayName"),
+                "logLineCount": 0,
+                "historyLineCount": counts.get("wandb-history.jsonl", 0),
+                "eventsLineCount": counts.get("wandb-events.jsonl", 0),
+                "historyTail": json.dumps(tail),
+                "eventsTail": "[]",
+                "config": json.dumps(run.config),
+                "tags": run.fields.get("tags") or [],
+                "notes": None,
+                "wandbConfig": json.dumps({"t": 1}),
+            }
+        return {"model": model}
+
+    def _UpsertBucket(self, given: dict[str, Any]) -> dict[str, Any]:
+        runs, name = self.server_of_runs.runs, given["name"]
+        inserted = name not in runs
+        run = runs.setdefault(name, Run(given.get("entity") or "tester", given.get("project") or "uncategorized"))
+        run.fields |= {key: value for key, value in given.items() if value is not None}
+        if given.get("config"):
+            run.config |= json.loads(given["config"])
+        if given.get("summaryMetrics"):
+            run.summary |= json.loads(given["summaryMetrics"])
+        bucket = {
+            "id": _id(name),
+            "name": name,
+            "displayName": run.fields.get("displayName") or name,
+            "description": None,
+            "config": json.dumps(run.config),
+            "sweepName": given.get("sweep"),
+            "project": {"id": "p", "name": run.project, "entity": {"id": "e", "name": run.entity}},
+            "historyLineCount": len(run.lines.get("wandb-history.jsonl", {})),
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _CreateRunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.server_of_runs.url}/storage/{given['run']}"
+        files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in given["files"]]
+        return {"createRunFiles": {"runID": _id(given["run"]), "uploadHeaders": [], "files": files}}
+
+    def _file_stream(self, name: str, content: dict[str, Any]) -> None:
+        with self.server_of_runs.lock:
+            run = self.server_of_runs.runs[name]
+            for file, chunk in (content.get("files") or {}).items():
+                lines = run.lines.setdefault(file, {})
+                lines |= dict(enumerate(chunk["content"], start=chunk["offset"]))
+                if file == "wandb-summary.json":
+                    run.summary = json.loads(lines[max(lines)])
+            run.preempting = run.preempting or bool(content.get("preempting"))
+            if content.get("complete"):
+                run.exit_code = content.get("exitcode")
+            self._answer(200, {})
+
+
+def _id(name: str) -> str:
+    return f"id-{name}"
