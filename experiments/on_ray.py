@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
+import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, TaskCancelledError, WorkerCrashedError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.sweep import Job, train_job
 from sngan.config import InputError
 
+_CONNECT_SECONDS = 10.0
 _STOP_SECONDS = 10.0  # a cancelled task writes `interrupted` and leaves
 
 
@@ -30,14 +35,21 @@ class RayEngine:
 
     def __init__(self, address: str, tasks: int, threads: int, device: str, per_gpu: int, retries: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray puts handlers of its own over these, which end the process
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            if ":" in address.rpartition("://")[2]:  # Ray would try for minutes
+                host, port = address.rpartition("://")[2].rsplit(":", 1)
+                socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
             raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         resources = ray.cluster_resources()
         gpu = device == "cuda" or (device == "auto" and resources.get("GPU", 0) > 0)
         for name, needed in (("CPU", threads), ("GPU", int(gpu))):
@@ -49,7 +61,8 @@ class RayEngine:
             num_cpus=threads, num_gpus=1 / per_gpu if gpu else 0, max_retries=retries
         )
         self._limit = tasks
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # it outlives other nodes
         self._jobs: dict[Any, Job] = {}  # by the task's reference
 
     def free(self) -> bool:
@@ -100,7 +113,8 @@ def _train(job: Job, queue: Queue) -> tuple[str, str]:
 
     with stop_on_signals():
         result = train_job(job, tell)
-        ray.get(told)  # so that the end of the task is not seen before the last message
+        with suppress(RayError):
+            ray.get(told)  # so that the end of the task is not seen before the last message
         return result
 
 

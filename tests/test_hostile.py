@@ -1,0 +1,231 @@
+"""A hostile world: full and read-only disks, damaged files, hostile names. Nothing is lost, nothing wrong believed."""
+
+import json
+import os
+import random
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import small, write_study
+
+from analysis.load import load, sound
+from experiments import run as running
+from experiments.record import Record, read_rows, run_folders
+from experiments.run import execute
+from experiments.study import read
+from sngan.config import InputError
+
+_SLOW = pytest.mark.slow
+OFTEN = {"steps": 60, "checkpoint_every": 15, "log_every": 4}
+
+
+def silent(*_: object) -> None: ...
+
+
+def metrics(folder: Path) -> dict[str, bytes]:
+    return {record.run_id: record.metrics_path.read_bytes() for record in run_folders(folder)}
+
+
+# --- disks ---
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A real file system in memory: `disk("size=1m")` mounts it, or mounts it anew with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        again = ["-o", f"remount,{options}"] if folder.is_mount() else ["-t", "tmpfs", "-o", options, "tmpfs"]
+        if subprocess.run(["mount", *again, str(folder)], capture_output=True).returncode:
+            pytest.skip("mounts are forbidden here")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+@_SLOW
+@pytest.mark.parametrize("kilobytes", [150, 300, 600, 1000, 1500])
+def test_a_full_disk_costs_nothing_but_time(
+    kilobytes: int, disk: Callable[[str], Path], tmp_path: Path, sngan: Callable
+) -> None:
+    folder = disk(f"size={kilobytes}k")
+    path = write_study(tmp_path, seed=[0, 1, 2], steps=60, log_every=4)
+    options = ("--workers", 1, "--wandb", "disabled", "--checkpoint-every", 15, "--device", "cpu", "--runs-dir", folder)
+    done = sngan("sweep", path, *options)
+    assert done.returncode == 1, done.stderr
+    assert "no further run is started: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    account = json.loads(sngan("status", path, "--json", "--runs-dir", folder).stdout)
+    failed = [run for run in account["runs"] if run["state"] == "failed"]
+    assert len(failed) == 1
+    assert "No space left on device" in failed[0]["error"]
+    assert "--retry failed" in failed[0]["next"]
+    kept = {record.run_id: record.rows() for record in run_folders(folder / "tiny")}  # readable
+    finished = metrics(folder / "tiny")
+    disk("size=100m")
+    done = sngan("sweep", path, *options, "--retry", "failed")
+    assert done.returncode == 0, done.stderr
+    for config in read(path).configs:
+        record = Record(folder / "tiny" / config.run_id)
+        assert record.status()["state"] == "finished"
+        execute(small(**config.identity()), "tiny", tmp_path / "quiet", silent)
+        assert record.metrics_path.read_bytes() == Record(tmp_path / "quiet" / config.run_id).metrics_path.read_bytes()
+        if config.run_id in kept and config.run_id not in {run["run_id"] for run in failed}:
+            assert record.metrics_path.read_bytes() == finished[config.run_id]
+            assert len(record.status()["attempts"]) == 1
+
+
+@_SLOW
+def test_a_read_only_disk_is_named(disk: Callable[[str], Path], tmp_path: Path, sngan: Callable) -> None:
+    folder = disk("size=100m")
+    path = write_study(tmp_path, seed=[0, 1])
+    options = ("--workers", 1, "--wandb", "disabled", "--device", "cpu", "--runs-dir", folder)
+    assert sngan("sweep", path, *options, "--shard", "0/2").returncode == 0
+    disk("ro")
+    for arguments in (["sweep", path, *options], ["report", "tiny", "--runs-dir", folder]):
+        done = sngan(*arguments)
+        assert done.returncode in (1, 2)
+        assert "Read-only file system" in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
+    done = sngan("status", path, "--runs-dir", folder)
+    assert done.returncode == 0
+    assert "1 finished, 1 missing" in done.stdout
+    assert sngan("plan", path, "--runs-dir", folder).returncode == 0
+
+
+# --- damaged files ---
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    execute(small(**OFTEN), "single", folder, silent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that died at step 52 of 60 without a word, with checkpoints of steps 30 and 45."""
+    folder = tmp_path_factory.mktemp("killed")
+    write = Record.append
+
+    class Killed(BaseException): ...
+
+    def append(self: Record, row: dict) -> None:
+        write(self, row)
+        if row["step"] == 52:
+            raise Killed
+
+    def no_end(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "append", append)
+        patch.setattr(running._Attempt, "_end", no_end)
+        with pytest.raises(Killed):
+            execute(small(**OFTEN), "single", folder, silent)
+    return folder
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    """Change one bit of one byte, or cut the file there."""
+    content = path.read_bytes()
+    place, bit = rng.randrange(len(content)), 1 << rng.randrange(8)
+    changed = content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+    path.write_bytes(content[:place] if rng.random() < 0.2 else changed)
+
+
+def damage(folder: Path, number: int) -> tuple[Record, str]:
+    rng = random.Random(number)
+    record = Record(folder / small(**OFTEN).run_id)
+    name = ("checkpoint.pt", "config.json", "status.json", "metrics.jsonl")[number % 4]
+    flip(record.folder / name, rng)
+    return record, name
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "runs")
+    original = Record(finished / small(**OFTEN).run_id)
+    record, name = damage(folder, number)
+    intact = record.metrics_path.read_bytes()
+    told: list[tuple] = []
+    result = execute(small(**OFTEN), "single", folder, lambda *message: told.append(message))
+    assert (result.state, result.ran) == ("finished", False)
+    assert record.metrics_path.read_bytes() == intact  # nothing was trained anew
+    (folder / "study.yaml").write_text(write_study(tmp_path, "single", **_study_fields()).read_text())
+    study = sound(load(folder))
+    if name == "metrics.jsonl":
+        assert study.runs["damage"].str.contains("metrics.jsonl").all()
+        assert study.history.empty
+    elif study.runs["damage"].eq("").all():
+        assert record.metrics_sha256() == original.status()["metrics_sha256"]
+        assert len(study.history) == len(original.rows())
+
+
+def _study_fields() -> dict[str, object]:
+    return {key: value for key, value in OFTEN.items() if key != "checkpoint_every"}
+
+
+@pytest.mark.parametrize("number", [*range(4), *(pytest.param(number, marks=_SLOW) for number in range(4, 50))])
+def test_a_killed_run_with_a_damaged_byte_ends_as_it_would_have(
+    number: int, killed: Path, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(killed, tmp_path / "runs")
+    record, name = damage(folder, number)
+    told: list[tuple] = []
+    result = execute(small(**OFTEN), "single", folder, lambda *message: told.append(message))
+    assert (result.state, result.ran) == ("finished", True), (name, result)
+    assert metrics(folder) == metrics(finished)
+    assert read_rows(record.metrics_path)
+
+
+# --- what others may have written ---
+
+
+@pytest.mark.parametrize("name", ["../../x", "<script>alert(1)</script>", "/tmp/x", "a\nb", "..", "x" * 300])
+def test_names_cannot_leave_the_folder(name: str, tmp_path: Path, command: Callable) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: {json.dumps(name)}\nmethod: grid\nparameters: {{steps: {{value: 10}}}}\n")
+    before = set(tmp_path.rglob("*"))
+    for arguments in (["sweep", path], ["train", "--steps", 10, "--study", name], ["status", name], ["sample", name]):
+        assert command(*arguments, "--runs-dir", tmp_path / "runs")[0] == 2
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_study_runs_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    for tag in ("!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir"):
+        path.write_text(f"name: x\nmethod: grid\nparameters: {tag} [{tmp_path / 'taken'}]\n")
+        with pytest.raises(InputError, match="not valid YAML: could not determine a constructor"):
+            read(path)
+    assert not (tmp_path / "taken").exists()
+
+
+def test_files_have_the_users_umask_and_no_secret(
+    tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "do-not-keep-this-0123456789"
+    train = ["train", "--steps", 20, "--g-width", 8, "--n-fake", 100, "--wandb", "offline", "--device", "cpu"]
+    for name in ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, secret)
+    before = os.umask(0o027)
+    try:
+        for batch_size, code in ((16, 0), (1800, 1)):  # the second fails, with a traceback
+            assert command(*train, "--batch-size", batch_size, "--runs-dir", tmp_path / "runs")[0] == code
+    finally:
+        os.umask(before)
+    paths = [p for p in (tmp_path / "runs").rglob("*") if not p.is_symlink()]
+    assert len(paths) > 30
+    for p in paths:
+        assert stat.S_IMODE(p.stat().st_mode) & 0o027 == 0, p
+        if "wandb" not in p.parts:  # W&B's client decides on its own files
+            assert stat.S_IMODE(p.stat().st_mode) == (0o750 if p.is_dir() else 0o640), p
+        assert not p.is_file() or secret.encode() not in p.read_bytes(), p
