@@ -28,10 +28,10 @@ demo: setup
 	@echo "W&B runs (offline): $${SNGAN_RUNS:-runs}/demo/wandb; look with: $(BIN)/wandb leet $${SNGAN_RUNS:-runs}/demo/wandb"
 
 test: setup
-	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	@$(BIN)/pytest -n 2 --dist worksteal --durations 25 -m "not slow and not gpu"
 
 test-slow: setup
-	@$(BIN)/pytest -n 2 --dist worksteal -m slow
+	@$(BIN)/pytest -n 2 --dist worksteal --durations 25 -m slow
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import matplotlib as mpl
 import matplotlib.image
@@ -33,6 +32,7 @@ _STYLE = {
 }
 _DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
 _ORDER = list(ARMS)
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def arm_of(variant: str) -> str:
@@ -107,6 +107,58 @@ def _legend(figure: Figure, names: pd.Series) -> None:
     figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False)
 
 
+def survival(curves_of: Mapping[str, pd.DataFrame]) -> Figure:
+    """Kaplan-Meier curves with bands, by variant: frames of step, survival, low, high."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axis = figure.subplots()
+        variants = in_order(pd.Series(list(curves_of)))
+        colours, dashes = _looks(variants)
+        for variant in variants:
+            of = curves_of[variant]
+            (line,) = axis.step(of["step"], of["survival"], where="post", color=colours[variant], linewidth=1.4)
+            if dashes[variant]:
+                line.set_dashes(dashes[variant])  # type: ignore[arg-type]
+            axis.fill_between(
+                of["step"], of["low"], of["high"], step="post", color=colours[variant], alpha=0.12, linewidth=0
+            )
+        axis.set(xlabel="generator updates (step)", ylabel="share without failure", ylim=(0, 1.02))
+        _legend(figure, pd.Series(variants))
+    return figure
+
+
+def causes(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Runs by cause of failure, a stacked bar per arm: frame with arm, none and a column per name."""
+    shown = frame.set_index("arm")[["none", *names]]
+    shown = shown.loc[:, shown.any()]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 0.36 * len(shown) + 1.4), layout="constrained")
+        axis = figure.subplots()
+        left = np.zeros(len(shown))
+        greys = dict(zip(["none", *names], sns.color_palette("cividis", len(names) + 1), strict=True))
+        for i, (name, counts) in enumerate(shown.items()):
+            axis.barh(list(shown.index), counts, left=left, color="0.9" if name == "none" else greys[str(name)],
+                      edgecolor="0.3", linewidth=0.5, hatch=["", "//", "..", "xx", "--", "oo", "\\\\"][i % 7],
+                      label="no failure" if name == "none" else str(name))  # fmt: skip
+            left += counts.to_numpy()
+        axis.invert_yaxis()
+        axis.set(xlabel="runs", ylabel="")
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def matrix(table: pd.DataFrame, label: str) -> Figure:
+    """Contexts x arms as a heat map with its numbers."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(0.9 * table.shape[1] + 3.2, 0.4 * table.shape[0] + 1.6), layout="constrained")
+        axis = figure.subplots()
+        sns.heatmap(table, annot=True, fmt=".3g", cmap="cividis_r", cbar_kws={"label": label}, ax=axis, linewidths=0.5)
+        axis.set(xlabel="", ylabel="")
+        axis.grid(False)
+    return figure
+
+
 def sample_matrix(grids: Mapping[tuple[str, str], Path]) -> Figure:
     """PNG grids by (row, column) names, such as (variant's label, seed), side by side."""
     rows = list(dict.fromkeys(row for row, _ in grids))
@@ -156,11 +208,11 @@ def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     return figure
 
 
-def rendered(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
     """The figure as a file's content: of the same figure the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
-        figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(buffer, format=kind, dpi=130, metadata=_NO_DATE.get(kind))
         figure.set_layout_engine("none")  # what was laid out stays: the next kind costs half the time
     return buffer.getvalue()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
+import functools
 from collections import Counter
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import plots
+from analysis import plots, tables
+from analysis.claims import judge
+from analysis.events import CAUSES, Thresholds
 from analysis.load import Study, load, sound
-from analysis.stability import STATISTICS, summarize
-from analysis.stats import APPROXIMATE_BELOW, bands, binned, compare, rate_interval
-from experiments.record import STATES, to_json, write_atomically
-from sngan.config import ARMS
+from analysis.stability import LOWER_IS_BETTER, STATISTICS, summarize
+from analysis.stats import APPROXIMATE_BELOW, bands, binned
+from analysis.tables import Table
+from experiments.record import to_json, write_atomically
+from sngan.config import ARMS, InputError
 
-SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500  # claim C1
-# what is compared between arms: of all of these lower is better
-_QUALITY = (
-    *("fd", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes", "mode_kl"),
-    "diversity",
-)
-_SCORES = [name for name in STATISTICS if not name.endswith(("_end", "_best"))]
+KINDS = ("png", "svg")
+_Draw = Callable[[Figure, str, str, str], "Picture"]
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the report; `file` is its CSV's name."""
-
-    file: str
-    title: str
-    caption: str
-    frame: pd.DataFrame
-    needs: str = "records that hold it"  # where there are no rows
-
-    @property
-    def shown(self) -> pd.DataFrame:
-        """Without the context where there is only one; the CSV has it always."""
-        single = "context" in self.frame and self.frame["context"].nunique() == 1
-        return self.frame.drop(columns="context") if single else self.frame
-
-    def cells(self) -> list[list[str]]:
-        return [[_text(value) for value in row] for row in self.shown.itertuples(index=False)]
+_FILM_BYTES = 5e6  # of PNG files; a third more in the page
+_IN_STATISTICS = ("arms", "failures", "quality", "protocol", "sigma", "operators", "lipschitz", "power")
 
 
 @dataclass(frozen=True)
@@ -59,286 +40,117 @@ class Picture:
     title: str
     caption: str
     data_uri: str
+    kind: str = ""
+    """what a claim's `figure` names: the file without its context"""
+
+    @property
+    def anchor(self) -> str:
+        return f"figure-{self.file}"
 
 
-def write_report(folder: str | Path) -> Path:
-    """Write <folder>/report/ from the study's records and return the page's path.
+@dataclass(frozen=True)
+class Film:
+    """The same latents of one seed through training: for each arm one image a step."""
 
-    Runs whose metrics were changed after they ended are named and left out of every number.
+    context: str
+    seed: int
+    steps: list[int]
+    arms: list[tuple[str, list[str]]]
 
-    Raises InputError where there are no records, or one cannot be read.
+
+def write_report(
+    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS
+) -> Path:
+    """Write the study's report into its folder's report/ and return the page's path.
+
+    `source`: a folder of records, or a Study that was loaded. `kinds` of the figures' files: png, svg, pdf. Runs whose
+    metrics were changed after they ended are named and left out of every number. Of the same data the same bytes.
+    Raises InputError where there are no records, one cannot be read, or a kind is not known.
     """
-    study = sound(load(folder))
-    out = Path(folder) / "report"
+    study, thresholds = sound(source if isinstance(source, Study) else load(source)), thresholds or Thresholds()
+    if unknown := set(kinds) - {"png", "svg", "pdf"}:
+        raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
+    out = study.folder / "report"
     for sub in ("tables", "figures"):
         (out / sub).mkdir(parents=True, exist_ok=True)
-    summary = summarize(study.history)
-    comparisons = compare_arms(study, summary)
-    tables = [account_table(study), quality_table(study), protocol_table(study)]
-    tables += [sigma_table(study), operator_table(study), lipschitz_table(study)]
-    tables += [*_statistics_tables(study, summary, comparisons), runs_table(study)]
-    pictures = _pictures(study, summary, out / "figures")
-    for table in tables:
+    summary = summarize(study.history, study.runs, thresholds)
+    comparisons = tables.compare_arms(study, summary)
+    claims = judge(study, summary)
+    shown = [tables.account_table(study), tables.verdicts_table(claims), tables.arms_table(summary)]
+    shown += [tables.failures_table(summary), tables.sensitivity_table(study, thresholds), tables.quality_table(study)]
+    shown += [tables.protocol_table(study), tables.sigma_table(study), tables.operator_table(study)]
+    shown += [tables.lipschitz_table(study), *tables.statistics_tables(study, summary, comparisons)]
+    shown += [tables.power_table(summary), tables.evidence_table(claims), tables.runs_table(study)]
+    draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
+    pictures = _pictures(study, summary, draw)
+    for table in shown:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
-    write_atomically(out / "index.html", rendered(study, tables, pictures))
-    write_atomically(out / "report.md", _markdown(_content(study, tables), pictures))
+    content = _content(study, shown, thresholds)
+    write_atomically(out / "index.html", rendered(content, pictures, film(study)))
+    write_atomically(out / "report.md", _markdown(content, pictures))
     statistics = {
+        "schema": 1,
         "study": study.name,
         "account": study.account.to_dict(),
         "extra": study.extra,
-        "quality": quality_table(study).frame.to_dict("records"),
-        "protocols": protocol_table(study).frame.to_dict("records"),
-        "sigma": sigma_table(study).frame.to_dict("records"),
-        "operators": operator_table(study).frame.to_dict("records"),
-        "lipschitz": lipschitz_table(study).frame.to_dict("records"),
+        "thresholds": asdict(thresholds),
         "runs": summary.to_dict("records"),
         "comparisons": comparisons.to_dict("records"),
+        "claims": claims.to_dict("records"),
     }
+    by_name = {table.file: table.frame.to_dict("records") for table in shown}
+    statistics |= {name: by_name[name] for name in _IN_STATISTICS}
     write_atomically(out / "statistics.json", to_json(statistics, indent=1) + "\n")
     return out / "index.html"
 
 
-def rendered(study: Study, tables: list[Table], pictures: list[Picture]) -> str:
+def rendered(content: dict[str, Any], pictures: list[Picture], frames: Film | None) -> str:
     """The page; the first table is the account."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("report.html.j2").render(**_content(study, tables), pictures=pictures)
+    return environment.get_template("report.html.j2").render(**content, pictures=pictures, film=frames)
 
 
-def account_table(study: Study) -> Table:
-    """Runs of each variant by state, with the failure rate over the runs that ended."""
-    rows = []
-    for (context, variant), runs in _groups(study.runs):
-        counts = runs["state"].value_counts().reindex(STATES, fill_value=0)
-        bad, ended = counts["diverged"] + counts["failed"], counts[["finished", "diverged", "failed"]].sum()
-        rate = rate_interval(int(bad), int(ended))
-        row = {"context": context, "arm": variant, "planned": len(runs)} | counts.to_dict()
-        rows.append(row | {"failure_rate": rate.estimate, "low": rate.low, "high": rate.high})
-    caption = (
-        "Every planned run is counted. The failure rate is that of diverged and failed runs among those that "
-        "ended, with its exact (Clopper-Pearson) 95 % interval."
-    )
-    return Table("account", "Account of runs", caption, pd.DataFrame(rows))
+def film(study: Study) -> Film | None:
+    """One seed's sample grids at the steps that its arms share; None where there are none.
+
+    Of the first context and the first seed that most of its arms have; at most as many steps as fit the page.
+    """
+    for context, runs in study.runs.groupby("context", sort=False):
+        for seed in sorted(runs["seed"].unique(), key=lambda s: -(runs["seed"] == s).sum()):
+            grids = _grids(study, runs[runs["seed"] == seed])
+            shared = sorted(set.intersection(*map(set, grids.values()))) if grids else []
+            if len(shared) < 2:
+                continue
+            size = max(path.stat().st_size for found in grids.values() for path in found.values())
+            most = max(int(_FILM_BYTES / (size * len(grids))), 2)
+            steps = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, most).round().astype(int))]
+            variants = plots.in_order(pd.Series([variant for variant, _ in grids]))
+            arms = [(plots.label_of(v), [_png_uri(grids[v, seed][step].read_bytes()) for step in steps])
+                    for v in variants]  # fmt: skip
+            return Film(str(context), int(seed), steps, arms)
+    return None
 
 
-def quality_table(study: Study) -> Table:
-    """How good and varied the samples are at the end, between what reals and the trivial sampler score."""
-    rows = []
-    for (context, variant), history in _groups(study.history) if "eval/fd" in study.history else ():
-        last = history.groupby("seed").last()  # of every column its last value
-        fd = last["eval/fd"].dropna()
-        row = {"context": context, "arm": variant, "n": len(fd)}
-        row |= {"fd": fd.median(), "fd_low": fd.min(), "fd_high": fd.max()}
-        row |= {name: last[f"eval/{name}"].median() for name in _QUALITY[1:] if f"eval/{name}" in last}
-        rows.append(row)
-    for context, _, protocol in _protocols(study):
-        for name in ("real_against_real", "trivial_sampler"):
-            scores = protocol.get(name, {})
-            rows.append(
-                {"context": context, "arm": name.replace("_", " ")} | {key: scores.get(key) for key in _QUALITY}
-            )
-    caption = (
-        "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
-        "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
-        "classifier that the next table names; they are no FID. precision and density: whether samples lie among the "
-        "reals; recall and coverage: whether all reals are near some sample; modes: classes hit (modes_5: at least "
-        "five times), effective_modes: exp of the entropy over classes, mode_kl: from the data's classes, in nats; "
-        "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
-        "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
-        "diverged or failed counts with the last evaluation that it had."
-    )
-    return Table("quality", "Samples at the end", caption, pd.DataFrame(rows))
+def _grids(study: Study, runs: pd.DataFrame) -> dict[tuple[str, int], dict[int, Path]]:
+    """(variant, seed) -> step -> PNG, of the runs that have some."""
+    grids = {
+        (run.variant, run.seed): {
+            int(path.stem.removeprefix("step-")): path
+            for path in (study.folder / run.run_id / "samples").glob("step-*.png")
+            if path.stem.removeprefix("step-").isdecimal()
+        }
+        for run in runs.itertuples()
+    }
+    return {key: found for key, found in grids.items() if found}
 
 
-def protocol_table(study: Study) -> Table:
-    """How samples were judged: a row per context, or more where its runs were judged differently."""
-    rows = []
-    for context, runs, protocol in _protocols(study):
-        row = {"context": context, "runs": runs} | {k: v for k, v in protocol.items() if not isinstance(v, dict)}
-        rows.append(row | {"real_against_real_fd": protocol.get("real_against_real", {}).get("fd")})
-    caption = (
-        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
-        "compared. "
-        "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
-        "running statistics; k is the neighbour of precision, recall, density and coverage. The classifier is known by "
-        "its accuracy on images that it was not trained on and by the SHA-256 of its weights."
-    )
-    return Table("protocol", "How samples were judged", caption, pd.DataFrame(rows))
+def _png_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _judged(study: Study, context: str) -> str:
-    """The protocol of a context in two sentences: what belongs beside every number."""
-    sentences = [
-        f"{p.get('n_fake', 0):,} samples against {p.get('n_real', 0):,} reals in the features of "
-        f"{p.get('feature_net')} (accuracy {p.get('feature_net_accuracy', np.nan):.2%}, SHA-256 "
-        f"{str(p.get('feature_net_sha256'))[:8]}), batch norm by its {p.get('batch_norm')}. Reals against reals have "
-        f"an fd of {p.get('real_against_real', {}).get('fd', np.nan):.3g}, the trivial sampler one of "
-        f"{p.get('trivial_fd', np.nan):.3g}. "
-        for c, _, p in _protocols(study)
-        if c == context
-    ]
-    return "".join(sentences)
-
-
-def _protocols(study: Study) -> list[tuple[str, int, dict[str, Any]]]:
-    """(context, number of runs, protocol) of each distinct protocol."""
-    context_of = study.runs.set_index("run_id")["context"]
-    found = Counter((context_of[run_id], json.dumps(protocol)) for run_id, protocol in study.protocols.items())
-    return [(context, runs, json.loads(protocol)) for (context, protocol), runs in found.items()]
-
-
-def sigma_table(study: Study) -> Table:
-    """Exact spectral norms of D's layers at the last row of each run: median and range over seeds."""
-    rows = []
-    layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
-    for (context, variant), history in _groups(study.history):
-        last = history.groupby("seed").tail(1)
-        late = history[history["d_updates"] >= SIGMA_FROM_UPDATES]
-        for layer in layers:
-            used, raw = last[f"sigma/{layer}"].dropna(), last[f"sigma_raw/{layer}"].dropna()
-            late_values = late[f"sigma/{layer}"].dropna()
-            row = {"context": context, "arm": variant, "layer": layer, "n": len(used)}
-            row |= {"sigma": used.median(), "sigma_low": used.min(), "sigma_high": used.max()}
-            row |= {"sigma_raw": raw.median(), "sigma_raw_low": raw.min(), "sigma_raw_high": raw.max()}
-            row["share_above_1.05"] = (late_values > SIGMA_TOLERANCE).mean() if len(late_values) else np.nan
-            rows.append(row)
-    caption = (
-        "Exact largest singular value of each discriminator layer's matrix at the run's last row: of the weight the "
-        "forward pass uses (sigma) and of the parameter itself (sigma_raw); median over n seeds, low and high are "
-        f"their range. The last column is the share of rows after {SIGMA_FROM_UPDATES} discriminator updates whose "
-        f"sigma exceeds {SIGMA_TOLERANCE}."
-    )
-    return Table("sigma", "Spectral norms at the end", caption, pd.DataFrame(rows))
-
-
-def operator_table(study: Study) -> Table:
-    """What a layer does as it runs, and the shape of its spectrum, at the last row that has it."""
-    rows = []
-    layers = [name.removeprefix("sigma_conv/") for name in study.history if name.startswith("sigma_conv/")]
-    for (context, variant), history in _groups(study.history) if layers else ():
-        last = history.groupby("seed").last()  # of every column its last value
-        for layer in layers:
-            values = last[f"sigma_conv/{layer}"].dropna()
-            row = {"context": context, "arm": variant, "layer": layer, "n": len(values)}
-            row |= {"sigma_conv": values.median(), "sigma_conv_low": values.min(), "sigma_conv_high": values.max()}
-            for name in ("sigma_bn", "stable_rank", "effective_rank", "spectrum_share"):
-                row[name] = last[f"{name}/{layer}"].median() if f"{name}/{layer}" in last else np.nan
-            rows.append(row)
-    caption = (
-        "sigma_conv: operator norm of the convolution at its stride and input size, a lower bound within about 0.1 %; "
-        "it lies between sigma and a multiple of it that kernel and stride decide, so a sigma of 1 does not make the "
-        "layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. Stable rank, "
-        "effective rank and the share of singular values above half the largest are of the raw parameter. Medians "
-        "over n seeds, low and high are the range."
-    )
-    return Table("operators", "Operator norms and spectra at the end", caption, pd.DataFrame(rows))
-
-
-def lipschitz_table(study: Study) -> Table:
-    """Bounds of D's Lipschitz constant from both sides, at the last row that has them."""
-    rows = []
-    kinds = {"product": "lipschitz/product", "empirical": "lipschitz/empirical"}
-    for (context, variant), history in _groups(study.history) if set(kinds.values()) <= set(study.history) else ():
-        last = history.groupby("seed").last().dropna(subset=list(kinds.values()))
-        values = {kind: last[metric] for kind, metric in kinds.items()}
-        values["tightness"] = values["empirical"] / values["product"]
-        row = {"context": context, "arm": variant, "n": len(last)}
-        for kind, of in values.items():
-            row |= {kind: of.median(), f"{kind}_low": of.min(), f"{kind}_high": of.max()}
-        rows.append(row)
-    caption = (
-        "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
-        "dD/dx over real, generated and interpolated images, a lower bound; tightness: empirical over product. D in "
-        "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
-        "over n seeds."
-    )
-    return Table("lipschitz", "How steep the discriminator is", caption, pd.DataFrame(rows))
-
-
-def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
-    """`stats.compare` of every statistic within every context; a failed or diverged run's score is +inf."""
-    frames = [pd.DataFrame()]
-    for context, statistic, scores, baseline in _scores(study, summary):
-        frame = compare(scores, baseline)
-        frame.insert(0, "context", context)
-        frame.insert(1, "statistic", statistic)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def _scores(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, str]]:
-    """(context, statistic, frame with arm, seed, score, baseline) of everything that can be compared."""
-    result = []
-    keyed = summary.set_index("run_id")
-    ended = study.runs[study.runs["state"].isin(["finished", "diverged", "failed"])]
-    for context, runs in ended.groupby("context", sort=False):
-        variants = plots.in_order(runs["variant"])
-        if len(variants) < 2:
-            continue
-        for statistic in _SCORES:
-            values = keyed[statistic].reindex(runs["run_id"]).to_numpy()
-            scores = pd.DataFrame({"arm": runs["variant"], "seed": runs["seed"], "score": values})
-            scores.loc[runs["state"] != "finished", "score"] = np.inf
-            measured = np.isfinite(scores["score"]).any() or not (runs["state"] == "finished").any()
-            scores = scores.dropna()  # a finished run that the statistic is not defined for: its pair is left out
-            if measured and variants[0] in set(scores["arm"]) and scores["arm"].nunique() > 1:
-                result.append((context, statistic, scores, variants[0]))
-    return result
-
-
-def _statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame) -> list[Table]:
-    rows = []
-    present = [name for name in STATISTICS if summary[name].notna().any()]
-    for (context, variant), runs in _groups(summary):
-        for name in present:
-            values = runs[name].dropna()
-            row = {"context": context, "arm": variant, "statistic": STATISTICS[name], "n": len(values)}
-            rows.append(row | {"median": values.median(), "low": values.min(), "high": values.max()})
-    per_arm = Table(
-        "statistics",
-        "Stability statistics by arm",
-        "Median and range over n seeds of each run's statistic, diverged and failed runs up to where they came.",
-        pd.DataFrame(rows),
-    )
-    shown = comparisons.assign(statistic=comparisons["statistic"].map(STATISTICS)) if len(comparisons) else comparisons
-    against = Table(
-        "comparisons",
-        "Arms compared, paired by seed",
-        "Hodges-Lehmann shift of the arm against the baseline (below zero: the arm is the steadier one), with 95 % "
-        "interval and Wilcoxon signed rank p, adjusted by Benjamini-Hochberg over the arms of a statistic; spread "
-        "ratio by the paired Brown-Forsythe test. Failed and diverged runs rank worst; n_pairs are the seeds in which "
-        "both arms have the statistic. "
-        f"Fewer than {APPROXIMATE_BELOW} pairs describe, they do not test.",
-        shown,
-        "at least two arms with runs that ended",
-    )
-    per_run = Table(
-        "runs_statistics",
-        "Stability statistics by run",
-        "S1, S5 and S6 on the losses, S7 on the generator's gradient norm.",
-        summary[["run_id", "last_step", *present]],
-    )
-    return [per_arm, against, per_run]
-
-
-def runs_table(study: Study) -> Table:
-    columns = [
-        "run_id",
-        "context",
-        "variant",
-        "seed",
-        "state",
-        "step",
-        "error",
-        "wall_seconds",
-        "device_name",
-    ]
-    frame = study.runs[[*columns, "torch", "git_commit", "git_dirty", "wandb_url"]].rename(columns={"variant": "arm"})
-    return Table("runs", "Runs", "Every planned run, with the reason where it did not finish.", frame)
-
-
-def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
+def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]:
     pictures = []
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
@@ -390,12 +202,13 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
             panels = {name: frame for name, frame in panels.items() if len(frame)}
             if panels:
                 figure = plots.curves(panels, log_y, columns)
-                judged = _judged(study, str(context)) if metrics in (distances, coverage) else ""
+                judged = tables.judged(study, str(context)) if metrics in (distances, coverage) else ""
                 caption = f"{caption} {judged}{_seeds(history)}"
-                pictures.append(_picture(figure, out, file + slug, f"{title}: {context}", caption))
-        pictures += _sample_pictures(study, str(context), slug, out)
+                pictures.append(draw(figure, file + slug, f"{title}: {context}", caption))
+        pictures += _sample_pictures(study, str(context), slug, draw)
+    pictures += _failure_pictures(summary, draw)
     if len(frame := _paired_differences(study, summary)):
-        titles = {name: STATISTICS[name] for name in _SCORES if (frame["statistic"] == name).any()}
+        titles = {name: STATISTICS[name] for name in LOWER_IS_BETTER if (frame["statistic"] == name).any()}
         for context, of in frame.groupby("context", sort=False):
             slug = "" if frame["context"].nunique() == 1 else "-" + _slug(str(context))
             caption = (
@@ -403,13 +216,39 @@ def _pictures(study: Study, summary: pd.DataFrame, out: Path) -> list[Picture]:
                 "initial weights, data order and latents. Left of zero the arm is the steadier one."
             )
             figure = plots.differences(of, titles)
-            pictures.append(_picture(figure, out, "differences" + slug, f"Paired differences: {context}", caption))
+            pictures.append(draw(figure, "differences" + slug, f"Paired differences: {context}", caption))
+    return pictures
+
+
+def _failure_pictures(summary: pd.DataFrame, draw: _Draw) -> list[Picture]:
+    """What went wrong and when, in each context, and fd by context where there are several."""
+    pictures, over = [], summary[summary["failure"].notna()]
+    failures = tables.failures_table(summary).frame
+    for context, runs in over.groupby("context", sort=False):
+        slug = "" if over["context"].nunique() == 1 else "-" + _slug(str(context))
+        n = ", ".join(f"{variant} {count}" for variant, count in runs["variant"].value_counts(sort=False).items())
+        caption = f"Runs of each arm by the cause of their first failure (what went wrong, above). Runs: {n}."
+        figure = plots.causes(failures[failures["context"] == context], list(CAUSES))
+        pictures.append(draw(figure, "causes" + slug, f"Causes of failure: {context}", caption))
+        if runs["failure"].astype(bool).any():
+            curves = {variant: tables.survival_of(of).curve for variant, of in runs.groupby("variant")}
+            caption = (
+                "Share of runs without any failure up to a step (Kaplan-Meier, with 95 % bands; an arm without "
+                f"failures has none). Runs: {n}."
+            )
+            figure = plots.survival(curves)
+            pictures.append(draw(figure, "survival" + slug, f"Time to failure: {context}", caption))
+    if over["context"].nunique() > 1 and over["log_q_end"].notna().any():
+        table = over.pivot_table(index="context", columns="variant", values="q_end", aggfunc="median", sort=False)
+        caption = "Median fd at the end of each arm in each context; numbers of different data sets do not compare."
+        figure = plots.matrix(table[plots.in_order(pd.Series(table.columns))], "median fd")
+        pictures.append(draw(figure, "robustness", "Settings and arms", caption))
     return pictures
 
 
 def _paired_differences(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     frames = [pd.DataFrame()]
-    for context, statistic, scores, baseline in _scores(study, summary):
+    for context, statistic, scores, baseline in tables.scores_of(study, summary):
         table = scores.replace(np.inf, np.nan).pivot(index="seed", columns="arm", values="score")
         delta = table.drop(columns=baseline).sub(table[baseline], axis=0)
         frame = delta.melt(ignore_index=False, var_name="variant", value_name="difference").reset_index()
@@ -417,19 +256,10 @@ def _paired_differences(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _sample_pictures(study: Study, context: str, slug: str, out: Path) -> list[Picture]:
+def _sample_pictures(study: Study, context: str, slug: str, draw: _Draw) -> list[Picture]:
     """All arms and seeds at the last step that they share, and one seed's arms through training."""
     runs = study.runs[study.runs["context"] == context]
-    grids = {
-        (run.variant, run.seed): {
-            int(path.stem.removeprefix("step-")): path
-            for path in (study.folder / run.run_id / "samples").glob("step-*.png")
-            if path.stem.removeprefix("step-").isdecimal()
-        }
-        for run in runs.itertuples()
-    }
-    grids = {key: found for key, found in grids.items() if found}
-    if not grids:
+    if not (grids := _grids(study, runs)):
         return []
     variants = plots.in_order(pd.Series([variant for variant, _ in grids]))
     shared = sorted(set.intersection(*(set(found) for found in grids.values())))
@@ -445,7 +275,7 @@ def _sample_pictures(study: Study, context: str, slug: str, out: Path) -> list[P
         if len(seeds) < runs["seed"].nunique():
             caption += f" The first {len(seeds)} of {runs['seed'].nunique()} seeds."
         figure = plots.sample_matrix(chosen)
-        pictures.append(_picture(figure, out, "samples" + slug, f"Samples at step {last:,}: {context}", caption))
+        pictures.append(draw(figure, "samples" + slug, f"Samples at step {last:,}: {context}", caption))
     if len(shared) > 2:
         steps = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, 5).round().astype(int))]
         first = {
@@ -454,19 +284,18 @@ def _sample_pictures(study: Study, context: str, slug: str, out: Path) -> list[P
         }  # fmt: skip
         caption = f"Seed {seeds[0]}: the same latents through training. Rows: arms; columns: steps."
         figure = plots.sample_matrix(first)
-        pictures.append(_picture(figure, out, "evolution" + slug, f"Samples through training: {context}", caption))
+        pictures.append(draw(figure, "evolution" + slug, f"Samples through training: {context}", caption))
     return pictures
 
 
-def _picture(figure: Figure, out: Path, file: str, title: str, caption: str) -> Picture:
-    drawn = {kind: plots.rendered(figure, kind) for kind in ("png", "svg")}
-    for kind, content in drawn.items():
-        write_atomically(out / f"{file}.{kind}", content)
-    uri = "data:image/png;base64," + base64.b64encode(drawn["png"]).decode()
-    return Picture(file, title, caption, uri)
+def _picture(figure: Figure, file: str, title: str, caption: str, out: Path, kinds: Sequence[str]) -> Picture:
+    drawn = {kind: plots.rendered(figure, kind) for kind in ("png", *sorted(set(kinds) - {"png"}))}
+    for kind in kinds:
+        write_atomically(out / f"{file}.{kind}", drawn[kind])
+    return Picture(file, title, caption, _png_uri(drawn["png"]), file.partition("-")[0])
 
 
-def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
+def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[str, Any]:
     runs = study.runs
     seeds = runs.groupby(["context", "variant"])["seed"].nunique()
     versions = {
@@ -479,7 +308,7 @@ def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
     problems = runs.loc[(runs["state"] != "finished") | (runs["damage"] != ""), ["run_id", "state", "step"]]
     reasons = [runs.loc[problems.index, name].fillna("") for name in ("error", "damage")]
     problems["error"] = [", ".join(filter(None, pair)) for pair in zip(*reasons, strict=True)]
-    judged = Counter(context for context, _, _ in _protocols(study))
+    judged = Counter(context for context, _, _ in tables.protocols_of(study))
     return {
         "mixed_protocols": [context for context, count in judged.items() if count > 1],
         "name": study.name,
@@ -489,14 +318,14 @@ def _content(study: Study, tables: list[Table]) -> dict[str, Any]:
         "extra": study.extra,
         "problems": problems.to_dict("records"),
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
-        "tables": tables,
+        "tables": shown,
+        "thresholds": thresholds.table(),
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [
             {"slug": arm, "label": ARMS[arm].label, "source": ARMS[arm].source}
             for arm in ARMS if (runs["arm"] == arm).any()
         ],
         "command": f"sngan report {study.name}",
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }  # fmt: skip
 
 
@@ -514,6 +343,9 @@ def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
         lines += [f"![{picture.title}](figures/{picture.file}.png)", "", picture.caption, ""]
     for table in content["tables"]:
         lines += [f"## {table.title}", "", table.caption, ""]
+        if table.frame.empty:
+            lines += [f"Nothing to show: this needs {table.needs}.", ""]
+            continue
         lines += ["| " + " | ".join(map(str, table.shown)) + " |", "|" + "---|" * table.shown.shape[1]]
         lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.cells()]
         lines.append("")
@@ -522,15 +354,6 @@ def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
 
 def _markdown_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _groups(frame: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """((context, variant), rows) in the order of contexts and of the arm table."""
-    return [
-        ((str(context), variant), of[of["variant"] == variant])
-        for context, of in frame.groupby("context", sort=False)
-        for variant in plots.in_order(of["variant"])
-    ]
 
 
 def _distinct(runs: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
@@ -548,14 +371,3 @@ def _seeds(history: pd.DataFrame) -> str:
 
 def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text)
-
-
-def _text(value: Any) -> str:
-    """A cell as people read it: four significant digits, nothing for what is missing."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)

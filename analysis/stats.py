@@ -139,7 +139,7 @@ def location_interval(values: np.ndarray) -> tuple[Interval, str]:
     return Interval(estimate, np.nan, np.nan), "none"
 
 
-def spread_ratio(x: np.ndarray, y: np.ndarray) -> tuple[Interval, float]:
+def spread_ratio(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[Interval, float]:
     """Spread of x over spread of paired y, with interval and p of the paired Brown-Forsythe test.
 
     W+ of |x - med x| - r |y - med y| is the number of pairs i <= j whose ratio (a_i + a_j) / (b_i + b_j) exceeds r,
@@ -158,7 +158,7 @@ def spread_ratio(x: np.ndarray, y: np.ndarray) -> tuple[Interval, float]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (a[i] + a[j]) / (b[i] + b[j])
     ratios = np.sort(np.nan_to_num(ratios, nan=1.0, posinf=np.inf))  # a failure on each side says nothing
-    k = signed_rank_critical(len(a))
+    k = signed_rank_critical(len(a), level)
     limits = (np.nan, np.nan) if k is None else (ratios[k], ratios[-1 - k])
     return Interval(_median(ratios), *limits), p
 
@@ -171,12 +171,12 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @lru_cache
-def signed_rank_critical(n: int) -> int | None:
+def signed_rank_critical(n: int, level: float = LEVEL) -> int | None:
     """The largest k with P(W+ <= k) <= 2.5 % under the null: the limits are the k-th from each end, from 0.
 
-    None where no such k exists, which is below n = 6. Exact up to n = 200, normal beyond.
+    None where no such k exists, which is below n = 6 (at a level of 95 %). Exact up to n = 200, normal beyond.
     """
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     if n > 200:
         mean, sd = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(int(mean + stats.norm.ppf(tail) * sd), 0)
@@ -194,11 +194,11 @@ def _median(ordered: np.ndarray) -> float:
     return float(low if low == high else (low + high) / 2)
 
 
-def rate_interval(count: int, n: int) -> Interval:
+def rate_interval(count: int, n: int, level: float = LEVEL) -> Interval:
     """A rate with its two-sided Clopper-Pearson interval."""
     if n == 0:
         return Interval(np.nan, np.nan, np.nan)
-    exact = stats.binomtest(count, n).proportion_ci(LEVEL, method="exact")
+    exact = stats.binomtest(count, n).proportion_ci(level, method="exact")
     return Interval(count / n, exact.low, exact.high)
 
 

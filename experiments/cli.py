@@ -215,13 +215,23 @@ class Status:
 class Report:
     """Statistics, figures, tables and one self-contained HTML page from a study's records."""
 
-    study: Positional[Annotated[str, arg(metavar="STUDY", help="a study's name, or its folder of records")]]
+    study: Positional[Annotated[str, arg(metavar="STUDY", help="a study's name, or its folder of records")]] = ""
+    freeze: Annotated[str, arg(metavar="DIR", help="also keep there all that the report is made of")] = ""
+    frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
+    figures: Annotated[str, arg(help="files of the figures: some of png,svg,pdf")] = "png,svg"
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
+        if bool(self.study) == bool(self.frozen):
+            raise InputError("give a study, or --from with a frozen one")
+        from analysis.freeze import freeze, thaw
+        from analysis.load import load
         from analysis.report import write_report
 
-        print(write_report(self._folder()))
+        study = thaw(Path(self.frozen)) if self.frozen else load(self._folder())
+        if self.freeze:
+            print(freeze(study, Path(self.freeze)))
+        print(write_report(study, kinds=[kind.strip() for kind in self.figures.split(",")]))
         return DONE
 
     def _folder(self) -> Path:

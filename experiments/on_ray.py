@@ -44,7 +44,7 @@ class RayEngine:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
             raise InputError(f"{where}: {' '.join(str(error).split())}") from error

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import HOSTILE, ROOT, small, write_study
 
+from analysis.events import Thresholds
 from analysis.load import load
 from analysis.report import _content
 from experiments.record import STATES, Record, run_folders
@@ -58,7 +59,7 @@ def test_metrics_that_a_run_did_not_end_with_are_named(mixed_study: Path) -> Non
     assert damage[changed.run_id] == "metrics.jsonl was changed after the run ended"
     assert damage[missing.run_id] == "metrics.jsonl is missing"
     assert (damage != "").sum() == 2
-    problems = {run["run_id"]: run["error"] for run in _content(load(mixed_study), [])["problems"]}
+    problems = {run["run_id"]: run["error"] for run in _content(load(mixed_study), [], Thresholds())["problems"]}
     assert {run_id: problems[run_id] for run_id in (changed.run_id, missing.run_id)} == dict(damage[damage != ""])
 
 

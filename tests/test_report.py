@@ -1,26 +1,36 @@
 """The report: its numbers against the records, and the page in a real browser."""
 
+import csv
 import dataclasses
+import functools
+import io
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import HOSTILE, needs, small
 
+from analysis.events import Thresholds
 from analysis.load import Study, load
-from analysis.report import _judged, _sample_pictures, compare_arms, protocol_table, rendered, sigma_table, write_report
+from analysis.report import KINDS, _content, _picture, _sample_pictures, rendered, write_report
 from analysis.stability import summarize
+from analysis.tables import compare_arms, judged, protocol_table, sigma_table
 from experiments.record import run_folders
 from experiments.run import execute
 from sngan.config import InputError
 
 TABLES = (
     "account",
+    "verdicts",
+    "arms",
+    "failures",
+    "sensitivity",
     "quality",
     "protocol",
     "sigma",
@@ -28,6 +38,8 @@ TABLES = (
     "lipschitz",
     "statistics",
     "comparisons",
+    "power",
+    "evidence",
     "runs_statistics",
     "runs",
 )
@@ -80,16 +92,25 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     assert set(runs["state"]) == {"finished", "diverged", "failed", "missing"}
     assert HOSTILE in set(runs["error"])
     per_run = table(page, "runs_statistics").set_index("run_id")
-    expected = summarize(study.history).set_index("run_id")
+    expected = summarize(study.history, study.runs).set_index("run_id")
     pd.testing.assert_series_equal(per_run["loss_g_roughness"], expected["loss_g_roughness"])
 
 
 def test_failed_and_diverged_runs_count_as_worst(page: Path) -> None:
     comparisons = table(page, "comparisons")
-    row = comparisons.iloc[0]
+    roughness = comparisons["statistic"].str.startswith("roughness of D's loss")
+    row = comparisons[roughness].iloc[0]
     assert (row["arm"], row["baseline"], row["n_pairs"]) == ("sn", "dcgan", 2)  # sn's seed 2 is missing
     assert row["prob_improvement"] <= 0.5  # its diverged run beats nothing
     assert row["shift"] == np.inf
+    arms = table(page, "arms").set_index("arm")  # of fd the trivial sampler's is taken
+    assert arms.loc["sn", ["n", "imputed", "failures"]].tolist() == [2, 1, 2]
+    assert arms.loc["dcgan", ["n", "imputed"]].tolist() == [3, 1]
+    causes = table(page, "failures").set_index("arm")
+    assert causes.loc["sn", "divergence"] == causes.loc["dcgan", "error"] == 1
+    evidence = table(page, "evidence")
+    assert set(evidence["verdict"]) == {"not tested"}  # three seeds
+    assert evidence.loc[evidence["claim"] == "C7", "n"].tolist() == [0, 0]  # no such arms
 
 
 def synthetic(states: dict[tuple[str, int], str], **metrics: Callable[[np.ndarray], np.ndarray]) -> Study:
@@ -131,7 +152,9 @@ def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp
     samples = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished").samples_path
     (samples / "step-later.png").write_text("")
     (samples / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    pictures = _sample_pictures(load(mixed_study), "digits, setting C", "", tmp_path)
+    pictures = _sample_pictures(
+        load(mixed_study), "digits, setting C", "", functools.partial(_picture, out=tmp_path, kinds=KINDS)
+    )
     assert [picture.file for picture in pictures] == ["samples", "evolution"]
     assert "step 60" in pictures[0].title
 
@@ -141,9 +164,13 @@ def test_each_context_has_its_own_protocol() -> None:
     study.runs.loc[0, "context"] = "d"
     protocols = {f"sn-{seed}": {"trivial_fd": 10.0 + seed} for seed in (0, 1)}
     study = dataclasses.replace(study, protocols=protocols)
-    assert "the trivial sampler one of 10. " in _judged(study, "d")
-    assert "the trivial sampler one of 11. " in _judged(study, "c")
-    assert "11" not in _judged(study, "d")
+    assert "the trivial sampler one of 10. " in judged(study, "d")
+    assert "the trivial sampler one of 11. " in judged(study, "c")
+    assert "11" not in judged(study, "d")
+
+
+def page_of(study: Study) -> str:
+    return rendered(_content(study, [protocol_table(study)], Thresholds()), [], None)
 
 
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
@@ -151,13 +178,11 @@ def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
     record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
     study = load(mixed_study)
     assert protocol_table(study).frame["runs"].tolist() == [1, 4]
-    assert "samples were judged in more than one way; their numbers cannot be compared" in rendered(
-        study, [protocol_table(study)], []
-    )
+    assert "samples were judged in more than one way; their numbers cannot be compared" in page_of(study)
     (record.folder / "protocol.json").unlink()  # as in records of an older program
     study = load(mixed_study)
     assert protocol_table(study).frame["runs"].tolist() == [4]
-    assert "more than one way" not in rendered(study, [protocol_table(study)], [])
+    assert "more than one way" not in page_of(study)
     (record.folder / "protocol.json").write_text("[]")
     with pytest.raises(InputError, match=r"protocol\.json: expected an object"):
         load(mixed_study)
@@ -186,7 +211,7 @@ def test_markdown_has_every_table_and_no_broken_row(page: Path) -> None:
 def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
-    assert not re.findall(r"<script", text)
+    assert len(re.findall(r"<script>", text)) == len(re.findall(r"<script", text)) == 1  # the page's own
     assert HOSTILE not in text
     assert "&lt;/td&gt;&lt;script&gt;" in text
     assert "3 seeds per arm: this report describes; it cannot support a claim." in text
@@ -227,6 +252,75 @@ def test_no_records_are_no_report(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
+def slide(tab: Any) -> None:
+    """By the keyboard: all arms show the same step, one image each."""
+    visible = "all => all.filter(i => !i.hidden).map(i => Number(i.alt.match(/step (\\d+)/)[1]))"
+    slider = tab.locator("#film-step")
+    last = tab.eval_on_selector_all(".film img", visible)
+    assert len(last) == 2  # arms
+    assert len(set(last)) == 1
+    slider.focus()
+    slider.press("Home")
+    first = tab.eval_on_selector_all(".film img", visible)
+    assert len(first) == 2
+    assert len(set(first)) == 1
+    assert first[0] < last[0]
+    assert tab.locator("#film-shown").inner_text() == str(first[0])
+    slider.press("ArrowRight")
+    assert first[0] < tab.eval_on_selector_all(".film img", visible)[0] < last[0]
+
+
+def sort_and_filter(tab: Any) -> None:
+    cells = "rows => rows.filter(r => !r.hidden).map(r => r.cells[{}].textContent.trim())"
+    head = tab.locator("#table-runs thead th").all_inner_texts()
+    step, run_id = head.index("step"), head.index("run id")
+    for expected in (False, True):  # clicked once: rising; again: falling
+        tab.locator("#table-runs thead button").nth(step).click()
+        shown = [int(text) for text in tab.eval_on_selector_all("#table-runs tbody tr", cells.format(step))]
+        assert shown == sorted(shown, reverse=expected)
+    assert tab.locator("#table-runs thead th").nth(step).get_attribute("aria-sort") == "descending"
+    tab.locator("input[data-filter=table-runs]").fill("-SN-")
+    shown = tab.eval_on_selector_all("#table-runs tbody tr", cells.format(run_id))
+    assert len(shown) == 3
+    assert all("-sn-" in text for text in shown)
+    tab.locator("input[data-filter=table-runs]").fill("")
+
+
+def copy(tab: Any) -> None:
+    """To the clipboard, or where that is forbidden into a box to copy from: the CSV of what is shown."""
+    tab.evaluate("() => { navigator.clipboard.writeText = async text => { window.copied = text; }; }")
+    tab.locator("button[data-copy=table-account]").click()
+    tab.wait_for_function("window.copied")
+    rows = list(csv.reader(io.StringIO(tab.evaluate("window.copied"))))
+    assert rows[0][:2] == ["arm", "planned"]
+    assert [row[0] for row in rows[1:]] == ["dcgan", "sn"]
+    assert len({len(row) for row in rows}) == 1
+    tab.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error('forbidden'); }; }")
+    tab.locator("button[data-copy=table-runs]").click()
+    assert HOSTILE in tab.locator("textarea").input_value().replace('""', '"')
+
+
+def low_contrast(tab: Any) -> list[str]:
+    """Texts whose contrast with what is behind them is below 4.5 (WCAG 2.1 AA)."""
+    return tab.evaluate("""() => {
+      const rgb = text => text.match(/[\\d.]+/g).map(Number);
+      const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = c => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => sum + w * linear(c[i] / 255), 0);
+      const back = e => rgb(getComputedStyle(e).backgroundColor);
+      const behind = e => {
+        while (e.parentElement && back(e)[3] === 0) e = e.parentElement;
+        return back(e);
+      };
+      const low = e => {
+        const [x, y] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => b - a);
+        return (x + 0.05) / (y + 0.05) < 4.5;
+      };
+      const tags = "p, td, th, li, a, h1, h2, h3, figcaption, span, code, button";
+      const shown = [...document.querySelectorAll(tags)].filter(e => e.textContent.trim());
+      return shown.filter(low).map(e => e.outerHTML.slice(0, 80));
+    }""")
+
+
 def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     needs(chromium, "needs Chromium: apt-get install chromium")
@@ -246,7 +340,7 @@ def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert tab.title() == "tiny: report"  # the hostile reason stayed text
         assert tab.get_by_text(HOSTILE).count() >= 1
         loaded = tab.eval_on_selector_all("img", "all => all.map(i => [i.complete && i.naturalWidth > 0, i.alt])")
-        assert len(loaded) == 10
+        assert len(loaded) == len(set(map(tuple, loaded))) > 10
         assert all(width and alt for width, alt in loaded)
         dead = tab.eval_on_selector_all(
             "a[href^='#']", "all => all.filter(a => !document.querySelector(a.getAttribute('href'))).map(a => a.href)"
@@ -256,6 +350,12 @@ def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
         headings = tab.eval_on_selector_all("h2", "all => all.map(h => h.id)")
         assert headings[0] == "account"  # completeness first
         assert set(TABLES) < set(headings)
+        slide(tab)
+        sort_and_filter(tab)
+        copy(tab)
+        assert low_contrast(tab) == []
+        tab.emulate_media(color_scheme="dark")
+        assert low_contrast(tab) == []
         browser.close()
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert messages == []

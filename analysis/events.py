@@ -1,0 +1,154 @@
+"""What went wrong in a run, when, and by which rule. Pure functions of the history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+CAUSES = {  # in the order that decides where two begin at the same step
+    "error": "the program failed",
+    "divergence": "a loss, a logit, a weight or a sample is not finite, or a logit is huge",
+    "never learned": "its samples never were better than half way from the trivial sampler's, in at least half of the "
+    "modes",
+    "mode collapse": "too few modes, classes far from the data's, or samples too much alike, after it was healthy",
+    "quality collapse": "the distance from the data rose above a multiple of the best so far, after it was healthy",
+    "D saturation": "D was right about nearly all images, and G's gradient nearly vanished",
+}
+
+
+def _threshold(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When something counts as an event. The report shows what other values of `quality_collapse` would give."""
+
+    logit: float = _threshold(1e4, "divergence: |logit| above it")
+    healthy: float = _threshold(
+        0.5, "healthy: fd below this share of the trivial sampler's, and effective modes of at least half the classes"
+    )
+    modes: float = _threshold(
+        0.5, "mode collapse: effective modes below this share of the classes; of more than 100, of the run's own best"
+    )
+    mode_kl: float = _threshold(0.5, "mode collapse: KL of the classes above it, nats; up to 100 classes")
+    diversity: float = _threshold(0.5, "mode collapse: diversity below it; up to 100 classes")
+    quality_collapse: float = _threshold(2.0, "quality collapse: fd above this multiple of the best so far")
+    accuracy: float = _threshold(0.99, "D saturation: D's accuracy on real and on fake above it")
+    gradient: float = _threshold(0.01, "D saturation: G's gradient norm below this share of the reference")
+    saturation_steps: int = _threshold(500, "D saturation: for so many steps")
+    sustained: int = _threshold(2, "evaluations that a collapse must last, or it is seen at the last one")
+
+    def table(self) -> list[tuple[str, float, str]]:
+        """(name, value, what it decides)."""
+        return [(f.name, getattr(self, f.name), f.metadata["meaning"]) for f in fields(self)]
+
+
+Columns = Mapping[str, np.ndarray]
+"""A run's rows in order of steps, by metric; NaN where a row has none."""
+
+
+def find_events(
+    run: Columns, state: str, classes: int, trivial: float, reference: float, thresholds: Thresholds
+) -> Iterator[tuple[str, int]]:
+    """(cause, step at which it begins) of every kind of event in a run, by CAUSES' names.
+
+    `run` has `step` and metrics; `state` as in the account, empty where it is not known; `classes`: number of the
+    data's classes; `trivial`: the trivial sampler's fd, NaN where it is not known, so that whether the run was ever
+    healthy is not known either; `reference`: of G's gradient norm. Source: METHODS, section 7. A run that was never
+    healthy has `never learned` and no other event of quality; whether it learned is known of finished runs only.
+    """
+    step = run["step"]
+    last = int(step[-1]) if len(step) else 0
+    if state == "failed":
+        yield "error", last
+    diverged = _divergence(run, thresholds)
+    if diverged is not None or state == "diverged":
+        yield "divergence", last if diverged is None else diverged
+    at = evaluated(run)
+    healthy = healthy_from(at, classes, trivial, thresholds)
+    if healthy is not None:
+        after = at["step"] >= healthy
+        far = at["eval/fd"] > thresholds.quality_collapse * np.minimum.accumulate(at["eval/fd"])
+        since = {name: values[after] for name, values in at.items()}
+        for cause, bad in (("mode collapse", _few_modes(since, classes, thresholds)), ("quality collapse", far[after])):
+            begin = _sustained(since["step"], bad, thresholds.sustained)
+            if begin is not None:
+                yield cause, begin
+    elif state in ("finished", "") and len(at["step"]) and np.isfinite(trivial) and diverged is None:
+        yield "never learned", last
+        return
+    saturated = _saturation(run, reference, thresholds)
+    if saturated is not None:
+        yield "D saturation", saturated
+
+
+def evaluated(run: Columns) -> dict[str, np.ndarray]:
+    """`step` and eval/* of the rows with an evaluation of finite samples."""
+    fd = run.get("eval/fd", np.full(len(run["step"]), np.nan))
+    known = ~np.isnan(fd)
+    names = ["step", *(name for name in run if name.startswith("eval/"))]
+    return {"eval/fd": fd[known]} | {name: run[name][known] for name in names}
+
+
+def healthy_from(evaluations: Columns, classes: int, trivial: float, thresholds: Thresholds) -> int | None:
+    """Step of the first evaluation at which the run was healthy; None where it never was, or that is not known."""
+    good = evaluations["eval/fd"] < thresholds.healthy * trivial
+    if "eval/effective_modes" in evaluations:
+        good &= evaluations["eval/effective_modes"] >= classes / 2
+    return _first(evaluations["step"], good)
+
+
+def _divergence(run: Columns, thresholds: Thresholds) -> int | None:
+    """The first step with a non-finite loss, or a huge logit. Step 0 comes before the first loss."""
+    bad = np.zeros(len(run["step"]), bool)
+    for name in ("loss/d", "loss/g"):
+        if name in run:
+            bad |= ~np.isfinite(run[name])
+    if "logit/max_abs" in run:
+        bad |= ~(run["logit/max_abs"] <= thresholds.logit)
+    return _first(run["step"], bad & (run["step"] > 0))
+
+
+def _few_modes(evaluations: Columns, classes: int, thresholds: Thresholds) -> np.ndarray:
+    bad = np.zeros(len(evaluations["step"]), bool)
+    if (modes := evaluations.get("eval/effective_modes")) is not None:
+        bad |= modes < thresholds.modes * (np.maximum.accumulate(modes) if classes > 100 else classes)
+    if classes <= 100:
+        if "eval/mode_kl" in evaluations:
+            bad |= evaluations["eval/mode_kl"] > thresholds.mode_kl
+        if "eval/diversity" in evaluations:
+            bad |= evaluations["eval/diversity"] < thresholds.diversity
+    return bad
+
+
+def _sustained(steps: np.ndarray, bad: np.ndarray, times: int) -> int | None:
+    """Where `bad` first holds so many times in a row, or where the stretch that reaches the end begins."""
+    streak = 0
+    for i, is_bad in enumerate(bad):
+        streak = streak + 1 if is_bad else 0
+        if streak == times:
+            return int(steps[i - times + 1])
+    return int(steps[len(bad) - streak]) if streak else None
+
+
+def _saturation(run: Columns, reference: float, thresholds: Thresholds) -> int | None:
+    names = ("accuracy/d_real", "accuracy/d_fake", "grad_norm/g")
+    if not set(names) <= set(run) or not np.isfinite(reference):
+        return None
+    real, fake, gradient = (run[name] for name in names)
+    known = ~np.isnan(real + fake + gradient)
+    right = (real > thresholds.accuracy) & (fake > thresholds.accuracy)
+    saturated, steps = (right & (gradient < thresholds.gradient * reference))[known], run["step"][known]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], saturated, [False]])))
+    for begin, end in zip(edges[::2], edges[1::2] - 1, strict=True):
+        if steps[end] - steps[begin] >= thresholds.saturation_steps:
+            return int(steps[begin])
+    return None
+
+
+def _first(steps: np.ndarray, bad: np.ndarray) -> int | None:
+    return int(steps[bad.argmax()]) if bad.any() else None
