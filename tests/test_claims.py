@@ -58,12 +58,12 @@ UNCLEAR = {  # a difference that is there, but not seen in this noise
 
 @pytest.mark.parametrize("claim", SUPPORTING)
 def test_a_true_claim_is_supported(claim: str, tmp_path: Path) -> None:
-    assert verdicts(study(tmp_path, SUPPORTING[claim], seeds=30))[claim] == "supported"
+    assert verdicts(study(tmp_path, SUPPORTING[claim], seeds=30 if claim == "C7" else 12))[claim] == "supported"
 
 
 @pytest.mark.parametrize("claim", CONTRADICTING)
 def test_the_opposite_contradicts_it(claim: str, tmp_path: Path) -> None:
-    assert verdicts(study(tmp_path, CONTRADICTING[claim], seeds=20))[claim] == "contradicted"
+    assert verdicts(study(tmp_path, CONTRADICTING[claim], seeds=20 if claim == "C7" else 8))[claim] == "contradicted"
 
 
 @pytest.mark.parametrize("claim", UNCLEAR)
@@ -104,8 +104,8 @@ def test_one_power_iteration_against_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3, 6])
 def test_too_few_seeds_cannot_support_anything(seeds: int, tmp_path: Path) -> None:
-    for claim, truth in SUPPORTING.items():
-        assert verdicts(study(tmp_path, truth, seeds=seeds))[claim] == "not tested"
+    every = {arm: {name: v for truth in SUPPORTING.values() for name, v in truth[arm].items()} for arm in ALL}
+    assert set(verdicts(study(tmp_path, every, seeds=seeds)).values()) == {"not tested"}
 
 
 def test_a_study_without_the_arms_tests_nothing(tmp_path: Path) -> None:

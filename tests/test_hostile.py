@@ -150,7 +150,7 @@ def damage(folder: Path, number: int) -> tuple[Record, str]:
     return record, name
 
 
-@pytest.mark.parametrize("number", range(50))
+@pytest.mark.parametrize("number", [*range(16), *(pytest.param(number, marks=_SLOW) for number in range(16, 50))])
 def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "runs")
     original = Record(finished / small(**OFTEN).run_id)
