@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow
-from pyarrow import json
+from pyarrow import json, parquet
 
-from experiments.record import RESULTS, STATES, Record, readable_rows, recorded_configs, run_folders, spent
+from experiments.record import (
+    RESULTS,
+    STATES,
+    Record,
+    readable_rows,
+    recorded_configs,
+    run_folders,
+    spent,
+    write_atomically,
+)
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
+_CACHE = "report/history.cache"
+_COUNTS = ("step", "d_updates", "images_seen")
 _KEYS = ["run_id", "dataset", "arm", "setting", "seed", "variant", "context"]
 _ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
 _NOT_CONTEXT = {"arm", "seed", *_ARM_PARAMETERS}
@@ -69,7 +82,7 @@ def load(source: str | Path) -> Study:
     found = {run_id: Record(folder / run_id) for run_id in planned}
     runs = pd.DataFrame([_run(config, found[run_id]) for run_id, config in planned.items()])
     runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
-    history, unreadable = _history(runs, found)
+    history, unreadable = _history(runs, found, folder)
     found_damage = zip(runs["damage"], runs["run_id"].map(unreadable), strict=True)
     runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in found_damage]
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
@@ -99,30 +112,71 @@ def _run(config: RunConfig, record: Record) -> dict[str, Any]:
     row |= config.identity() | {"damage": record.damage(status)}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
     row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
-    row |= {name: status.get(name) for name in ("git_commit", "git_dirty", "training_version", "wandb_url")}
+    row |= {
+        name: status.get(name)
+        for name in ("git_commit", "git_dirty", "training_version", "wandb_url", "metrics_sha256")
+    }
     return row | {"attempts": len(status["attempts"])}
 
 
-def _history(runs: pd.DataFrame, records: dict[str, Record]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The rows of all runs, and what is wrong with those that were read in part, by run id."""
-    frames, damage = [], {}
-    for run in runs[_KEYS].to_dict("records"):
-        path = records[run["run_id"]].metrics_path
+def _history(runs: pd.DataFrame, records: dict[str, Record], folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The rows of all runs in their order, and what is wrong with those that were read in part, by run id.
+
+    Rows of results are kept in the report's folder beside the SHA-256 of the file that they came from: a second report
+    reads only what is new.
+    """
+    sound = runs["state"].isin(RESULTS) & (runs["damage"] == "")
+    digests = runs.loc[sound, ["run_id", "metrics_sha256"]].dropna().set_index("run_id")["metrics_sha256"]
+    kept = _kept(folder)
+    kept = kept[kept["metrics_sha256"] == kept["run_id"].map(digests)]
+    known, frames, damage = set(kept["run_id"]), [kept], {}
+    for run_id in runs.loc[~runs["run_id"].isin(known), "run_id"]:
+        path = records[run_id].metrics_path
         rows, wrong = _rows(path)
         if not rows.empty:
-            metrics = [name for name in rows if name not in ("step", "d_updates", "images_seen")]
+            others = {name: float for name in rows if name not in _COUNTS and rows[name].dtype != float}
             try:
-                others = {name: float for name in metrics if rows[name].dtype != float}
                 rows = (rows.astype(others) if others else rows).drop_duplicates("step", keep="last")
             except (TypeError, ValueError) as error:
                 rows, wrong = pd.DataFrame(), f"a metric is no number ({error}), so no row is used"
         if not rows.empty:
-            keys = pd.DataFrame(run, index=rows.index)
-            frames.append(pd.concat([keys, rows], axis=1))
+            frames.append(rows.assign(run_id=run_id, metrics_sha256=digests.get(run_id)))
         if wrong:
-            damage[run["run_id"]] = f"{path.name}, {wrong}"
-    history = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_KEYS, "step"])
-    return history, damage
+            damage[run_id] = f"{path.name}, {wrong}"
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        return pd.DataFrame(columns=[*_KEYS, "step"]), damage
+    rows = pd.concat(frames, ignore_index=True)
+    new = rows[rows["metrics_sha256"].notna()]
+    if set(new["run_id"]) != known:
+        _keep(new, folder)
+    metrics = sorted(name for name in rows if name not in (*_COUNTS, "run_id", "metrics_sha256"))
+    counts = [name for name in _COUNTS if name in rows]
+    place = rows["run_id"].map({run_id: i for i, run_id in enumerate(runs["run_id"])})
+    rows = rows.iloc[place.argsort(kind="stable")][["run_id", *counts, *metrics]]
+    keys = runs.set_index("run_id")[_KEYS[1:]]
+    identity = pd.DataFrame({name: rows["run_id"].map(keys[name]) for name in keys})
+    return pd.concat([rows[["run_id"]], identity, rows[[*counts, *metrics]]], axis=1).reset_index(drop=True), damage
+
+
+def _kept(folder: Path) -> pd.DataFrame:
+    try:
+        content = (folder / _CACHE).read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content[32:]).digest() != content[:32]:  # none, or damaged: everything is read anew
+        return pd.DataFrame(columns=["run_id", "metrics_sha256"])
+    return parquet.read_table(pyarrow.BufferReader(content[32:])).to_pandas()
+
+
+def _keep(rows: pd.DataFrame, folder: Path) -> None:
+    """Parquet, after its own SHA-256."""
+    buffer = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pandas(rows, preserve_index=False), buffer)
+    content = buffer.getvalue().to_pybytes()
+    with suppress(OSError):  # a folder that may only be read
+        (folder / _CACHE).parent.mkdir(exist_ok=True)
+        write_atomically(folder / _CACHE, hashlib.sha256(content).digest() + content)
 
 
 def _rows(path: Path) -> tuple[pd.DataFrame, str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.colors
 import matplotlib.image
 import matplotlib.lines
 import matplotlib.ticker
@@ -145,6 +146,30 @@ def causes(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
         axis.set(xlabel="runs", ylabel="")
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
         figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def over_time(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
+    """A strip for each row of each table (columns are steps), coloured on one logarithmic scale; a panel a table."""
+    values = np.concatenate([table.to_numpy(float).ravel() for table in tables.values()])
+    values = values[np.isfinite(values) & (values > 0)]
+    norm = mpl.colors.LogNorm(values.min(), max(values.max(), values.min() * 1.01))
+    with mpl.rc_context(_STYLE):
+        heights = [len(table) for table in tables.values()]
+        figure = Figure(figsize=(7.2, 0.24 * sum(heights) + 0.45 * len(tables) + 0.6), layout="constrained")
+        axes = figure.subplots(len(tables), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for axis, (title, table) in zip(axes, tables.items(), strict=True):
+            steps = np.asarray(table.columns, float)
+            edges = np.concatenate([steps[:1], (steps[1:] + steps[:-1]) / 2, steps[-1:]])
+            mesh = axis.pcolormesh(
+                edges, np.arange(len(table) + 1), table.to_numpy(float), norm=norm, cmap="cividis", rasterized=True
+            )
+            axis.set_yticks(np.arange(len(table)) + 0.5, list(table.index))
+            axis.invert_yaxis()
+            axis.set_title(title, loc="left")
+            axis.grid(False)
+        axes[-1].set_xlabel("generator updates (step)")
+        figure.colorbar(mesh, ax=list(axes), label=label, format="{x:g}")
     return figure
 
 

@@ -205,6 +205,13 @@ def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]
                 judged = tables.judged(study, str(context)) if metrics in (distances, coverage) else ""
                 caption = f"{caption} {judged}{_seeds(history)}"
                 pictures.append(draw(figure, file + slug, f"{title}: {context}", caption))
+        if layers:
+            figure = plots.over_time(_sigma_strips(history, layers), "sigma")
+            caption = (
+                "The same spectral norms of the weights as used, as strips over training: median over the seeds. One "
+                f"scale for all layers, so that growth and differences between arms show. {_count(history)}"
+            )
+            pictures.append(draw(figure, "strips" + slug, f"Spectral norms over training: {context}", caption))
         pictures += _sample_pictures(study, str(context), slug, draw)
     pictures += _failure_pictures(summary, draw)
     if len(frame := _paired_differences(study, summary)):
@@ -218,6 +225,16 @@ def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]
             figure = plots.differences(of, titles)
             pictures.append(draw(figure, "differences" + slug, f"Paired differences: {context}", caption))
     return pictures
+
+
+def _sigma_strips(history: pd.DataFrame, layers: list[str]) -> dict[str, pd.DataFrame]:
+    """Layer -> variants x steps of the median sigma."""
+    rows = binned(history, [f"sigma/{layer}" for layer in layers], bins=150)
+    order = plots.in_order(rows["variant"])
+    return {
+        layer: rows.pivot_table(index="variant", columns="step", values=f"sigma/{layer}", aggfunc="median").loc[order]
+        for layer in layers
+    }
 
 
 def _failure_pictures(summary: pd.DataFrame, draw: _Draw) -> list[Picture]:
@@ -358,6 +375,11 @@ def _markdown_cell(text: str) -> str:
 
 def _distinct(runs: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
     return list(runs[list(columns)].dropna().drop_duplicates().itertuples(index=False, name=None))
+
+
+def _count(history: pd.DataFrame) -> str:
+    n = history.groupby("variant")["seed"].nunique()
+    return f"Seeds per arm: {n.min()}" + (f" to {n.max()}." if n.nunique() > 1 else ".")
 
 
 def _seeds(history: pd.DataFrame) -> str:

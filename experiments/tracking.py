@@ -85,7 +85,8 @@ class Tracker:
 
     def log(self, row: dict[str, Any], images: dict[str, Path]) -> None:
         """One call per row, with all its keys; `images` are PNG files by key."""
-        self._calls.put(lambda run: run.log(row | _images(images, row["step"])))
+        if self._thread.is_alive():
+            self._calls.put(lambda run: run.log(row | _images(images, row["step"])))
 
     def settle(self) -> None:
         """Wait until W&B's client has taken all that was logged; for measurements."""
@@ -129,10 +130,11 @@ class Tracker:
             except Exception as error:
                 complete = False
                 self._trouble("could not take everything", error)
-        if shutil.disk_usage(self._folder / "wandb").free < _FULL_BYTES:
-            self._trouble("may lack rows", "no space left on device")  # W&B says nothing of it
-        elif complete:
-            self._set_aside_older(Path(run.dir).parent)
+        with suppress(OSError):
+            if shutil.disk_usage(self._folder / "wandb").free < _FULL_BYTES:
+                self._trouble("may lack rows", "no space left on device")  # W&B says nothing of it
+            elif complete:
+                self._set_aside_older(Path(run.dir).parent)
 
     def _set_aside_older(self, newest: Path) -> None:
         """W&B's files of earlier attempts hold nothing else; `wandb sync` would stop at one that was cut off."""

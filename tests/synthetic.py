@@ -77,7 +77,8 @@ def study(
                              "trivial_fd": TRIVIAL})  # fmt: skip
     frame = pd.DataFrame(runs)
     account = frame["state"].value_counts()
-    return Study("synthetic", "", folder, frame, pd.concat(histories, ignore_index=True), account, [])
+    return Study("synthetic", "", folder, frame, pd.concat(histories, ignore_index=True), account, [],
+                 bench=folder.parent / "bench")  # fmt: skip
 
 
 def write_records(folder: Path, runs: int, rows: int, keys: int = 40, steps: int = 20_000) -> Path:

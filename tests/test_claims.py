@@ -58,7 +58,7 @@ UNCLEAR = {  # a difference that is there, but not seen in this noise
 
 @pytest.mark.parametrize("claim", SUPPORTING)
 def test_a_true_claim_is_supported(claim: str, tmp_path: Path) -> None:
-    assert verdicts(study(tmp_path, SUPPORTING[claim], seeds=30 if claim == "C7" else 12))[claim] == "supported"
+    assert verdicts(study(tmp_path, SUPPORTING[claim], seeds=30 if claim == "C7" else 14))[claim] == "supported"
 
 
 @pytest.mark.parametrize("claim", CONTRADICTING)

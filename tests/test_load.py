@@ -1,12 +1,15 @@
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import HOSTILE, ROOT, small, write_study
 
+from analysis import load as loading
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.report import _content
@@ -104,3 +107,34 @@ def test_analysis_imports_no_torch_and_no_wandb() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look reads what is no result yet; a changed or new run is read, and a damaged cache not believed."""
+    read, real = [], loading._rows
+    monkeypatch.setattr(loading, "_rows", lambda path: (read.append(path.parent.name), real(path))[1])
+    first = load(mixed_study)
+    results = set(first.runs.loc[first.runs["state"].isin(["finished", "diverged"]), "run_id"])
+    assert len(read) == 6
+
+    def again(expected: set[str]) -> None:
+        read.clear()
+        pd.testing.assert_frame_equal(load(mixed_study).history, first.history)
+        assert set(read) & results == expected
+
+    again(set())
+    cache = mixed_study / "report" / "history.cache"
+    content, rng = cache.read_bytes(), random.Random(0)
+    for _ in range(30):
+        place = rng.randrange(len(content))
+        cache.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
+        pd.testing.assert_frame_equal(load(mixed_study).history, first.history)
+    cache.unlink()
+    again(results)
+    record = Record(mixed_study / sorted(results)[0])
+    record.metrics_path.write_bytes(record.metrics_path.read_bytes().replace(b'"loss/d": 0.', b'"loss/d": 9.'))
+    read.clear()
+    changed = load(mixed_study)
+    assert set(read) & results == {record.run_id}
+    assert (changed.runs["damage"] != "").sum() == 1
+    assert not changed.history.equals(first.history)
