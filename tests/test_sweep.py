@@ -105,6 +105,7 @@ def test_shards_are_all_of_a_study_once() -> None:
             shard(study, wrong)
 
 
+@pytest.mark.slow
 def test_a_shard_is_what_its_sweep_trains(tmp_path: Path, command: Callable) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2])
     code, _, errors = command("sweep", path, "--workers", 1, "--shard", "1/3", *OFF, tmp_path)

@@ -259,7 +259,9 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
     return {f"{network}.{name}": t for network in "GD" for name, t in saved[network].items()}
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    "arm", [arm if arm in ("sn_dcgan", "penalty") else pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS]
+)
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
     config = small(arm=arm, steps=30, log_every=1, instrument_every=1, n_evaluations=12, n_fake=20)
     assert len(config.evaluation_steps()) > 10
@@ -521,9 +523,10 @@ def stored(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"arm": arm} for arm in ARMS),
+        *({"arm": arm} for arm in ("sn_dcgan", "penalty")),
+        *(pytest.param({"arm": arm}, marks=pytest.mark.slow) for arm in ("dcgan", "plain", "sn", "penalty_dcgan")),
         {"arm": "sn", "power_iteration": "per_update", "n_dis": 2, "precision": "float64"},
-        {"arm": "penalty", "batch_size": 700, "steps": 20},  # an epoch ends within
+        pytest.param({"arm": "penalty", "batch_size": 700, "steps": 20}, marks=pytest.mark.slow),  # an epoch ends
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )

@@ -72,6 +72,7 @@ def sync(server: Server, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@_SLOW
 def test_what_arrives_is_the_record_and_no_key_stays(server: Server, tmp_path: Path) -> None:
     output, _ = (process := start(server, tmp_path, *train_command(30))).communicate(timeout=100)
     assert process.returncode == 0, output
