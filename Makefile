@@ -2,11 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench lock
+.PHONY: help setup demo test test-slow test-cluster check bench lock
 
 help:
 	@echo "make demo       train 3 arms x 3 seeds on embedded digits, write the report (3 to 5 minutes on 2 cores)"
 	@echo "make test       the tests (under 4 minutes)      make test-slow   the slow ones"
+	@echo "make test-cluster   those that kill Ray clusters"
 	@echo "make check      formatting, lint, types          make bench       measure the training loop"
 	@echo "make setup      only .venv                       make lock        renew requirements.lock"
 
@@ -28,7 +29,10 @@ demo: setup
 	@echo "W&B runs (offline): $${SNGAN_RUNS:-runs}/demo/wandb; look with: $(BIN)/wandb leet $${SNGAN_RUNS:-runs}/demo/wandb"
 
 test: setup
-	@$(BIN)/pytest -n 2 --dist worksteal --durations 25 -m "not slow and not gpu"
+	@$(BIN)/pytest -n 2 --dist worksteal --durations 25 -m "not slow and not cluster and not gpu"
+
+test-cluster: setup
+	@$(BIN)/pytest --durations 25 -m cluster
 
 test-slow: setup
 	@$(BIN)/pytest -n 2 --dist worksteal --durations 25 -m slow

@@ -20,7 +20,9 @@ from experiments.study import read
 from sngan.config import RunConfig
 
 _SLOW = pytest.mark.slow
-ENGINES = ["local", "ray"]
+_CLUSTER = pytest.mark.cluster
+ENGINES = [pytest.param(engine, marks=_SLOW) for engine in ("local", "ray")]
+LONG = [pytest.param("local", marks=_SLOW), pytest.param("ray", marks=_CLUSTER)]
 
 
 class Launch:
@@ -77,12 +79,7 @@ def alone(config: RunConfig, folder: Path) -> bytes:
     return Record(folder / "alone" / config.run_id).metrics_path.read_bytes()
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@_SLOW
+@pytest.mark.parametrize("engine", LONG)
 def test_results_failures_and_divergence_are_the_same_on_every_engine(engine: str, tmp_path: Path) -> None:
     # Adam with beta2 = 0 and lr = 10 diverges; a batch of 1,800 is more than digits has
     path = write_study(tmp_path, arm="plain", setting="custom", n_dis=1, beta1=0.999, beta2=0.0, lr=[10.0, 2e-4],
@@ -108,7 +105,7 @@ def test_results_failures_and_divergence_are_the_same_on_every_engine(engine: st
     assert [record.metrics_path.stat() for record in over] == before
 
 
-@_SLOW
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_killed_worker_costs_no_run(engine: str, tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1], steps=200)
     launch = Launch(path, *sweep_options(engine, tmp_path))
@@ -125,7 +122,7 @@ def test_a_killed_worker_costs_no_run(engine: str, tmp_path: Path) -> None:
     assert Record(tmp_path / "tiny" / read(path).configs[0].run_id).status()["attempts"][1]["resumed_from"] >= 20
 
 
-@_SLOW
+@pytest.mark.parametrize("engine", LONG)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_or_stopped_sweep_is_continued(engine: str, number: int, tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2], steps=200)
@@ -176,7 +173,7 @@ def _address(text: str) -> str:
     return "::1" if text == "0" * 24 + "01000000" else text
 
 
-_CLUSTER = """
+_TWO_NODES = """
 import sys, time
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -189,13 +186,13 @@ cluster.shutdown()
 """
 
 
-@_SLOW
+@_CLUSTER
 def test_a_cluster_loses_a_node_and_no_run(tmp_path: Path) -> None:
     """A simulated cluster: two Ray nodes on this machine, one of them killed midway."""
     path = write_study(tmp_path, seed=[0, 1, 2], steps=200)
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    cluster = subprocess.Popen([sys.executable, "-c", _CLUSTER], env=variables, stderr=subprocess.DEVNULL, **pipes)
+    cluster = subprocess.Popen([sys.executable, "-c", _TWO_NODES], env=variables, stderr=subprocess.DEVNULL, **pipes)
     assert cluster.stdin
     assert cluster.stdout
     try:
