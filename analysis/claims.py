@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ class _Cell:
     history: pd.DataFrame
     study_runs: pd.DataFrame  # of all contexts
     bench: Path | None
-    variants: dict[str, pd.DataFrame] = field(default_factory=dict)
+    variants: list[str]
 
     def scores(self, column: str) -> pd.DataFrame:
         """Seeds x variants of a statistic."""
@@ -327,7 +327,7 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     runs = runs[runs["state"].isin(["finished", "diverged", "failed"])]
     for context, of in runs.groupby("context", sort=False):
         history = study.history[study.history["context"] == context]
-        variants = dict.fromkeys(of["variant"], pd.DataFrame())
+        variants = list(of["variant"].unique())
         cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, history, runs, study.bench, variants)
         found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
         for claim, parts in _adjusted(found):

@@ -58,7 +58,7 @@ def find_events(
 
     `run` has `step` and metrics; `state` as in the account, empty where it is not known; `classes`: number of the
     data's classes; `trivial`: the trivial sampler's fd, NaN where it is not known, so that whether the run was ever
-    healthy is not known either; `reference`: of G's gradient norm. Source: METHODS, section 7. A run that was never
+    healthy is not known either; `reference`: of G's gradient norm. A run that was never
     healthy has `never learned` and no other event of quality; whether it learned is known of finished runs only.
     """
     step = run["step"]

@@ -23,7 +23,7 @@ def iqm_intervals(table: pd.DataFrame) -> dict[str, Interval]:
 
     Bootstrap-t: seeds are drawn, the same for all arms that have the same seeds, and each draw is studentized by the
     standard error of a trimmed mean (from the winsorized variance). No interval below 4 seeds, for equal values, or
-    where a value is infinite. Source: METHODS 8; the percentile bootstrap covers too little at these sizes.
+    where a value is infinite. The percentile bootstrap covers too little at these sizes.
     """
     found = {}
     for arm in table:

@@ -331,7 +331,7 @@ _COMMANDS = {c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Report,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `sngan` with the command line, or with `arguments`, and exit with DESIGN's codes."""
+    """Run `sngan` with the command line, or with `arguments`; exits: 0 done, 1 failed, 2 bad input, 3 interrupted."""
     code = _run(sys.argv[1:] if arguments is None else arguments)
     if code == INTERRUPTED and tracking.is_busy():  # W&B's client would hold the process; what it has is on disk
         sys.stdout.flush()
