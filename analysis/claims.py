@@ -49,6 +49,8 @@ class Evidence:
     zero: float = 0.0
     """no effect: beyond it on the other side the claim is contradicted"""
     p_adjusted: float = np.nan
+    supplementary: bool = False
+    """shown beside the claim's parts, and without a say in its verdict"""
 
     @property
     def verdict(self) -> str:
@@ -225,6 +227,17 @@ def _c7(cell: _Cell) -> Iterator[Evidence]:
         n = len(both)
         ratio, p = spread_ratio(both[arm].to_numpy(), both[other].to_numpy(), 1 - LEVEL / 2)
     yield Evidence(f"spread of log fd at the end, {arm} / {other}", "below", 1.0, ratio, n, p, zero=1.0)
+    penalties = sorted((v for v in cell.variants if v.split(",")[0] == "penalty_dcgan"), key=_weight, reverse=True)
+    if penalties and {arm, other} <= set(table):
+        order = [arm, *penalties, other]
+        log_q = table[order].astype(float)
+        for what, ordered in (("distance of log fd from the arm's median", (log_q - log_q.median()).abs()),
+                              ("failures", failures[order].dropna().astype(float))):  # fmt: skip
+            complete = ordered.dropna()  # Page's test alone would be content with the two ends
+            steps = complete.diff(axis=1).iloc[:, 1:].to_numpy().T
+            weakest = min(steps, key=lambda step: np.nan_to_num(location_interval(step)[0].low, nan=-np.inf))
+            what = f"weakest step of the rise of {what}: {', '.join(order)} (p: Page's trend)"
+            yield replace(_against(what, "above", 0.0, weakest), p=trend_p(complete), supplementary=True)
 
 
 def _c8(cell: _Cell) -> Iterator[Evidence]:
@@ -319,6 +332,7 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
 
     `verdict` is the claim's, `part` that part's. `p_adjusted` is Holm's over the two primary parts and
     Benjamini-Hochberg's over all others of a context; the primary parts have 97.5 % intervals, the others 95 %.
+    Of C7, whether the penalty lies between is shown beside the verdict and does not decide it.
     Runs that are not over are left out; failed ones count by the rules of `summarize`.
     """
     rows = []
@@ -331,7 +345,7 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
         cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, history, runs, study.bench, variants)
         found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
         for claim, parts in _adjusted(found):
-            verdict = conclude([part.verdict for part in parts])
+            verdict = conclude([part.verdict for part in parts if not part.supplementary])
             for part in parts or [Evidence("", "", np.nan, _NAN, 0, np.nan)]:
                 row = (claim.id, context, claim.statement, verdict, part.what, part.expected, part.threshold)
                 row += (*part.interval, part.n, part.p, part.p_adjusted)
@@ -352,7 +366,10 @@ def _adjusted(found: list[tuple[Claim, list[Evidence]]]) -> list[tuple[Claim, li
     from scipy import stats
 
     def family(primary: bool) -> dict[tuple[str, int], float]:
-        p = {(c.id, i): part.p for c, parts in found for i, part in enumerate(parts) if c.primary == primary}
+        p = {
+            (c.id, i): part.p for c, parts in found for i, part in enumerate(parts)
+            if (c.primary and not part.supplementary) == primary
+        }  # fmt: skip
         tested = {key: value for key, value in p.items() if not np.isnan(value)}
         values = np.array(list(tested.values()))
         if not len(values):

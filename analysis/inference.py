@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.stats import LEVEL, Interval, signed_rank_critical
+from analysis.stats import LEVEL, Interval, signed_rank_critical, signed_rank_p
 
 MARGIN = float(np.log(1.1))  # of equality on a log scale
 _NONE = Interval(np.nan, np.nan, np.nan)
@@ -81,9 +81,7 @@ def equality_p(differences: np.ndarray, margin: float = MARGIN) -> float:
     d = differences[np.isfinite(differences)]
     if len(d) < 2 or len(d) < len(differences):
         return np.nan
-    above = stats.wilcoxon(d + margin, alternative="greater").pvalue if (d != -margin).any() else 1.0
-    below = stats.wilcoxon(d - margin, alternative="less").pvalue if (d != margin).any() else 1.0
-    return float(max(above, below))
+    return max(signed_rank_p(d + margin, "greater"), signed_rank_p(d - margin, "less"))
 
 
 def mcnemar_p(x: np.ndarray, y: np.ndarray) -> float:
@@ -104,18 +102,26 @@ def trend_p(table: pd.DataFrame) -> float:
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided permutation test by sign flips that the mean of paired differences is zero; exact up to 2**14."""
+    """Two-sided permutation test by sign flips that the mean of paired differences is zero.
+
+    Exact up to 14 differences, by 2**14 seeded random flips beyond. NaN below 2.
+    """
     d = differences[np.isfinite(differences)]
     if len(d) < 2:
         return np.nan
     if not d.any():
         return 1.0
-    resamples = np.inf if len(d) <= 14 else 2**14
-    test = stats.permutation_test(
-        (d,), lambda x, axis: x.mean(axis=axis), permutation_type="samples", n_resamples=resamples, vectorized=True,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return float(test.pvalue)
+    exact = len(d) <= 14
+    as_far = int((np.abs(_signs(len(d)) @ d) >= np.abs(d.sum()) * (1 - 1e-12)).sum())
+    return as_far / 2 ** len(d) if exact else (as_far + 1) / (2**14 + 1)
+
+
+@lru_cache(maxsize=16)
+def _signs(n: int) -> np.ndarray:
+    """Rows of n signs: all there are up to n = 14, else 2**14 at random."""
+    if n > 14:
+        return np.random.default_rng(0).choice([-1.0, 1.0], (2**14, n))
+    return 1.0 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -181,10 +187,15 @@ def log_rank_p(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray
 
 def order_p(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray]) -> float:
     """Sign test over paired seeds of which arm failed first; pairs in which that cannot be told are left out."""
+    x_first, told = order_counts(x, y)
+    return float(stats.binomtest(x_first, told).pvalue) if told else 1.0
+
+
+def order_counts(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
+    """In how many pairs of (steps, failed) x failed first, and in how many it can be told which did."""
     (x_steps, x_failed), (y_steps, y_failed) = x, y
     x_first = int((x_failed & (x_steps < y_steps)).sum())
-    y_first = int((y_failed & (y_steps < x_steps)).sum())
-    return float(stats.binomtest(x_first, x_first + y_first).pvalue) if x_first + y_first else 1.0
+    return x_first, x_first + int((y_failed & (y_steps < x_steps)).sum())
 
 
 # --- power ---

@@ -25,7 +25,7 @@ from experiments.record import (
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
-_CACHE = "report/history.cache"
+_CACHE = ".history.cache"
 _COUNTS = ("step", "d_updates", "images_seen")
 _KEYS = ["run_id", "dataset", "arm", "setting", "seed", "variant", "context"]
 _ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
@@ -122,7 +122,7 @@ def _run(config: RunConfig, record: Record) -> dict[str, Any]:
 def _history(runs: pd.DataFrame, records: dict[str, Record], folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """The rows of all runs in their order, and what is wrong with those that were read in part, by run id.
 
-    Rows of results are kept in the report's folder beside the SHA-256 of the file that they came from: a second report
+    Rows of results are kept in the study's folder beside the SHA-256 of the file that they came from: a second report
     reads only what is new.
     """
     sound = runs["state"].isin(RESULTS) & (runs["damage"] == "")
@@ -175,7 +175,6 @@ def _keep(rows: pd.DataFrame, folder: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pandas(rows, preserve_index=False), buffer)
     content = buffer.getvalue().to_pybytes()
     with suppress(OSError):  # a folder that may only be read
-        (folder / _CACHE).parent.mkdir(exist_ok=True)
         write_atomically(folder / _CACHE, hashlib.sha256(content).digest() + content)
 
 

@@ -33,6 +33,7 @@ _STYLE = {
 }
 _DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
 _ORDER = list(ARMS)
+_STEP = "generator updates (step)"
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -63,15 +64,27 @@ def _looks(variants: list[str]) -> tuple[dict[str, str], dict[str, object]]:
     return colours, dashes
 
 
-def curves(panels: Mapping[str, pd.DataFrame], log_y: bool = False, columns: int = 2) -> Figure:
-    """One panel per title, from the frames of `stats.bands`: centre lines with bands, one per variant."""
+def curves(
+    panels: Mapping[str, pd.DataFrame],
+    log_y: bool = False,
+    columns: int = 2,
+    x_label: str = _STEP,
+    marks: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
+    """One panel per title, from the frames of `stats.bands`: centre lines with bands, one per variant.
+
+    `marks`: title -> values at which a horizontal line is drawn.
+    """
     rows = -(-len(panels) // columns)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.5), layout="constrained")
+        width = 3.6 * columns if columns > 1 else 7.2
+        figure = Figure(figsize=(width, 2.5 * rows + 0.5), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, (title, frame) in zip(axes, panels.items(), strict=False):
             _curve(axis, frame)
-            axis.set(title=title, xlabel="generator updates (step)", ylabel="")
+            axis.set(title=title, xlabel=x_label, ylabel="")
+            for value in (marks or {}).get(title, ()):
+                axis.axhline(value, color="0.3", linewidth=0.9, linestyle=":")
             if log_y:
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter("{x:g}")
@@ -108,6 +121,51 @@ def _legend(figure: Figure, names: pd.Series) -> None:
     figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False)
 
 
+def raw_and_used(frame: pd.DataFrame) -> Figure:
+    """The way of each variant through (raw sigma, used sigma), a panel a layer; a dot where it ends.
+
+    `frame` has columns layer, variant, step, raw, used, in order of steps.
+    """
+    layers = list(dict.fromkeys(frame["layer"]))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(max(2.6 * len(layers), 7.2), 3.2), layout="constrained")
+        for axis, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
+            of = frame[frame["layer"] == layer]
+            variants = in_order(of["variant"])
+            colours, dashes = _looks(variants)
+            sns.lineplot(
+                of, x="raw", y="used", hue="variant", style="variant", hue_order=variants, style_order=variants,
+                palette=colours, dashes=dashes, estimator=None, sort=False, linewidth=1.2, legend=False, ax=axis,
+            )  # fmt: skip
+            ends = of.groupby("variant").last()
+            axis.scatter(ends["raw"], ends["used"], c=[colours[str(v)] for v in ends.index], s=16, zorder=3)
+            axis.axline((1, 1), slope=1, color="0.6", linewidth=0.7, linestyle=":")
+            axis.set(title=layer, xlabel="sigma of the raw parameter", ylabel="", xscale="log", yscale="log")
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_formatter("{x:g}")
+                scale.set_minor_formatter(mpl.ticker.NullFormatter())
+        figure.axes[0].set_ylabel("sigma of the weight as used")
+        _legend(figure, frame["variant"])
+    return figure
+
+
+def sensitivity(frame: pd.DataFrame, x_label: str) -> Figure:
+    """Share of runs that failed against a threshold: frame of variant, threshold, share."""
+    variants = in_order(frame["variant"])
+    colours, dashes = _looks(variants)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axis = figure.subplots()
+        sns.lineplot(
+            frame, x="threshold", y="share", hue="variant", style="variant", hue_order=variants, style_order=variants,
+            palette=colours, dashes=dashes, markers=True, estimator=None, legend=False, ax=axis,
+        )  # fmt: skip
+        axis.set(xlabel=x_label, ylabel="share of runs that failed", ylim=(-0.03, 1.03))
+        axis.set_xticks(sorted(frame["threshold"].unique()))
+        _legend(figure, frame["variant"])
+    return figure
+
+
 def survival(curves_of: Mapping[str, pd.DataFrame]) -> Figure:
     """Kaplan-Meier curves with bands, by variant: frames of step, survival, low, high."""
     with mpl.rc_context(_STYLE):
@@ -123,7 +181,7 @@ def survival(curves_of: Mapping[str, pd.DataFrame]) -> Figure:
             axis.fill_between(
                 of["step"], of["low"], of["high"], step="post", color=colours[variant], alpha=0.12, linewidth=0
             )
-        axis.set(xlabel="generator updates (step)", ylabel="share without failure", ylim=(0, 1.02))
+        axis.set(xlabel=_STEP, ylabel="share without failure", ylim=(0, 1.02))
         _legend(figure, pd.Series(variants))
     return figure
 
@@ -156,7 +214,8 @@ def over_time(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
     norm = mpl.colors.LogNorm(values.min(), max(values.max(), values.min() * 1.01))
     with mpl.rc_context(_STYLE):
         heights = [len(table) for table in tables.values()]
-        figure = Figure(figsize=(7.2, 0.24 * sum(heights) + 0.45 * len(tables) + 0.6), layout="constrained")
+        row = 0.24 if sum(heights) <= 30 else 0.1
+        figure = Figure(figsize=(7.2, row * sum(heights) + 0.45 * len(tables) + 0.6), layout="constrained")
         axes = figure.subplots(len(tables), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
         for axis, (title, table) in zip(axes, tables.items(), strict=True):
             steps = np.asarray(table.columns, float)
@@ -164,12 +223,13 @@ def over_time(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
             mesh = axis.pcolormesh(
                 edges, np.arange(len(table) + 1), table.to_numpy(float), norm=norm, cmap="cividis", rasterized=True
             )
-            axis.set_yticks(np.arange(len(table)) + 0.5, list(table.index))
+            labelled = np.arange(0, len(table), 1 if row > 0.2 else 5)
+            axis.set_yticks(labelled + 0.5, [table.index[i] for i in labelled])
             axis.invert_yaxis()
             axis.set_title(title, loc="left")
             axis.grid(False)
-        axes[-1].set_xlabel("generator updates (step)")
-        figure.colorbar(mesh, ax=list(axes), label=label, format="{x:g}")
+        axes[-1].set_xlabel(_STEP)
+        figure.colorbar(mesh, ax=list(axes), label=label, format="{x:g}", shrink=min(1.0, 3 / figure.get_figheight()))
     return figure
 
 

@@ -28,8 +28,12 @@ from sngan.config import ARMS, InputError
 KINDS = ("png", "svg")
 _Draw = Callable[[Figure, str, str, str], "Picture"]
 
+_STRIPS = 20  # seeds of an arm that have a strip of their own
 _FILM_BYTES = 5e6  # of PNG files; a third more in the page
-_IN_STATISTICS = ("arms", "failures", "quality", "protocol", "sigma", "operators", "lipschitz", "power")
+_IN_STATISTICS = (
+    *("arms", "failures", "paired_failures", "quality", "protocol", "sigma", "operators", "lipschitz"),
+    *("interactions", "power"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,14 @@ def write_report(
     comparisons = tables.compare_arms(study, summary)
     claims = judge(study, summary)
     shown = [tables.account_table(study), tables.verdicts_table(claims), tables.arms_table(summary)]
-    shown += [tables.failures_table(summary), tables.sensitivity_table(study, thresholds), tables.quality_table(study)]
+    shown += [tables.failures_table(summary), tables.paired_failures_table(summary)]
+    shown += [tables.sensitivity_table(study, thresholds), tables.quality_table(study)]
     shown += [tables.protocol_table(study), tables.sigma_table(study), tables.operator_table(study)]
     shown += [tables.lipschitz_table(study), *tables.statistics_tables(study, summary, comparisons)]
-    shown += [tables.power_table(summary), tables.evidence_table(claims), tables.runs_table(study)]
+    shown += [tables.interactions_table(summary), tables.power_table(summary), tables.evidence_table(claims)]
+    shown += [tables.calibration_table(), tables.runs_table(study)]
     draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
-    pictures = _pictures(study, summary, draw)
+    pictures = _pictures(study, summary, thresholds, draw)
     for table in shown:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
     content = _content(study, shown, thresholds)
@@ -150,7 +156,7 @@ def _png_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]:
+def _pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw: _Draw) -> list[Picture]:
     pictures = []
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
@@ -161,6 +167,9 @@ def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]
         "grad_norm/g": "gradient norm of the generator",
     }
     operators = {f"sigma_conv/{layer}": f"{layer}, operator norm" for layer in layers}
+    bound = {f"conv_over_matrix/{layer}": f"{layer}, operator norm over sigma" for layer in layers}
+    shapes = {"stable_rank": "stable rank", "effective_rank": "effective rank", "spectrum_share": "share above half"}
+    spectra = {f"{name}/{layer}": f"{layer}, {words}" for name, words in shapes.items() for layer in layers}
     steepness = {"lipschitz/product": "product of norms and gains (upper bound)",
                  "lipschitz/empirical": "largest |dD/dx| found (lower bound)"}  # fmt: skip
     distances = {"eval/fd": "fd (Frechet distance)", "eval/mode_kl": "KL of the classes, nats"}
@@ -185,14 +194,29 @@ def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]
          "Largest factor by which each convolution, at its stride and input size, stretches an input. Compare with the "
          "matrix's largest singular value above: where that one is held at 1, this one is not.", operators, True,
          max(len(layers), 1)),
+        ("bound", "Operator norm against its bound",
+         "How much more the convolution stretches an input than its matrix's sigma says. The theorem allows what lies "
+         "between the dotted lines: 1, and the root of how many windows overlap at a pixel (2 for kernel 4 at stride "
+         "2; 1 where the output is one pixel).", bound, False, max(len(layers), 1)),
+        ("spectra", "Shape of the spectra",
+         "Of the raw parameter's singular values s: stable rank sum s^2 / max s^2, effective rank exp of the entropy "
+         "of s^2, and the share of s above half the largest. Low: few directions carry the layer.", spectra, False,
+         max(len(layers), 1)),
         ("steepness", "How steep the discriminator is",
          "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
          "images.", steepness, True, 2),
         ("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.",
          gradients, True, 2),
     )  # fmt: skip
+    marks = {
+        bound[f"conv_over_matrix/{layer}"]: (1.0, tables.BOUND[layer]) for layer in layers if layer in tables.BOUND
+    }
     for context, history in study.history.groupby("context", sort=False):
         slug = "" if study.history["context"].nunique() == 1 else "-" + _slug(str(context))
+        for layer in layers:
+            if f"sigma_conv/{layer}" in history:
+                ratio = history[f"sigma_conv/{layer}"] / history[f"sigma/{layer}"]
+                history = history.assign(**{f"conv_over_matrix/{layer}": ratio})
         for file, title, caption, metrics, log_y, columns in kinds:
             present = {m: name for m, name in metrics.items() if m in history and history[m].notna().any()}
             if not present:
@@ -201,19 +225,41 @@ def _pictures(study: Study, summary: pd.DataFrame, draw: _Draw) -> list[Picture]
             panels = {name: bands(rows, metric) for metric, name in present.items()}
             panels = {name: frame for name, frame in panels.items() if len(frame)}
             if panels:
-                figure = plots.curves(panels, log_y, columns)
+                figure = plots.curves(panels, log_y, columns, marks=marks)
                 judged = tables.judged(study, str(context)) if metrics in (distances, coverage) else ""
                 caption = f"{caption} {judged}{_seeds(history)}"
                 pictures.append(draw(figure, file + slug, f"{title}: {context}", caption))
         if layers:
+            caption = (
+                "The way of each arm, median over its seeds, from the start of training to the dot at its end. On the "
+                f"dotted diagonal the weight is used as it is; SN leaves it for the level 1. {_count(history)}"
+            )
+            figure = plots.raw_and_used(_raw_and_used(history, layers))
+            pictures.append(draw(figure, "raw_used" + slug, f"Raw against used spectral norm: {context}", caption))
             figure = plots.over_time(_sigma_strips(history, layers), "sigma")
             caption = (
                 "The same spectral norms of the weights as used, as strips over training: median over the seeds. One "
                 f"scale for all layers, so that growth and differences between arms show. {_count(history)}"
             )
             pictures.append(draw(figure, "strips" + slug, f"Spectral norms over training: {context}", caption))
+        if strips := _gradient_strips(history, summary):
+            caption = (
+                "A strip for each seed: the norm of the generator's gradient, in units of the reference (median over "
+                "an early stretch of all arms of that seed). Dark strips are gradients that vanish; a row that breaks "
+                "off is a run that did."
+            )
+            figure = plots.over_time(strips, "gradient norm / reference")
+            pictures.append(draw(figure, "gradient_strips" + slug, f"Gradient health by seed: {context}", caption))
+        if len(frame := _over_wall_time(history, study.runs)):
+            caption = (
+                "fd against the time that training took, where each run's wall time is spread evenly over its steps. "
+                "Runs that trained beside others took longer than they would alone: for costs see `sngan bench`. "
+                f"{tables.judged(study, str(context))}{_seeds(history)}"
+            )
+            figure = plots.curves({"fd (Frechet distance)": frame}, True, 1, "minutes of training")
+            pictures.append(draw(figure, "wall_time" + slug, f"Quality against wall time: {context}", caption))
         pictures += _sample_pictures(study, str(context), slug, draw)
-    pictures += _failure_pictures(summary, draw)
+    pictures += _failure_pictures(study, summary, thresholds, draw)
     if len(frame := _paired_differences(study, summary)):
         titles = {name: STATISTICS[name] for name in LOWER_IS_BETTER if (frame["statistic"] == name).any()}
         for context, of in frame.groupby("context", sort=False):
@@ -237,16 +283,65 @@ def _sigma_strips(history: pd.DataFrame, layers: list[str]) -> dict[str, pd.Data
     }
 
 
-def _failure_pictures(summary: pd.DataFrame, draw: _Draw) -> list[Picture]:
+def _raw_and_used(history: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
+    """layer, variant, step, raw, used: medians over seeds."""
+    names = [f"{kind}/{layer}" for kind in ("sigma_raw", "sigma") for layer in layers]
+    medians = binned(history, names, bins=150).groupby(["variant", "step"])[names].median().reset_index()
+    return pd.concat(
+        [
+            medians[["variant", "step"]].assign(
+                layer=layer, raw=medians[f"sigma_raw/{layer}"], used=medians[f"sigma/{layer}"]
+            )
+            for layer in layers
+        ],
+        ignore_index=True,
+    )
+
+
+def _gradient_strips(history: pd.DataFrame, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Label of a variant -> seeds x steps of the generator's gradient norm, relative to the reference of the seed."""
+    if "grad_norm/g" not in history:
+        return {}
+    references = summary.set_index("run_id")["grad_g_reference"].astype(float)
+    relative = history.assign(relative=history["grad_norm/g"] / history["run_id"].map(references))
+    rows = binned(relative, ["relative"], bins=150)
+    rows = rows[(rows["relative"] > 0) & (rows["seed"].isin(sorted(rows["seed"].unique())[:_STRIPS]))]
+    return {
+        plots.label_of(v): rows[rows["variant"] == v].pivot_table(index="seed", columns="step", values="relative")
+        for v in plots.in_order(rows["variant"])
+    }
+
+
+def _over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`bands` of fd whose step is in minutes: of each variant the median time a step took its runs."""
+    if "eval/fd" not in history or history["eval/fd"].isna().all():
+        return pd.DataFrame()
+    own = runs[runs["run_id"].isin(history["run_id"]) & (runs["step"] > 0)]
+    minutes = (own["wall_seconds"].astype(float) / own["step"] / 60).groupby(own["variant"]).median()
+    frame = bands(binned(history, ["eval/fd"]), "eval/fd")
+    return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
+
+
+def _failure_pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw: _Draw) -> list[Picture]:
     """What went wrong and when, in each context, and fd by context where there are several."""
     pictures, over = [], summary[summary["failure"].notna()]
     failures = tables.failures_table(summary).frame
+    others = tables.sensitivity_table(study, thresholds).frame
     for context, runs in over.groupby("context", sort=False):
         slug = "" if over["context"].nunique() == 1 else "-" + _slug(str(context))
         n = ", ".join(f"{variant} {count}" for variant, count in runs["variant"].value_counts(sort=False).items())
         caption = f"Runs of each arm by the cause of their first failure (what went wrong, above). Runs: {n}."
         figure = plots.causes(failures[failures["context"] == context], list(CAUSES))
         pictures.append(draw(figure, "causes" + slug, f"Causes of failure: {context}", caption))
+        of = others[others["context"] == context].set_index("arm")
+        shares = pd.DataFrame({f: of[f"failures_at_{f:g}"] / of["n"] for f in tables.COLLAPSE_FACTORS})
+        frame = shares.melt(var_name="threshold", value_name="share", ignore_index=False).rename_axis("variant")
+        caption = (
+            "Share of each arm's runs that failed in any way, where quality collapse is fd above so many times the "
+            f"best so far. Level lines: the threshold does not matter. Runs: {n}."
+        )
+        figure = plots.sensitivity(frame.reset_index(), "quality collapse: fd above this multiple of the best so far")
+        pictures.append(draw(figure, "sensitivity" + slug, f"Failures under other thresholds: {context}", caption))
         if runs["failure"].astype(bool).any():
             curves = {variant: tables.survival_of(of).curve for variant, of in runs.groupby("variant")}
             caption = (

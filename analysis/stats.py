@@ -13,9 +13,10 @@ from sngan.config import InputError, suggestion
 
 LEVEL = 0.95
 APPROXIMATE_BELOW = 7  # pairs
+_EXACT_UP_TO = 200  # pairs, of the signed rank test
 _COMPARISON = [
     *("arm", "baseline", "n_pairs", "shift", "shift_low", "shift_high", "p_location", "p_adjusted"),
-    *("prob_improvement", "spread_ratio", "spread_low", "spread_high", "p_spread", "interval"),
+    *("prob_improvement", "prob_low", "prob_high", "spread_ratio", "spread_low", "spread_high", "p_spread", "interval"),
 ]
 
 
@@ -35,7 +36,8 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     - `shift`, `shift_low`, `shift_high`: Hodges-Lehmann estimate of arm - baseline, with the 95 % interval that
       inverts the signed rank test; from 2 to 5 pairs a t interval.
     - `p_location`: Wilcoxon signed rank, two-sided; `p_adjusted`: Benjamini-Hochberg over the rows.
-    - `prob_improvement`: P(arm < baseline), ties half, over all pairs of one run of each.
+    - `prob_improvement`, `prob_low`, `prob_high`: P(arm < baseline), ties half, over all pairs of one run of each, with
+      a 95 % interval over seeds. None below 4 pairs.
     - `spread_ratio`, `spread_low`, `spread_high`, `p_spread`: the paired Brown-Forsythe test, Wilcoxon on
       |x - med x| - |y - med y|; the ratio arm / baseline and its interval invert it. No interval below 6 pairs.
     - `interval`: how the interval of the shift was made; "approximate" below 7 pairs.
@@ -54,6 +56,7 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         differences = _subtract(x, y)
         shift, kind = location_interval(differences)
         ratio, p_spread = spread_ratio(x, y)
+        better = probability_of_improvement(x, y)
         rows.append(
             {
                 "arm": arm,
@@ -64,7 +67,9 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "shift_high": shift.high,
                 "p_location": signed_rank_p(differences),
                 "p_adjusted": np.nan,
-                "prob_improvement": probability_of_improvement(x, y),
+                "prob_improvement": better.estimate,
+                "prob_low": better.low,
+                "prob_high": better.high,
                 "spread_ratio": ratio.estimate,
                 "spread_low": ratio.low,
                 "spread_high": ratio.high,
@@ -103,21 +108,37 @@ def _subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(both, 0.0, np.where(both, 0.0, x) - np.where(both, 0.0, y))
 
 
-def signed_rank_p(differences: np.ndarray) -> float:
-    """Two-sided Wilcoxon signed rank p; infinite differences rank highest. NaN without data.
+def signed_rank_p(differences: np.ndarray, alternative: str = "two-sided") -> float:
+    """Wilcoxon signed rank p, `two-sided` or of a centre `greater` or `less` than 0. NaN without data.
 
-    Zeros are left out (Wilcoxon's rule), tied ranks are averaged: scipy then permutes where n is at most 13, and
-    else takes the normal approximation.
+    Zeros are left out (Wilcoxon's rule), tied ranks are averaged, infinite differences rank highest. Exact up to 200
+    differences, under ties too, where scipy's is a random permutation or an approximation; normal beyond.
     """
     if not len(differences):
         return np.nan
     d = differences[differences != 0]
     if not len(d):
         return 1.0
-    finite = np.abs(d[np.isfinite(d)])
-    beyond = 2 * finite.max() if len(finite) else 1.0
-    d = np.where(np.isinf(d), np.sign(d) * beyond, d)
-    return float(stats.wilcoxon(d).pvalue)
+    doubled = np.rint(2 * stats.rankdata(np.abs(d))).astype(int)  # whole numbers also where ranks are averaged
+    positive, total = int(doubled[d > 0].sum()), int(doubled.sum())
+    if len(d) > _EXACT_UP_TO:
+        z = (positive - total / 2) / np.sqrt((doubled**2).sum() / 4)
+        less, greater = stats.norm.cdf(z), stats.norm.sf(z)
+    else:
+        below = _signed_rank_null(tuple(np.sort(doubled)))
+        less, greater = below[positive], below[total - positive]
+    p = {"less": less, "greater": greater, "two-sided": 2 * min(less, greater)}[alternative]
+    return min(float(p), 1.0)
+
+
+@lru_cache(maxsize=512)
+def _signed_rank_null(ranks: tuple[int, ...]) -> np.ndarray:
+    """P(W+ <= w), w = 0, 1, .. of the ranks' sum, where every sign is a fair coin's."""
+    weights = np.ones(1)
+    for rank in ranks:
+        shifted = np.concatenate([np.zeros(rank), weights])
+        weights = (np.pad(weights, (0, rank)) + shifted) / 2
+    return np.cumsum(weights)
 
 
 def location_interval(values: np.ndarray) -> tuple[Interval, str]:
@@ -163,11 +184,29 @@ def spread_ratio(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[In
     return Interval(_median(ratios), *limits), p
 
 
-def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """P(x < y) + P(x = y) / 2 over all pairs."""
-    if not len(x) or not len(y):
-        return np.nan
-    return float(((x[:, None] < y).mean() + (x[:, None] <= y).mean()) / 2)
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> Interval:
+    """P(x < y) + P(x = y) / 2 over all pairs, with an interval over seeds, of which x[i] and y[i] are one.
+
+    The jackknife over seeds on the logit scale, with Student's t, so that it stays between 0 and 1. At complete
+    separation, where nothing varies, Clopper and Pearson's limits of n in n seeds. No interval below 4 seeds.
+    """
+    n = len(x)
+    if not n:
+        return Interval(np.nan, np.nan, np.nan)
+    better = ((x[:, None] < y).astype(float) + (x[:, None] <= y)) / 2
+    estimate = float(better.mean())
+    if n < 4:
+        return Interval(estimate, np.nan, np.nan)
+    if estimate in (0.0, 1.0):
+        return rate_interval(int(estimate) * n, n)
+    without = (better.sum() - better.sum(0) - better.sum(1) + np.diag(better)) / (n - 1) ** 2
+    error = np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()) / (estimate * (1 - estimate))
+    if error == 0:
+        return Interval(estimate, np.nan, np.nan)
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * error
+    centre = np.log(estimate / (1 - estimate))
+    low, high = 1 / (1 + np.exp(-(centre + np.array([-half, half]))))
+    return Interval(estimate, float(low), float(high))
 
 
 @lru_cache
@@ -177,14 +216,10 @@ def signed_rank_critical(n: int, level: float = LEVEL) -> int | None:
     None where no such k exists, which is below n = 6 (at a level of 95 %). Exact up to n = 200, normal beyond.
     """
     tail = (1 - level) / 2
-    if n > 200:
+    if n > _EXACT_UP_TO:
         mean, sd = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(int(mean + stats.norm.ppf(tail) * sd), 0)
-    weights = np.ones(1)  # probabilities of W+ = 0, 1, ..
-    for rank in range(1, n + 1):
-        shifted = np.concatenate([np.zeros(rank), weights])
-        weights = (np.pad(weights, (0, rank)) + shifted) / 2
-    k = int(np.searchsorted(np.cumsum(weights), tail, side="right"))
+    k = int(np.searchsorted(_signed_rank_null(tuple(range(1, n + 1))), tail, side="right"))
     return k - 1 if k >= 1 else None
 
 

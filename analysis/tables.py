@@ -10,20 +10,41 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control
 
-from analysis import plots
+from analysis import calibration, plots
 from analysis.claims import SIGMA_FROM_UPDATES, SIGMA_TOLERANCE
 from analysis.events import CAUSES, Thresholds
-from analysis.inference import Survival, iqm_intervals, sd_interval, seeds_needed, spread_power, survival
+from analysis.inference import (
+    Survival,
+    iqm_intervals,
+    log_rank_p,
+    mcnemar_p,
+    order_counts,
+    order_p,
+    sd_interval,
+    seeds_needed,
+    sign_flip_p,
+    spread_power,
+    survival,
+)
 from analysis.load import Study
 from analysis.stability import LOWER_IS_BETTER, STATISTICS, first_events
-from analysis.stats import APPROXIMATE_BELOW, compare, rate_interval
+from analysis.stats import APPROXIMATE_BELOW, compare, location_interval, rate_interval
 from experiments.record import STATES
 
 _QUALITY = (
     *("fd", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes", "mode_kl"),
     "diversity",
 )
+
+
+COLLAPSE_FACTORS = (1.5, 2.0, 3.0)
+"""thresholds of quality collapse at which failures are counted too"""
+
+BOUND = {"conv1": 2.0, "conv2": 2.0, "conv3": 1.0}
+"""Operator norm over the matrix's sigma, at most, of architecture dcgan28's layers: sqrt(c_h c_w) with c = 4 / 2 at
+kernel 4 and stride 2; 1 where the output is one pixel."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +142,7 @@ def failures_table(summary: pd.DataFrame) -> Table:
 def sensitivity_table(study: Study, thresholds: Thresholds) -> Table:
     """Failures of each arm under other thresholds of quality collapse."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for factor in (1.5, 2.0, 3.0):
+    for factor in COLLAPSE_FACTORS:
         failures = first_events(study.history, study.runs, replace(thresholds, quality_collapse=factor))
         for (context, variant), runs in groups(failures):
             row = rows.setdefault((context, variant), {"context": context, "arm": variant, "n": len(runs)})
@@ -134,11 +155,86 @@ def sensitivity_table(study: Study, thresholds: Thresholds) -> Table:
     return Table("sensitivity", "Failures under other thresholds", caption, frame, "runs that are over")
 
 
+def paired_failures_table(summary: pd.DataFrame) -> Table:
+    """Each arm against the first: which failed, and which failed first, seed by seed."""
+    rows = []
+    for context, runs in summary[summary["failure"].notna()].groupby("context", sort=False):
+        by_arm = {variant: of.drop_duplicates("seed").set_index("seed") for variant, of in runs.groupby("variant")}
+        baseline, *arms = plots.in_order(runs["variant"])
+        tests = []
+        for arm in arms:
+            seeds = by_arm[arm].index.intersection(by_arm[baseline].index)
+            x, y = (_times(by_arm[of].loc[seeds]) for of in (arm, baseline))
+            only_x, only_y = int((x[1] & ~y[1]).sum()), int((y[1] & ~x[1]).sum())
+            counts = {"failure": (only_x, only_x + only_y), "first failure": order_counts(x, y)}
+            p = {"failure": mcnemar_p(x[1], y[1]), "first failure": order_p(x, y)}
+            for what, (of_arm, differing) in counts.items():
+                share = rate_interval(of_arm, differing)
+                tests.append((arm, len(seeds), what, differing, of_arm, *share, p[what]))
+            curves = log_rank_p(*(_times(by_arm[of]) for of in (arm, baseline)))
+            tests.append((arm, len(seeds), "time to failure (log-rank, unpaired)", *[np.nan] * 5, curves))
+        columns = ["arm", "n_pairs", "test", "seeds_that_differ", "arm_worse", "share", "low", "high", "p"]
+        frame = pd.DataFrame(tests, columns=columns)
+        frame.insert(0, "context", context)
+        frame.insert(2, "baseline", baseline)
+        rows.append(_with_adjusted(frame))
+    caption = (
+        "Of the seeds in which one arm failed and the other did not (exact McNemar), or in which it can be told which "
+        "failed first (sign test): how many were the arm's, as a share with its exact interval; below one half the "
+        "arm is the steadier one. The log-rank test compares the arms' curves over all their seeds. p adjusted by "
+        "Benjamini-Hochberg over the context."
+    )
+    needs = "at least two arms with runs that are over"
+    frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return Table("paired_failures", "Failures compared, paired by seed", caption, frame, needs)
+
+
+def interactions_table(summary: pd.DataFrame) -> Table:
+    """Whether the difference between two arms is another one in another context of the same data set."""
+    rows = []
+    over = summary[summary["failure"].notna()]
+    for dataset, runs in over.groupby("dataset", sort=False):
+        scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="log_q_end", aggfunc="last")
+        contexts = list(runs["context"].unique())
+        baseline, *arms = plots.in_order(runs["variant"])
+        for context in contexts[1:]:
+            for arm in arms:
+                keys = [(c, v) for c in (context, contexts[0]) for v in (arm, baseline)]
+                if not set(keys) <= set(scores):
+                    continue
+                there, there_base, here, here_base = (scores[key] for key in keys)
+                effects = ((there - there_base) - (here - here_base)).dropna().to_numpy(float)
+                effect = location_interval(effects)[0]
+                row = (dataset, context, contexts[0], arm, baseline, len(effects), *effect, sign_flip_p(effects))
+                rows.append(row)
+    columns = ["dataset", "in", "against", "arm", "baseline", "n", "effect", "low", "high", "p"]
+    caption = (
+        "Log of fd at the end: the arm minus the baseline in one context, minus the same in the first context, per "
+        "seed. Above zero the arm loses more by the change. Hodges-Lehmann centre with 95 % interval; p by the "
+        "permutation of signs, adjusted by Benjamini-Hochberg."
+    )
+    frame = _with_adjusted(pd.DataFrame(rows, columns=columns))
+    return Table("interactions", "Arm by setting", caption, frame, "two contexts of one data set, with the same arms")
+
+
+def _with_adjusted(frame: pd.DataFrame) -> pd.DataFrame:
+    """`p_adjusted` by Benjamini-Hochberg over the rows that have a p."""
+    known = frame["p"].notna()
+    adjusted = pd.Series(np.nan, index=frame.index)
+    if known.any():
+        adjusted[known] = false_discovery_control(frame.loc[known, "p"])
+    return frame.assign(p_adjusted=adjusted)
+
+
+def _times(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Step of the failure, or to which the run was seen, and whether it failed; rows of `summarize`."""
+    failed = runs["failure"].fillna(False).astype(bool).to_numpy()
+    return np.where(failed, runs["failure_step"].astype(float), runs["last_step"].astype(float)), failed
+
+
 def survival_of(runs: pd.DataFrame) -> Survival:
     """Kaplan-Meier over the rows of `summarize`; runs that are not over are censored where they stand."""
-    failed = runs["failure"].fillna(False).astype(bool).to_numpy()
-    steps = np.where(failed, runs["failure_step"].astype(float), runs["last_step"].astype(float))
-    return survival(steps, failed, float(runs["last_step"].max()) if len(runs) else 0.0)
+    return survival(*_times(runs), float(runs["last_step"].max()) if len(runs) else 0.0)
 
 
 def power_table(summary: pd.DataFrame) -> Table:
@@ -164,6 +260,23 @@ def power_table(summary: pd.DataFrame) -> Table:
         "0.05 at all."
     )
     return Table("power", "What this design can show", caption, pd.DataFrame(rows), "runs of sn_dcgan and dcgan")
+
+
+def calibration_table() -> Table:
+    """What `analysis.calibration` found: the range over kinds of data and correlations, by procedure and n."""
+    found = pd.read_csv(calibration.TABLE)
+    keys = ["procedure", "measures", "n"]
+    of = found.groupby(keys, sort=False)
+    frame = of.agg(lowest=("value", "min"), highest=("value", "max"), required_low=("required_low", "min"),
+                   required_high=("required_high", "max"), conditions=("value", "size"),
+                   replicates=("replicates", "max")).reset_index()  # fmt: skip
+    caption = (
+        "The procedures of this report on simulated studies whose truth is known: how often 95 % intervals cover it, "
+        "how often tests at 5 % err where nothing differs, and the power of the test of spread. Lowest and highest "
+        "over normal, heavy-tailed (t with 3 degrees of freedom) and, where that means something, tied data and "
+        "failed runs, and over correlations 0, 0.3 and 0.6 of paired seeds. Replicates 0: enumerated."
+    )
+    return Table("calibration", "How far the statistics can be trusted", caption, frame)
 
 
 def account_table(study: Study) -> Table:
@@ -282,15 +395,16 @@ def operator_table(study: Study) -> Table:
             values = last[f"sigma_conv/{layer}"].dropna()
             row = {"context": context, "arm": variant, "layer": layer, "n": len(values)}
             row |= {"sigma_conv": values.median(), "sigma_conv_low": values.min(), "sigma_conv_high": values.max()}
+            row["bound"] = BOUND.get(layer, np.nan) * last[f"sigma/{layer}"].median()
             for name in ("sigma_bn", "stable_rank", "effective_rank", "spectrum_share"):
                 row[name] = last[f"{name}/{layer}"].median() if f"{name}/{layer}" in last else np.nan
             rows.append(row)
     caption = (
         "sigma_conv: operator norm of the convolution at its stride and input size, a lower bound within about 0.1 %; "
-        "it lies between sigma and a multiple of it that kernel and stride decide, so a sigma of 1 does not make the "
-        "layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. Stable rank, "
-        "effective rank and the share of singular values above half the largest are of the raw parameter. Medians "
-        "over n seeds, low and high are the range."
+        "it lies between sigma and a multiple of it that kernel and stride decide (bound), so a sigma of 1 does not "
+        "make the layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. "
+        "Stable rank, effective rank and the share of singular values above half the largest are of the raw "
+        "parameter. Medians over n seeds, low and high are the range."
     )
     return Table("operators", "Operator norms and spectra at the end", caption, pd.DataFrame(rows))
 

@@ -38,22 +38,6 @@ def test_the_interquartile_mean_is_the_mean_of_the_middle_half() -> None:
     assert np.isinf(iqm_intervals(pd.DataFrame({"a": [1.0, np.inf, np.inf, np.inf]}))["a"].estimate)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("draw", [lambda r, s: r.normal(size=s), lambda r, s: r.standard_t(3, size=s)])
-@pytest.mark.parametrize("n", [10, 20])
-def test_the_intervals_cover(n: int, draw: object) -> None:
-    """Simulation with a known centre and, for normal data, a known spread."""
-    rng, centre, spread, times = np.random.default_rng(1), 0, 0, 400
-    for values in draw(rng, (times, n)):  # type: ignore[operator]
-        interval = iqm_intervals(pd.DataFrame({"a": values}))["a"]
-        centre += interval.low <= 0 <= interval.high
-        interval = sd_interval(values)
-        spread += interval.low <= 1 <= interval.high
-    assert 0.91 < centre / times < 0.99
-    if stats.kurtosis(draw(rng, 10**5)) < 1:  # type: ignore[operator]
-        assert 0.91 < spread / times < 0.99
-
-
 def test_the_spreads_interval_by_hand() -> None:
     """Bonett's formula written out for ten values."""
     values = np.array([15.83, 16.01, 16.24, 16.42, 15.33, 15.44, 16.88, 16.31, 15.9, 16.1])
@@ -151,6 +135,25 @@ def test_log_rank_by_hand() -> None:
     nothing = (np.array([20]), np.array([False]))
     assert log_rank_p(nothing, nothing) == 1
     assert order_p(x, y) == pytest.approx(2 * 0.5**3)
+
+
+def test_survival_and_log_rank_are_statsmodels() -> None:
+    from statsmodels.duration.survfunc import SurvfuncRight, survdiff
+
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        n = int(rng.integers(5, 40))
+        steps, failed, arm = rng.integers(1, 30, n).astype(float), rng.random(n) < 0.6, rng.random(n) < 0.5
+        if not failed.any() or arm.all() or not arm.any():
+            continue
+        other = SurvfuncRight(steps, failed)
+        curve, mean = survival(steps, failed, 30.0)
+        at = curve.drop_duplicates("step", keep="last").set_index("step")["survival"]
+        assert at[other.surv_times].to_numpy() == pytest.approx(other.surv_prob)
+        edges = np.concatenate([[0.0], other.surv_times, [30.0]])
+        assert mean.estimate == pytest.approx(np.dot(np.diff(edges), np.concatenate([[1.0], other.surv_prob])))
+        p = log_rank_p((steps[arm], failed[arm]), (steps[~arm], failed[~arm]))
+        assert p == pytest.approx(survdiff(steps, failed, arm)[1])
 
 
 @pytest.mark.parametrize(

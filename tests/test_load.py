@@ -123,7 +123,7 @@ def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatc
         assert set(read) & results == expected
 
     again(set())
-    cache = mixed_study / "report" / "history.cache"
+    cache = mixed_study / ".history.cache"
     content, rng = cache.read_bytes(), random.Random(0)
     for _ in range(30):
         place = rng.randrange(len(content))
