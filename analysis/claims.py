@@ -73,7 +73,7 @@ class _Cell:
     context: str
     dataset: str
     runs: pd.DataFrame  # of `summarize`: the context's runs that are over
-    history: pd.DataFrame
+    rows: dict[str, pd.DataFrame]  # of the history, by run
     study_runs: pd.DataFrame  # of all contexts
     bench: Path | None
     variants: list[str]
@@ -93,8 +93,8 @@ class _Cell:
     def per_seed(self, arm: str, value: Callable[[pd.DataFrame], float]) -> pd.Series:
         """A number from the rows of each seed of an arm that finished."""
         finished = self.runs[(self.runs["variant"] == arm) & (self.runs["state"] == "finished")]
-        rows = self.history[self.history["run_id"].isin(finished["run_id"])]
-        return pd.Series({seed: value(of) for seed, of in rows.groupby("seed")}, dtype=float).dropna()
+        pairs = zip(finished["seed"], finished["run_id"], strict=True)
+        return pd.Series({seed: value(self.rows[run]) for seed, run in pairs if run in self.rows}, dtype=float).dropna()
 
 
 def _against(what: str, expected: str, threshold: float, effects: np.ndarray, zero: float = 0.0) -> Evidence:
@@ -341,8 +341,9 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     runs = runs[runs["state"].isin(["finished", "diverged", "failed"])]
     for context, of in runs.groupby("context", sort=False):
         history = study.history[study.history["context"] == context]
+        rows_of = {str(run_id): own for run_id, own in history.groupby("run_id", sort=False)}
         variants = list(of["variant"].unique())
-        cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, history, runs, study.bench, variants)
+        cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, rows_of, runs, study.bench, variants)
         found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
         for claim, parts in _adjusted(found):
             verdict = conclude([part.verdict for part in parts if not part.supplementary])

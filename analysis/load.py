@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,23 +193,32 @@ def _rows(path: Path) -> tuple[pd.DataFrame, str]:
 
 def _variants(configs: list[RunConfig]) -> list[str]:
     """The arm, with the values of those of its parameters that differ between the study's runs of that arm."""
-    labels = []
-    for config in configs:
-        same_arm = [c for c in configs if c.arm == config.arm]
-        differing = [n for n in ARMS[config.arm].parameters if len({getattr(c, n) for c in same_arm}) > 1]
-        labels.append(_label(config.arm, config, differing))
-    return labels
+    fields = {arm: list(ARMS[arm].parameters) for arm in {config.arm for config in configs}}
+    differing = _differing(configs, lambda config: config.arm, fields)
+    return [_label(config.arm, config, differing[config.arm]) for config in configs]
 
 
 def _contexts(configs: list[RunConfig]) -> list[str]:
     """Data set and setting, with the values of the further fields that differ within those."""
-    labels = []
-    fields = [n for n in configs[0].identity() if n not in _NOT_CONTEXT | {"dataset", "setting"}]
+
+    def start(config: RunConfig) -> str:
+        return f"{config.dataset}, setting {config.setting}"
+
+    names = [n for n in configs[0].identity() if n not in _NOT_CONTEXT | {"dataset", "setting"}]
+    differing = _differing(configs, start, dict.fromkeys(map(start, configs), names))
+    return [_label(start(config), config, differing[start(config)]) for config in configs]
+
+
+def _differing(
+    configs: list[RunConfig], group: Callable[[RunConfig], str], fields: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Of each group those of its fields that have several values among its configurations."""
+    values: dict[tuple[str, str], set[Any]] = {}
     for config in configs:
-        alike = [c for c in configs if (c.dataset, c.setting) == (config.dataset, config.setting)]
-        differing = [n for n in fields if len({getattr(c, n) for c in alike}) > 1]
-        labels.append(_label(f"{config.dataset}, setting {config.setting}", config, differing))
-    return labels
+        of = group(config)
+        for name in fields[of]:
+            values.setdefault((of, name), set()).add(getattr(config, name))
+    return {of: [name for name in names if len(values[of, name]) > 1] for of, names in fields.items()}
 
 
 def _label(start: str, config: RunConfig, names: list[str]) -> str:

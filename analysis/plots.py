@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from sngan.config import ARMS
@@ -84,18 +85,29 @@ def curves(
             _curve(axis, frame)
             axis.set(title=title, xlabel=x_label, ylabel="")
             for value in (marks or {}).get(title, ()):
+                low, high = axis.get_ylim()
                 axis.axhline(value, color="0.3", linewidth=0.9, linestyle=":")
+                axis.set_ylim(min(low, value - 0.1), max(high, value + 0.1))
             if log_y:
                 axis.set_yscale("log")
-                axis.yaxis.set_major_formatter("{x:g}")
-                low, high = axis.get_ylim()
-                if high < 100 * low:  # over more decades the labels between them would overlap
-                    axis.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
-                    axis.yaxis.set_minor_formatter("{x:g}")
+                _label_decades(axis.yaxis)
+            else:
+                axis.ticklabel_format(axis="y", useOffset=False)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         _legend(figure, pd.concat([frame["variant"] for frame in panels.values()]))
     return figure
+
+
+def _label_decades(scale: Axis) -> None:
+    """Plain numbers on a logarithmic axis; over few decades also at 2 and 5, where over more they would overlap."""
+    scale.set_major_formatter("{x:g}")
+    low, high = sorted(scale.get_view_interval())
+    if high < 100 * low:
+        scale.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
+        scale.set_minor_formatter("{x:g}")
+    else:
+        scale.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _curve(axis: Axes, frame: pd.DataFrame) -> None:
@@ -141,9 +153,8 @@ def raw_and_used(frame: pd.DataFrame) -> Figure:
             axis.scatter(ends["raw"], ends["used"], c=[colours[str(v)] for v in ends.index], s=16, zorder=3)
             axis.axline((1, 1), slope=1, color="0.6", linewidth=0.7, linestyle=":")
             axis.set(title=layer, xlabel="sigma of the raw parameter", ylabel="", xscale="log", yscale="log")
-            for scale in (axis.xaxis, axis.yaxis):
-                scale.set_major_formatter("{x:g}")
-                scale.set_minor_formatter(mpl.ticker.NullFormatter())
+            _label_decades(axis.xaxis)
+            _label_decades(axis.yaxis)
         figure.axes[0].set_ylabel("sigma of the weight as used")
         _legend(figure, frame["variant"])
     return figure
@@ -229,7 +240,8 @@ def over_time(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
             axis.set_title(title, loc="left")
             axis.grid(False)
         axes[-1].set_xlabel(_STEP)
-        figure.colorbar(mesh, ax=list(axes), label=label, format="{x:g}", shrink=min(1.0, 3 / figure.get_figheight()))
+        bar = figure.colorbar(mesh, ax=list(axes), label=label, shrink=min(1.0, 3 / figure.get_figheight()))
+        _label_decades(bar.ax.yaxis)
     return figure
 
 

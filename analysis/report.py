@@ -80,15 +80,16 @@ def write_report(
     summary = summarize(study.history, study.runs, thresholds)
     comparisons = tables.compare_arms(study, summary)
     claims = judge(study, summary)
+    others = tables.sensitivity_table(study, thresholds)
     shown = [tables.account_table(study), tables.verdicts_table(claims), tables.arms_table(summary)]
     shown += [tables.failures_table(summary), tables.paired_failures_table(summary)]
-    shown += [tables.sensitivity_table(study, thresholds), tables.quality_table(study)]
+    shown += [others, tables.quality_table(study)]
     shown += [tables.protocol_table(study), tables.sigma_table(study), tables.operator_table(study)]
     shown += [tables.lipschitz_table(study), *tables.statistics_tables(study, summary, comparisons)]
     shown += [tables.interactions_table(summary), tables.power_table(summary), tables.evidence_table(claims)]
     shown += [tables.calibration_table(), tables.runs_table(study)]
     draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
-    pictures = _pictures(study, summary, thresholds, draw)
+    pictures = _pictures(study, summary, others.frame, draw)
     for table in shown:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
     content = _content(study, shown, thresholds)
@@ -156,7 +157,8 @@ def _png_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw: _Draw) -> list[Picture]:
+def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _Draw) -> list[Picture]:
+    """`others`: failures under other thresholds."""
     pictures = []
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
@@ -219,6 +221,8 @@ def _pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw:
                 history = history.assign(**{f"conv_over_matrix/{layer}": ratio})
         for file, title, caption, metrics, log_y, columns in kinds:
             present = {m: name for m, name in metrics.items() if m in history and history[m].notna().any()}
+            if metrics is spectra:  # of a matrix with one row there is nothing to see
+                present = {m: name for m, name in present.items() if (history[m].dropna() != 1).any()}
             if not present:
                 continue
             rows = binned(history, list(present))
@@ -259,7 +263,7 @@ def _pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw:
             figure = plots.curves({"fd (Frechet distance)": frame}, True, 1, "minutes of training")
             pictures.append(draw(figure, "wall_time" + slug, f"Quality against wall time: {context}", caption))
         pictures += _sample_pictures(study, str(context), slug, draw)
-    pictures += _failure_pictures(study, summary, thresholds, draw)
+    pictures += _failure_pictures(summary, others, draw)
     if len(frame := _paired_differences(study, summary)):
         titles = {name: STATISTICS[name] for name in LOWER_IS_BETTER if (frame["statistic"] == name).any()}
         for context, of in frame.groupby("context", sort=False):
@@ -275,7 +279,7 @@ def _pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw:
 
 def _sigma_strips(history: pd.DataFrame, layers: list[str]) -> dict[str, pd.DataFrame]:
     """Layer -> variants x steps of the median sigma."""
-    rows = binned(history, [f"sigma/{layer}" for layer in layers], bins=150)
+    rows = binned(history, [f"sigma/{layer}" for layer in layers])
     order = plots.in_order(rows["variant"])
     return {
         layer: rows.pivot_table(index="variant", columns="step", values=f"sigma/{layer}", aggfunc="median").loc[order]
@@ -286,7 +290,7 @@ def _sigma_strips(history: pd.DataFrame, layers: list[str]) -> dict[str, pd.Data
 def _raw_and_used(history: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """layer, variant, step, raw, used: medians over seeds."""
     names = [f"{kind}/{layer}" for kind in ("sigma_raw", "sigma") for layer in layers]
-    medians = binned(history, names, bins=150).groupby(["variant", "step"])[names].median().reset_index()
+    medians = binned(history, names).groupby(["variant", "step"])[names].median().reset_index()
     return pd.concat(
         [
             medians[["variant", "step"]].assign(
@@ -304,7 +308,7 @@ def _gradient_strips(history: pd.DataFrame, summary: pd.DataFrame) -> dict[str, 
         return {}
     references = summary.set_index("run_id")["grad_g_reference"].astype(float)
     relative = history.assign(relative=history["grad_norm/g"] / history["run_id"].map(references))
-    rows = binned(relative, ["relative"], bins=150)
+    rows = binned(relative, ["relative"])
     rows = rows[(rows["relative"] > 0) & (rows["seed"].isin(sorted(rows["seed"].unique())[:_STRIPS]))]
     return {
         plots.label_of(v): rows[rows["variant"] == v].pivot_table(index="seed", columns="step", values="relative")
@@ -322,11 +326,10 @@ def _over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
 
 
-def _failure_pictures(study: Study, summary: pd.DataFrame, thresholds: Thresholds, draw: _Draw) -> list[Picture]:
+def _failure_pictures(summary: pd.DataFrame, others: pd.DataFrame, draw: _Draw) -> list[Picture]:
     """What went wrong and when, in each context, and fd by context where there are several."""
     pictures, over = [], summary[summary["failure"].notna()]
     failures = tables.failures_table(summary).frame
-    others = tables.sensitivity_table(study, thresholds).frame
     for context, runs in over.groupby("context", sort=False):
         slug = "" if over["context"].nunique() == 1 else "-" + _slug(str(context))
         n = ", ".join(f"{variant} {count}" for variant, count in runs["variant"].value_counts(sort=False).items())
@@ -431,6 +434,7 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
         "problems": problems.to_dict("records"),
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
         "tables": shown,
+        "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.frame["claim"]},
         "thresholds": thresholds.table(),
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [

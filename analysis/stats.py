@@ -149,10 +149,12 @@ def location_interval(values: np.ndarray) -> tuple[Interval, str]:
     i, j = np.triu_indices(n)
     with np.errstate(invalid="ignore"):
         walsh = (values[i] + values[j]) / 2
-    walsh = np.sort(np.nan_to_num(walsh, nan=0.0, posinf=np.inf, neginf=-np.inf))  # inf and -inf cancel
+    walsh = np.nan_to_num(walsh, nan=0.0, posinf=np.inf, neginf=-np.inf)  # inf and -inf cancel
+    k, last = signed_rank_critical(n), len(walsh) - 1
+    walsh = np.partition(walsh, sorted({last // 2, len(walsh) // 2} | ({k, last - k} if k is not None else set())))
     estimate = _median(walsh)
     label = ", approximate" if n < APPROXIMATE_BELOW else ""
-    if (k := signed_rank_critical(n)) is not None:
+    if k is not None:
         return Interval(estimate, walsh[k], walsh[-1 - k]), "signed rank" + label
     if n > 1 and np.isfinite(values).all():
         half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
@@ -164,12 +166,15 @@ def spread_ratio(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[In
     """Spread of x over spread of paired y, with interval and p of the paired Brown-Forsythe test.
 
     W+ of |x - med x| - r |y - med y| is the number of pairs i <= j whose ratio (a_i + a_j) / (b_i + b_j) exceeds r,
-    so that the median of these ratios and their order statistics invert the test.
+    that the median of these ratios and their order statistics invert the test.
+
+    A failed run (+inf) is farther from the median than any other. Deviation: the medians are of the runs that did not
+    fail. Those of all runs move with every failure, and the test would err in 7 % of studies instead of 5.
     """
     nothing = Interval(np.nan, np.nan, np.nan)
-    if len(x) < 2 or not np.isfinite(np.median(x)) or not np.isfinite(np.median(y)):
+    if len(x) < 2 or not np.isfinite(x).any() or not np.isfinite(y).any():
         return nothing, np.nan
-    a, b = np.abs(x - np.median(x)), np.abs(y - np.median(y))
+    a, b = (np.abs(of - np.median(of[np.isfinite(of)])) for of in (x, y))
     p = signed_rank_p(_subtract(a, b))
     informative = (a > 0) | (b > 0)
     a, b = a[informative], b[informative]
@@ -224,7 +229,7 @@ def signed_rank_critical(n: int, level: float = LEVEL) -> int | None:
 
 
 def _median(ordered: np.ndarray) -> float:
-    """Median of sorted values that may be infinite."""
+    """Median of values that may be infinite, sorted at least about the middle."""
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     return float(low if low == high else (low + high) / 2)
 
@@ -237,7 +242,7 @@ def rate_interval(count: int, n: int, level: float = LEVEL) -> Interval:
     return Interval(count / n, exact.low, exact.high)
 
 
-def binned(history: pd.DataFrame, metrics: list[str], bins: int = 300) -> pd.DataFrame:
+def binned(history: pd.DataFrame, metrics: list[str], bins: int = 150) -> pd.DataFrame:
     """Every run's rows as means over at most `bins` equal stretches of steps; `step` is a stretch's end.
 
     Step 0 and runs of few rows keep their rows as they are.

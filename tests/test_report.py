@@ -30,6 +30,7 @@ TABLES = (
     "verdicts",
     "arms",
     "failures",
+    "paired_failures",
     "sensitivity",
     "quality",
     "protocol",
@@ -38,9 +39,11 @@ TABLES = (
     "lipschitz",
     "statistics",
     "comparisons",
+    "interactions",
     "power",
     "evidence",
     "runs_statistics",
+    "calibration",
     "runs",
 )
 
@@ -208,6 +211,19 @@ def test_markdown_has_every_table_and_no_broken_row(page: Path) -> None:
         assert (page.parent / image).is_file()
 
 
+def test_the_page_is_valid_html(page: Path) -> None:
+    """By a parser that reports every error of the HTML standard's; names of things are there once."""
+    from justhtml import JustHTML
+
+    content = page.read_text()
+    JustHTML(content, strict=True)  # raises at an error
+    with pytest.raises(Exception, match="end tag"):
+        JustHTML(content.replace("</body>", "</span></body>"), strict=True)
+    ids = re.findall(r'\bid="([^"]*)"', content)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]*)"', content)) <= set(ids)
+
+
 def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
@@ -346,7 +362,9 @@ def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
             "a[href^='#']", "all => all.filter(a => !document.querySelector(a.getAttribute('href'))).map(a => a.href)"
         )
         assert dead == []
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # tables scroll by themselves
+        for width in (390, 1600, 1000):
+            tab.set_viewport_size({"width": width, "height": 900})  # tables scroll by themselves
+            assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
         headings = tab.eval_on_selector_all("h2", "all => all.map(h => h.id)")
         assert headings[0] == "account"  # completeness first
         assert set(TABLES) < set(headings)
