@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.load import Study
+from analysis.stability import summarize
 from experiments.record import STATES, to_json, write_atomically
 from sngan.config import InputError
 
@@ -20,15 +21,17 @@ _MANIFEST = "manifest.json"
 def freeze(study: Study, folder: Path) -> Path:
     """Write what the report is made of into `folder`, which must be empty or new, and return its manifest.
 
-    runs.parquet and history.parquet are the frames of `analysis.load`; study.json holds name, description, protocols
-    and the runs outside the study; RUN/samples the grids; bench the benchmarks' files. The manifest has the SHA-256 of
-    every file. Raises InputError where the folder holds something else.
+    runs.parquet and history.parquet are the frames of `analysis.load`, statistics.parquet that of `summarize` at the
+    default thresholds, for readers of other programs; study.json holds name, description, protocols and the runs
+    outside the study; RUN/samples the grids; bench the benchmarks' files. The manifest has the SHA-256 of every file.
+    Raises InputError where the folder holds something else.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty: give --freeze a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     study.runs.to_parquet(folder / "runs.parquet", index=False)
     study.history.to_parquet(folder / "history.parquet", index=False)
+    summarize(study.history, study.runs).to_parquet(folder / "statistics.parquet", index=False)
     about = {name: getattr(study, name) for name in ("name", "description", "extra", "protocols")}
     write_atomically(folder / "study.json", to_json(about | {"schema": _SCHEMA}, indent=1) + "\n")
     for run_id in study.runs["run_id"]:

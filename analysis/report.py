@@ -1,4 +1,4 @@
-"""Records -> one self-contained HTML page, the same tables as CSV and Markdown, figures and statistics.json."""
+"""Records -> one self-contained HTML page, the same tables as CSV, LaTeX and Markdown, figures, statistics.json."""
 
 from __future__ import annotations
 
@@ -92,6 +92,7 @@ def write_report(
     pictures = _pictures(study, summary, others.frame, draw)
     for table in shown:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
+        write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
     content = _content(study, shown, thresholds)
     write_atomically(out / "index.html", rendered(content, pictures, film(study)))
     write_atomically(out / "report.md", _markdown(content, pictures))

@@ -66,6 +66,11 @@ class Table:
     def cells(self) -> list[list[str]]:
         return [[_text(value) for value in row] for row in self.shown.itertuples(index=False)]
 
+    def latex(self) -> str:
+        """A tabular with booktabs' rules, of the cells as the page shows them."""
+        names = [str(name).replace("_", " ") for name in self.shown]
+        return pd.DataFrame(self.cells(), columns=names).to_latex(index=False, escape=True)
+
 
 def verdicts_table(claims: pd.DataFrame) -> Table:
     """One row a claim and context."""

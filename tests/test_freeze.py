@@ -1,11 +1,15 @@
 """Frozen data give the same study, the same page, and nothing where a byte has changed."""
 
 import json
+import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 from analysis.freeze import freeze, thaw
 from analysis.load import load
@@ -37,9 +41,46 @@ def test_the_report_of_frozen_data_is_the_same_bytes(
     assert str(kept / "manifest.json") in output
     assert command("report", "--from", kept, "--figures", "svg,pdf")[0] == 0
     files = [path for path in (mixed_study / "report").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".html", ".md", ".json", ".csv", ".svg", ".pdf"}
+    assert {path.suffix for path in files} == {".html", ".md", ".json", ".csv", ".tex", ".svg", ".pdf"}
     for path in files:
         assert path.read_bytes() == (kept / "report" / path.relative_to(mixed_study / "report")).read_bytes(), path
+
+
+@pytest.mark.slow
+def test_the_frozen_demo_gives_the_statistics_that_were_recorded(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A real study of 9 runs: what today's code makes of its data, against what is kept beside them."""
+    results = ROOT / "experiments" / "results" / "demo"
+    data = shutil.copytree(results / "data", tmp_path / "data")
+    code, _, errors = command("report", "--from", data, "--figures", "svg")
+    assert code == 0, errors
+    found = json.loads((data / "report" / "statistics.json").read_text())
+    kept = json.loads((results / "statistics.json").read_text())
+    assert differences(found, kept) == []
+    for name in ("arms", "failures", "quality", "sigma", "operators", "lipschitz", "paired_failures"):
+        table = pd.read_csv(data / "report" / "tables" / f"{name}.csv")
+        rows = pd.DataFrame(kept[name]).fillna(math.nan).infer_objects()
+        pd.testing.assert_frame_equal(table, rows[list(table)], check_dtype=False, rtol=1e-6)
+    figures = {path.stem for path in (data / "report" / "figures").glob("*.svg")}
+    assert {row["figure"] for row in kept["claims"]} - {""} < figures
+    page = (data / "report" / "index.html").read_text()
+    assert set(re.findall(r'<figure id="figure-([^"]*)"', page)) == figures
+    assert all(f"<td>{row['run_id']}</td>" in page for row in kept["runs"])
+
+
+def differences(x: object, y: object, where: str = "") -> list[str]:
+    """Where two JSON values differ by more than the rounding of another machine."""
+    if isinstance(x, dict) and isinstance(y, dict):
+        missing = [f"{where}/{key}" for key in set(x) ^ set(y)]
+        return missing + [d for key in set(x) & set(y) for d in differences(x[key], y[key], f"{where}/{key}")]
+    if isinstance(x, list) and isinstance(y, list):
+        if len(x) != len(y):
+            return [f"{where}: {len(x)} and {len(y)} entries"]
+        return [d for i, pair in enumerate(zip(x, y, strict=True)) for d in differences(*pair, f"{where}/{i}")]
+    if isinstance(x, float) and isinstance(y, float | int):
+        return [] if math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) else [f"{where}: {x} and {y}"]
+    return [] if x == y else [f"{where}: {x!r} and {y!r}"]
 
 
 def test_a_changed_byte_is_named(frozen: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from analysis.calibration import TABLE
 from analysis.stability import summarize
 from analysis.synthetic import study
-from analysis.tables import BOUND, calibration_table, interactions_table, paired_failures_table
+from analysis.tables import BOUND, Table, calibration_table, interactions_table, paired_failures_table
 from sngan.models import Discriminator
 from sngan.sigma import conv_sigma, matrix_sigma
 
@@ -57,6 +57,15 @@ def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     assert abs(frame.loc["plain", "effect"]) < 0.02
     alone = study(tmp_path, {"dcgan": {}, "sn": {}}, seeds=3)
     assert interactions_table(summarize(alone.history, alone.runs)).frame.empty
+
+
+def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
+    frame = pd.DataFrame({"run_id": ["a_b", "\\input{x} 5 % & $y$"], "fd": [1.23456, np.nan]})
+    lines = Table("t", "", "", frame).latex().splitlines()
+    assert lines[0] == r"\begin{tabular}{ll}"
+    assert r"run id & fd \\" in lines
+    assert r"a\_b & 1.235 \\" in lines
+    assert r"\textbackslash input\{x\} 5 \% \& \$y\$ &  \\" in lines
 
 
 def test_calibration_is_the_range_of_what_was_simulated() -> None:
