@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sngan.convolutions import Conv2d, ConvTranspose2d
 from sngan.streams import torch_generator
 
 
@@ -23,7 +24,7 @@ class Generator(nn.Sequential):
         kernels = [(3, 2), (4, 1), (3, 2), (4, 2)]  # kernel, stride; no padding
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (kernel, stride) in enumerate(kernels, start=1):
-            layers[f"deconv{i}"] = nn.ConvTranspose2d(sizes[i - 1], sizes[i], kernel, stride)
+            layers[f"deconv{i}"] = ConvTranspose2d(sizes[i - 1], sizes[i], kernel, stride)
             if i < len(kernels):
                 layers[f"bn{i}"] = nn.BatchNorm2d(sizes[i])
                 layers[f"act{i}"] = nn.ReLU(inplace=True)
@@ -45,7 +46,7 @@ class Discriminator(nn.Sequential):
         sizes = [channels, width, 2 * width, 1]
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i in (1, 2, 3):
-            layers[f"conv{i}"] = nn.Conv2d(sizes[i - 1], sizes[i], kernel_size=4, stride=2)
+            layers[f"conv{i}"] = Conv2d(sizes[i - 1], sizes[i], kernel_size=4, stride=2)
             if i < 3:
                 if norm == "batch":
                     layers[f"bn{i}"] = nn.BatchNorm2d(sizes[i])
