@@ -53,7 +53,7 @@ def write_samples(record: Record, seed: int = 0) -> Path:
     config = record.config()
     G, _ = networks(record)
     generator = torch_generator(seed, "sample")  # `samples` are the latents that the run itself drew
-    z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, dtype=getattr(torch, config.precision))
+    z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, dtype=getattr(torch, config.dtype))
     return record.write_sample("sample.png", grid_png(G(z)))
 
 
@@ -65,7 +65,7 @@ def export(record: Record) -> Path:
     """
     config = record.config()
     G, D = networks(record)
-    dtype = getattr(torch, config.precision)
+    dtype = getattr(torch, config.dtype)
     probe = torch.rand(16, config.channels, 28, 28, generator=torch_generator(0, "instruments"), dtype=dtype) * 2 - 1
     before = D(probe)
     difference = (D_plain := remove_spectral_norm(D))(probe).sub(before).abs().max().item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import io
@@ -14,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ def execute(
     trained with another configuration, data set or version of the program; then nothing is changed. With `force` the
     run goes on all the same, and its attempt records the difference.
     """
+    keep_memory()
     data = load(config.dataset, config.data_dir).to(resolve_device(config.device))
     load_yardstick(config.dataset, config.data_dir, say=lambda text: tell("say", text))
     mode = resolve_mode(config.wandb)
@@ -74,6 +76,19 @@ def execute(
         if status["state"] in RESULTS or (status["state"] == "failed" and not redo_failed):
             return Result(status["state"], status.get("error"), ran=False)
         return _Attempt(config, study, record, data, mode, status, tell, force).run()
+
+
+def keep_memory() -> None:
+    """Keep what the process frees for what it allocates next, where the C library is glibc; no bit depends on it.
+
+    Else each block of more than 32 MB, and the heap's end, goes back to the system at once: at batch 128 a step then
+    waits for 8,000 page faults, a tenth of its time.
+    """
+    with suppress(OSError, AttributeError):  # no glibc
+        c_library = ctypes.CDLL(None)
+        mmap_threshold, trim_threshold = -3, -1  # of malloc.h
+        c_library.mallopt(mmap_threshold, 2**30)
+        c_library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numbers
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-TRAINING_VERSION = 2  # raised whenever the bits of a run change for an unchanged RunConfig
+TRAINING_VERSION = 3  # raised whenever the bits of a run change for an unchanged RunConfig
 
 
 class InputError(ValueError):
@@ -159,7 +159,9 @@ class RunConfig:
     power_iteration: Literal["per_forward", "per_update"] = _identity(
         "per_forward", "a round in every training forward, or one before each discriminator update"
     )
-    precision: Literal["float32", "float64"] = _identity("float32", "arithmetic of the networks")
+    precision: Literal["float32", "float64", "bfloat16"] = _identity(
+        "float32", "arithmetic of the networks; bfloat16: their products, with parameters and the rest in float32"
+    )
     log_every: int = _identity(10, "steps between rows of the record", 1, 1e9)
     instrument_every: int = _identity(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
     n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
@@ -192,6 +194,11 @@ class RunConfig:
             object.__setattr__(self, "n_fake", default_n_fake(self.dataset, self.steps))
         for name in _ARM_PARAMETERS - set(ARMS[self.arm].parameters):
             object.__setattr__(self, name, _FIELDS[name].default)
+
+    @property
+    def dtype(self) -> str:
+        """Name of the parameters', images' and losses' type: float32 also where products are in bfloat16."""
+        return "float64" if self.precision == "float64" else "float32"
 
     def _resolve_setting(self) -> None:
         """All four values, and the setting that they are: `custom` where they are none of the table's."""

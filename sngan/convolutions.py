@@ -1,8 +1,9 @@
 """The networks' convolutions: torch's, with those products written out at which its CPU kernels are slow.
 
-oneDNN reaches 80 to 90 % of the machine's matrix rate where there are many channels, and 5 % where an image comes out:
-the generator's last layer, and the gradient of the discriminator's first. Those are one matrix product each, whose
-results are added up where windows overlap. On other devices, and for other shapes, torch's own code runs.
+oneDNN comes to 80 to 90 % of the machine's matrix rate in float32 where there are many channels. It comes to 5 % where
+an image comes out, which are the generator's last layer and the gradient of the discriminator's first, to 20 % from one
+pixel, and in bfloat16 to half in a transposed convolution's gradients. Those are written as matrix products here. On
+other devices, and for other shapes, torch's own code runs.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ _FEW = 4  # channels of an image
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`; same values, and gradients that differ by rounding."""
+    """`nn.Conv2d`; the gradient of its input differs by rounding."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if input.requires_grad and weight.shape[1] <= _FEW and _is_simple(self, input):
-            return _ConvolutionOfImages.apply(input, weight, bias, self.stride[0])  # type: ignore[return-value]
+        overlaps = self.kernel_size[0] % self.stride[0] == 0
+        if input.requires_grad and weight.shape[1] <= _FEW and overlaps and _is_simple(self, input):
+            return _ConvolutionOfImages.apply(*_lowered(input, weight, bias), self.stride[0])  # type: ignore[return-value]
         return super()._conv_forward(input, weight, bias)
 
 
@@ -28,25 +30,31 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d`; values and gradients differ by rounding."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if output_size is None and _is_simple(self, input):
-            if input.shape[2:] == (1, 1):
-                return _from_one_pixel(input, self.weight, self.bias)
-            if self.weight.shape[1] <= _FEW:
-                return _ConvolutionToImages.apply(input, self.weight, self.bias, self.stride[0])  # type: ignore[return-value]
-        return super().forward(input, output_size)
+        if output_size is not None or not _is_simple(self, input):
+            return super().forward(input, output_size)
+        function = _from_one_pixel if input.shape[2:] == (1, 1) else _TransposedConvolution.apply
+        return function(*_lowered(input, self.weight, self.bias), self.stride[0])  # type: ignore[return-value]
 
 
 def _is_simple(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor) -> bool:
-    """On a CPU, square, without padding, dilation and groups, with a kernel that is a multiple of the stride."""
+    """On a CPU, square, without padding, dilation and groups."""
     (kernel, width), (stride, across) = layer.kernel_size, layer.stride
     return (
         input.device.type == "cpu" and input.ndim == 4
         and layer.padding == layer.output_padding == (0, 0) and layer.dilation == (1, 1) and layer.groups == 1
-        and kernel == width and stride == across and (kernel % stride == 0 or input.shape[2:] == (1, 1))
+        and kernel == width and stride == across
     )  # fmt: skip
 
 
-def _from_one_pixel(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _lowered(*tensors: Tensor | None) -> list[Any]:
+    """In the type that autocast computes convolutions in, where it is on."""
+    if not torch.is_autocast_enabled("cpu"):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype("cpu")
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+
+
+def _from_one_pixel(z: Tensor, weight: Tensor, bias: Tensor | None, _stride: int) -> Tensor:
     """z (N, C, 1, 1), weight (C, c, k, k) -> (N, c, k, k) in channels_last: one matrix product."""
     inputs, outputs, height, width = weight.shape
     product = z.flatten(1) @ weight.permute(0, 2, 3, 1).reshape(inputs, -1)
@@ -57,35 +65,55 @@ def _from_one_pixel(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def overlap_add(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """The transposed convolution of x (N, C, h, w) with weight (C, c, k, k): (N, c, (h - 1) stride + k, ..).
 
-    One product gives every pixel's window; windows that lie k / stride apart share no pixel, so that few sums remain.
+    One product gives every pixel's window; windows that lie k / stride apart, a whole number, share no pixel, so that
+    few sums remain. They are of float32 or wider.
     """
     inputs, outputs, kernel, _ = weight.shape
     n, _, height, width = x.shape
     m = kernel // stride
-    windows = weight.view(inputs, outputs, m, stride, m, stride).permute(0, 2, 4, 3, 5, 1).reshape(inputs, -1)
+    windows = weight.reshape(inputs, outputs, m, stride, m, stride).permute(0, 2, 4, 3, 5, 1).reshape(inputs, -1)
     product = x.permute(0, 2, 3, 1).reshape(-1, inputs) @ windows
-    product = product.view(n, height, width, m, m, stride, stride, outputs)
-    image = x.new_zeros(n, height + m - 1, stride, width + m - 1, stride, outputs)
+    wide = torch.promote_types(product.dtype, torch.float32)
+    product = product.to(wide).view(n, height, width, m, m, stride, stride, outputs)
+    image = product.new_zeros(n, height + m - 1, stride, width + m - 1, stride, outputs)
     for p in range(m):
         for q in range(m):
             image[:, p : p + height, :, q : q + width] += product[:, :, :, p, q].transpose(2, 3)
-    return image.view(n, (height + m - 1) * stride, (width + m - 1) * stride, outputs).permute(0, 3, 1, 2)
+    image = image.view(n, (height + m - 1) * stride, (width + m - 1) * stride, outputs)
+    return image.permute(0, 3, 1, 2).to(x.dtype)
 
 
-class _ConvolutionToImages(torch.autograd.Function):
-    """A transposed convolution to few channels."""
-
+class _TransposedConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.with_bias = stride, bias is not None
-        image = overlap_add(x, weight, stride)
-        return image if bias is None else image + bias[:, None, None]
+        if weight.shape[1] <= _FEW and weight.shape[2] % stride == 0:
+            image = overlap_add(x, weight, stride)
+            return image if bias is None else image + bias[:, None, None]
+        return nn.functional.conv_transpose2d(x, weight, bias, stride)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        return *_gradients(gradient, x, weight, ctx, transposed=True, wanted=ctx.needs_input_grad[:3]), None
+        wanted = ctx.needs_input_grad[:3]
+        if weight.shape[1] <= _FEW or not any(wanted):
+            return *_gradients(gradient, x, weight, ctx, transposed=True, wanted=wanted), None
+        inputs, outputs, kernel, _ = weight.shape
+        n, _, height, width = x.shape
+        # the window of every pixel of x, as a row in the order of k, k, c, which is that of channels_last
+        windows = gradient.unfold(2, kernel, ctx.stride).unfold(3, kernel, ctx.stride).permute(0, 2, 3, 4, 5, 1)
+        rows = windows.reshape(n * height * width, -1)
+        of_x = of_weight = of_bias = None
+        if wanted[0]:
+            of_x = rows @ weight.permute(2, 3, 1, 0).reshape(-1, inputs)
+            of_x = of_x.view(n, height, width, inputs).permute(0, 3, 1, 2)
+        if wanted[1]:
+            of_weight = x.permute(0, 2, 3, 1).reshape(-1, inputs).t() @ rows
+            of_weight = of_weight.view(inputs, kernel, kernel, outputs).permute(0, 3, 1, 2)
+        if wanted[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None
 
 
 class _ConvolutionOfImages(torch.autograd.Function):
@@ -95,7 +123,7 @@ class _ConvolutionOfImages(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.with_bias = stride, bias is not None
-        return torch.nn.functional.conv2d(x, weight, bias, stride)
+        return nn.functional.conv2d(x, weight, bias, stride)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -104,7 +132,7 @@ class _ConvolutionOfImages(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = overlap_add(gradient, weight, ctx.stride)
             unseen = (0, x.shape[3] - of_x.shape[3], 0, x.shape[2] - of_x.shape[2])  # the last rows, where none fits
-            of_x = torch.nn.functional.pad(of_x, unseen)
+            of_x = nn.functional.pad(of_x, unseen)
         wanted = (False, *ctx.needs_input_grad[1:3])
         return of_x, *_gradients(gradient, x, weight, ctx, transposed=False, wanted=wanted)[1:], None
 

@@ -44,7 +44,7 @@ class Evaluation:
         self._n = min(config.n_compared, n_images)
         self._reference = _reference(data, self._yardstick, self._n, config.n_fake)
         generator = torch_generator(config.seed, "evaluation", device)
-        dtype = getattr(torch, config.precision)
+        dtype = getattr(torch, config.dtype)
         self._z = torch.randn(config.n_fake, config.z_dim, generator=generator, device=device, dtype=dtype)
         self.protocol = {
             "dataset": config.dataset,

@@ -109,7 +109,7 @@ class Instruments:
         if not constrained and penalty is None:
             self._probe = SpectralPenalty(D, generator=layer_generators(config.seed))
         generator = torch_generator(config.seed, "samples", device)
-        dtype = getattr(torch, config.precision)
+        dtype = getattr(torch, config.dtype)
         self._z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, device=device, dtype=dtype)
         chosen = numpy_generator(config.seed, "instruments").integers(len(data.images), size=N_POINTS)
         self._x_real = normalized(data.images[torch.from_numpy(chosen).to(device)], dtype)

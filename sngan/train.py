@@ -56,7 +56,7 @@ def train(
 
     Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
-    device, dtype = data.images.device, getattr(torch, config.precision)
+    device, dtype = data.images.device, getattr(torch, config.dtype)
     layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     G, D, penalty = build(config, device)
     opt_g, opt_d = (
@@ -98,16 +98,20 @@ def train(
     def latents(generator: torch.Generator) -> Tensor:  # (N, z_dim)
         return torch.randn(config.batch_size, config.z_dim, generator=generator, device=device, dtype=dtype)
 
+    def forward(network: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            return network(x).to(dtype)
+
     window_start = time.perf_counter()
     for step in range(resume["step"] + 1 if resume else 1, config.steps + 1):
         for _ in range(config.n_dis):
             x_real = next(batches).to(memory_format=layout)  # (N, C, 28, 28) in [-1, 1]
             with torch.no_grad():
-                x_fake = G(latents(z_d))
+                x_fake = forward(G, latents(z_d))
             if config.power_iteration == "per_update":
                 advance_power_iteration(D, config.n_power_iterations)
-            logits_fake = D(x_fake)  # before the real ones: in per_forward each forward moves u and v
-            logits_real = D(x_real)
+            logits_fake = forward(D, x_fake)  # before the real ones: in per_forward each forward moves u and v
+            logits_real = forward(D, x_real)
             adversarial, d_real, d_fake = adversarial_d(config.loss, logits_real, logits_fake)
             weighted_penalty = config.penalty_weight * penalty() if penalty else zero
             loss_d = adversarial + weighted_penalty
@@ -115,7 +119,7 @@ def train(
             if log:
                 window.add_d(D, (loss_d, adversarial, weighted_penalty, d_real, d_fake), logits_real, logits_fake)
         with frozen(D):
-            loss_g = adversarial_g(config.loss, D(G(latents(z_g))))
+            loss_g = adversarial_g(config.loss, forward(D, forward(G, latents(z_g))))
             minimize(opt_g, loss_g)
         if log:
             window.add_g(G, loss_g)
@@ -147,7 +151,7 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
     Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
     initialization reached the raw parameters: after the constraint, writing to `.weight` would do nothing.
     """
-    arm, dtype = ARMS[config.arm], getattr(torch, config.precision)
+    arm, dtype = ARMS[config.arm], getattr(torch, config.dtype)
     layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         G = Generator(config.z_dim, config.channels, config.g_width).to(dtype)
