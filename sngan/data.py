@@ -7,6 +7,8 @@ import hashlib
 import importlib.util
 import json
 import os
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +50,8 @@ def load(name: str, data_dir: str = "", part: Literal["train", "test"] = "train"
 
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one a channel, the same in every run; the label is the three digits read as
-    a number. Raises InputError for an unknown name, and where files are missing or broken and cannot be downloaded.
+    a number. Images from files are mapped into memory: the processes of a machine share one copy, which nobody can
+    change. Raises InputError for an unknown name, and where files are missing or broken and cannot be downloaded.
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
@@ -60,8 +63,16 @@ def load(name: str, data_dir: str = "", part: Literal["train", "test"] = "train"
         images, labels = _stacked(load("mnist", data_dir))
     else:
         images, labels = _torchvision(name, data_root(data_dir), train=part == "train")
-    digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    return ImageData(name, images, labels, digest)
+    return ImageData(name, images, labels, _digest(images))
+
+
+def _digest(images: Tensor) -> str:
+    return hashlib.sha256(images.numpy().data).hexdigest()
+
+
+def _mapped(path: Path, shape: tuple[int, ...], offset: int) -> Tensor:
+    """uint8 values in a file, shared with other processes; writing to them would change a copy."""
+    return torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=offset, shape=shape))
 
 
 def _digits() -> tuple[Tensor, Tensor]:
@@ -78,7 +89,23 @@ def _stacked(mnist: ImageData) -> tuple[Tensor, Tensor]:
     triples = numpy_generator(0, "stacked_mnist").integers(len(mnist.images), size=(N_STACKED, 3))
     triples = torch.from_numpy(triples)
     hundreds, tens, ones = mnist.labels[triples].unbind(1)
-    return mnist.images[triples, 0], 100 * hundreds + 10 * tens + ones
+    labels = 100 * hundreds + 10 * tens + ones
+    folder = platformdirs.user_cache_path("sngan") / "stacked_mnist"  # 300 MB, once a machine
+    name = f"{mnist.digest[:16]}-{N_STACKED}"
+    for path in folder.glob(f"{name}-*"):
+        with suppress(OSError, ValueError):
+            images = _mapped(path, (N_STACKED, 3, 28, 28), 0)
+            if _digest(images) == path.name.rpartition("-")[2]:
+                return images, labels
+    images = mnist.images[triples, 0]
+    with suppress(OSError):  # no room, or a folder that may only be read: this process has its own copy
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}-{_digest(images)}"
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(images.numpy().data)
+        os.replace(file.name, path)
+        return _mapped(path, (N_STACKED, 3, 28, 28), 0), labels
+    return images, labels
 
 
 def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -103,7 +130,9 @@ def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
             f"{name}'s files are damaged ({tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; "
             f"expected (N, 28, 28) and N labels below {DATASETS[name][1]}). Delete them; {advice}"
         )
-    return images[:, None].contiguous(), labels
+    path = folder / f"{'train' if train else 't10k'}-images-idx3-ubyte"
+    mapped = _mapped(path, tuple(images.shape), offset=16)  # behind the header
+    return (mapped if torch.equal(mapped, images) else images)[:, None], labels
 
 
 def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

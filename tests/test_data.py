@@ -71,6 +71,28 @@ def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
     assert found.digest == load("mnist", str(tmp_path)).digest
 
 
+def test_processes_share_one_copy_that_nobody_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "N_STACKED", 500)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw)
+    for name in ("mnist", "stacked_mnist", "stacked_mnist"):
+        data.load.cache_clear()
+        found = load(name, str(tmp_path))
+        (path,) = [raw / "train-images-idx3-ubyte"] if name == "mnist" else (tmp_path / "cache").rglob("*-500-*")
+        mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+        start, end = (int(number, 16) for number in mapped[-1].split()[0].split("-"))
+        assert start <= found.images.data_ptr() < end
+        before, kept = path.read_bytes(), found.images.clone()
+        found.images.zero_()
+        assert path.read_bytes() == before
+        data.load.cache_clear()
+        assert torch.equal(load(name, str(tmp_path)).images, kept)
+    path.write_bytes(bytes([before[0] ^ 1]) + before[1:])  # damaged: made anew
+    data.load.cache_clear()
+    assert torch.equal(load("stacked_mnist", str(tmp_path)).images, kept)
+
+
 def test_stacked_mnist_are_fixed_triples_read_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "N_STACKED", 500)
     images = write_idx(tmp_path / "MNIST" / "raw")

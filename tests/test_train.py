@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import resource
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from conftest import small
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.run import keep_memory
 from sngan import measure
 from sngan import train as training
 from sngan.config import ARMS, RunConfig
@@ -248,6 +252,44 @@ def test_estimates_before_training_are_those_of_the_streams(arm: str) -> None:
         vectors = _Vectors(4, name, weight)
         vectors.iterate(weight, ARMS[arm].constraint == "none", "vu")
         assert row[f"sigma_estimate/{name}"] == pytest.approx(vectors.sigma(weight).item(), rel=1e-12)
+
+
+def fetched(config: RunConfig) -> int:
+    """How often training took a number from the device, which waits for it. The digits are not counted."""
+
+    class Count(TorchDispatchMode):
+        n = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Count.n += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    data = load("digits")
+    with Count():
+        train(config, data, lambda row, samples: None)
+    return Count.n
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_nothing_is_fetched_between_two_rows(arm: str) -> None:
+    """Twice the steps with as many rows wait as often for the device."""
+    config = small(arm=arm, n_dis=2, n_evaluations=1, instrument_every=1000)
+    short, long = (dataclasses.replace(config, steps=n, log_every=n) for n in (5, 10))
+    assert fetched(short) == fetched(long) > 0
+    assert fetched(dataclasses.replace(long, log_every=5)) > fetched(long)  # a row does
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_steps() -> None:
+    """Resident memory after 1,000 and after 5,000 steps, of a process that keeps what it frees."""
+    keep_memory()
+    sizes: dict[int, int] = {}
+
+    def log(row: dict[str, Any], samples: Tensor | None) -> None:
+        sizes[row["step"]] = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    train(small(arm="sn_dcgan", steps=5000, log_every=100, n_evaluations=1), load("digits"), log)
+    assert sizes[5000] - sizes[1000] < 4e6
 
 
 # --- what does not change a run ---
