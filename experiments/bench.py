@@ -22,8 +22,9 @@ from rich.table import Table
 
 from experiments.account import step_flop
 from experiments.bench_notebook import notebook_steps
+from experiments.bench_sweep import further_run, sweep_throughput
 from experiments.record import Record, to_json, write_atomically
-from experiments.run import device_name, grid_png, resolve_device
+from experiments.run import device_name, grid_png, keep_memory, resolve_device
 from experiments.tracking import Tracker
 from experiments.workers import cores
 from sngan.config import ARMS, InputError, RunConfig
@@ -34,9 +35,16 @@ from sngan.train import build, train
 
 _ROUNDS = 5
 _NOTEBOOK = "the notebook's loop (dcgan)"
+_TUTORIAL = "the same with images in memory"
+_BFLOAT16 = "dcgan, bfloat16"
+_FURTHER = "a further run's start and end in a worker"
+_SIZES = {
+    **{f"dcgan, batch {n}": {"batch_size": n} for n in (16, 64, 256)},
+    **{f"dcgan, G width {n}": {"g_width": n} for n in (32, 128)},
+}
 _MEANS = "means and gradient norms, one step"
 _SIGMAS = "exact sigmas, one row"
-_OPERATORS = "operator norms, spectra, input gradients, one row"
+_OPERATORS = "operator norms, spectra, gradients, one row"
 _RECORD = "the record, one row"
 _WANDB = "W&B, one row"  # offline, what the call costs the training
 _EVALUATION = "evaluation and sample grid, one"
@@ -62,13 +70,23 @@ def bench(
     torch.set_num_threads(threads or cores())
     data = load(dataset, data_dir).to(where)
     configs = {arm: RunConfig(dataset=dataset, arm=arm, batch_size=batch_size) for arm in ARMS}  # type: ignore[arg-type]
-    rates = {name: matmul_flops(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    keep_memory()
+    rates = _rates(where)
     rows = _measure(_candidates(configs, data), seconds)
-    rows |= {name: {"seconds": value} for name, value in _instrument_seconds(configs["sn_dcgan"], data).items()}
+    sizes = {name: replace(configs["dcgan"], **changes) for name, changes in _SIZES.items()}
+    rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3)
+    instruments = _instrument_seconds(configs["sn_dcgan"], data)
+    rows |= {name: {"seconds": value} for name, value in instruments.items()}
+    whole = further_run(replace(configs["sn_dcgan"], device=device, data_dir=data_dir))
+    own = rows["sn_dcgan"]["step_seconds"] + 2 * (instruments[_SIGMAS] + instruments[_OPERATORS])
+    rows[_FURTHER] = {"seconds": max(whole - own - instruments[_EVALUATION], 0.0)}
+    rates = {name: max(rate, rates[name]) for name, rate in _rates(where).items()}  # the machine is shared
+    if where.type == "cpu":
+        rows |= _sweeps(replace(configs["dcgan"], data_dir=data_dir), rows)
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
-        "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32"},
+        "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32 where no other is named"},
         "rows": rows,
         "ratios": _ratios(rows, configs["dcgan"], rates["float32"]),
     }
@@ -87,14 +105,34 @@ def bench(
 def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Callable[[int], None]]:
     """name -> train that many steps."""
 
-    def ours(config: RunConfig) -> Callable[[int], None]:
-        return lambda n: train(replace(config, steps=n), data, None) and None
-
-    stream = notebook_steps(data, data.images.device, configs["dcgan"].batch_size)
-    candidates: dict[str, Callable[[int], None]] = {
-        _NOTEBOOK: lambda n: deque(itertools.islice(stream, n), maxlen=0).clear()
+    device, batch_size = data.images.device, configs["dcgan"].batch_size
+    streams = {
+        _NOTEBOOK: notebook_steps(data, device, batch_size),
+        _TUTORIAL: notebook_steps(data, device, batch_size, in_memory=True),
     }
-    return candidates | {arm: ours(config) for arm, config in configs.items()}
+    candidates: dict[str, Callable[[int], None]] = {
+        name: lambda n, stream=stream: deque(itertools.islice(stream, n), maxlen=0).clear()
+        for name, stream in streams.items()
+    }
+    configs = configs | {_BFLOAT16: replace(configs["dcgan"], precision="bfloat16")}
+    return candidates | {name: _steps_of(config, data) for name, config in configs.items()}
+
+
+def _steps_of(config: RunConfig, data: ImageData) -> Callable[[int], None]:
+    return lambda n: train(replace(config, steps=n), data, None) and None
+
+
+def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All cores, as one worker or as many as there are cores; each about five seconds."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        pace = rows[_BFLOAT16 if precision == "bfloat16" else "dcgan"]["step_seconds"]
+        for workers, threads in sorted({(1, cores()), (cores(), 1)}):
+            Console(stderr=True, highlight=False).print(f"sweep of {workers} x {threads}, {precision}")
+            steps = max(5, round(5 / pace / workers))
+            name = f"sweep, workers x threads {workers} x {threads}, {precision}"
+            found[name] = sweep_throughput(replace(config, precision=precision), workers, threads, steps)
+    return found
 
 
 def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> dict[str, dict[str, float]]:
@@ -182,6 +220,14 @@ def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
 def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, rate: float) -> dict[str, float]:
     step = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
     ratios = {"speed against the notebook's loop": step[_NOTEBOOK] / step["dcgan"]}
+    ratios["speed against the same with images in memory"] = step[_TUTORIAL] / step["dcgan"]
+    ratios["speed against the notebook's loop, bfloat16"] = step[_NOTEBOOK] / step[_BFLOAT16]
+    for precision in ("float32", "bfloat16"):
+        sweeps = [row["step_seconds"] for name, row in rows.items() if name.startswith("sweep") and precision in name]
+        if sweeps:
+            ratios[f"throughput of a sweep against the notebook's loop, {precision}"] = step[_NOTEBOOK] / min(sweeps)
+            if precision == "float32":
+                ratios["share of the float32 matrix rate, sweep"] = step_flop(config) / min(sweeps) / rate
     ratios["share of the float32 matrix rate"] = step_flop(config) / step["dcgan"] / rate
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
     every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
@@ -192,6 +238,10 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, rate: float) -
     ratios |= {f"cost of {name.rpartition(',')[0]}": share for name, share in shares.items()}
     ratios["cost of all instruments, record and W&B"] = sum(shares.values())
     return ratios | {f"cost of evaluation in a run of {config.steps:,} steps": evaluation}
+
+
+def _rates(device: torch.device) -> dict[str, float]:
+    return {name: matmul_flops(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -222,15 +272,18 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 def _print(result: dict[str, Any]) -> None:
     console, machine, work = Console(highlight=False, soft_wrap=True), result["machine"], result["work"]
+    console.width = max(console.width, 100)  # a table in a file too
     rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in machine["matmul_flops"].items())
     console.print(
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}; matrix product {rates}"
     )
-    table = Table("row", "ms", "fastest", "slowest", "images/s", box=None, pad_edge=False)
+    table = Table("row", "ms", "fastest", "slowest", "images/s", "peak MB", box=None, pad_edge=False)
     for name, row in result["rows"].items():
         spread = [f"{1000 * row[key]:.2f}" if key in row else "" for key in ("fastest", "slowest")]
-        images = f"{work['batch_size'] / row['step_seconds']:,.0f}" if "step_seconds" in row else ""
-        table.add_row(name, f"{1000 * row.get('step_seconds', row.get('seconds')):.2f}", *spread, images)
+        batch_size = _SIZES.get(name, {}).get("batch_size", work["batch_size"])
+        images = f"{batch_size / row['step_seconds']:,.0f}" if "step_seconds" in row else ""
+        memory = f"{row['peak_memory_bytes'] / 1e6:,.0f}" if "peak_memory_bytes" in row else ""
+        table.add_row(name, f"{1000 * row.get('step_seconds', row.get('seconds')):.2f}", *spread, images, memory)
     console.print(table)
     for name, ratio in result["ratios"].items():
         console.print(f"{name}: {ratio:.1%}" if name.startswith(("share", "cost")) else f"{name}: {ratio:.2f} x")

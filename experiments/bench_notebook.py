@@ -63,16 +63,24 @@ def notebook_steps(
     z_dim: int = 64,
     lr: float = 2e-4,
     sn: bool = False,
+    in_memory: bool = False,
 ) -> Iterator[tuple[float, float]]:
-    """Endless training, one step a turn: the losses of D and of G, fetched every step."""
+    """Endless training, one step a turn: the losses of D and of G, fetched every step.
+
+    `in_memory`: the images are one tensor on the device, as in many tutorials; else a data loader transforms them.
+    """
     G, D = _generator(z_dim, 64).to(device), _discriminator(16, sn).to(device)
     opt_g = torch.optim.Adam(G.parameters(), lr=lr, betas=(0.5, 0.999))
     opt_d = torch.optim.Adam(D.parameters(), lr=lr, betas=(0.5, 0.999))
     criterion = nn.BCEWithLogitsLoss()
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     loader = DataLoader(Images(data, transform), batch_size=batch_size, shuffle=True)
+    images = (data.images.to(device).float() / 127.5 - 1) if in_memory else None
     while True:
-        for real, _ in loader:
+        batches = (real for real, _ in loader)
+        if images is not None:
+            batches = (images[chosen] for chosen in torch.randperm(len(images), device=device).split(batch_size))
+        for real in batches:
             real = real.to(device)
             n = len(real)
 

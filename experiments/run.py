@@ -91,6 +91,15 @@ def keep_memory() -> None:
         c_library.mallopt(trim_threshold, 2**31 - 1)
 
 
+def peak_memory_bytes() -> int:
+    """The largest resident size that this process had so far."""
+    with suppress(OSError, StopIteration):  # Linux; there getrusage counts what the parent had when it started this
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
     """The status; where its file is not readable, what the checkpoint shows that the run is."""
     if "damaged" not in status:
@@ -268,8 +277,7 @@ class _Attempt:
         device = self._data.images.device
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_memory_bytes()
 
 
 class _Stop:

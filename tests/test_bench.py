@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.bench import bench_report
 from experiments.account import evaluation_flop, step_flop
 from sngan.config import ARMS, RunConfig
 from sngan.losses import adversarial_d, adversarial_g
@@ -26,9 +27,27 @@ def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path) -> 
     assert ratios["sn / plain"] == pytest.approx(rows["sn"]["step_seconds"] / rows["plain"]["step_seconds"])
     assert {"speed against the notebook's loop", "cost of exact sigmas"} <= set(ratios)
     costs = [ratios[f"cost of {name}"] for name in ("means and gradient norms", "exact sigmas", "the record", "W&B")]
-    costs.append(ratios["cost of operator norms, spectra, input gradients"])
+    costs.append(ratios["cost of operator norms, spectra, gradients"])
     assert ratios["cost of all instruments, record and W&B"] == pytest.approx(sum(costs))
     assert ratios["cost of evaluation in a run of 23,450 steps"] > 0
+    sweeps = {name: row for name, row in rows.items() if name.startswith("sweep, ")}
+    assert len(sweeps) in (2, 4)  # one core, or several
+    fastest = min(row["step_seconds"] for name, row in sweeps.items() if "float32" in name)
+    speed = rows["the notebook's loop (dcgan)"]["step_seconds"] / fastest
+    assert ratios["throughput of a sweep against the notebook's loop, float32"] == pytest.approx(speed)
+    assert all(row["peak_memory_bytes"] > 1e8 for row in sweeps.values())
+    assert {"the same with images in memory", "dcgan, bfloat16", "dcgan, batch 64", "dcgan, G width 128"} < set(rows)
+
+
+@pytest.mark.slow
+def test_bench_of_the_report_measures_time_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report.json"
+    assert bench_report(out, as_json=False, sizes=((12, 20, 40),)) == 0
+    (row,) = json.loads(out.read_text())["rows"].values()
+    assert row["again_seconds"] > 0
+    assert row["seconds"] > 0
+    assert 1e8 < row["peak_memory_bytes"] < 4e9
+    assert "12 runs x 20 rows x 40 keys" in capsys.readouterr().out
 
 
 def test_flop_of_a_step_are_those_that_torch_counts() -> None:
