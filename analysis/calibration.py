@@ -81,7 +81,7 @@ CHECKS = (
            lambda arms: sign_flip_p(arms[0] - arms[1]) <= _LEVEL),
     Check("equality (TOST), at its margin", _ERROR, 0, 0.06, (*_TAILS, "ties"),
            lambda arms: equality_p(4 + arms[0] - arms[1], 4.0) <= _LEVEL),  # exact where there are ties
-    Check("Page's trend", _ERROR, 0, 0.06, _TAILS,
+    Check("Page's trend", _ERROR, 0, 0.06, (*_TAILS, "ties"),
            lambda arms: trend_p(pd.DataFrame(np.array(arms).T)) <= _LEVEL),
     Check("exact McNemar", _ERROR, 0, 0.06, _TAILS,
            lambda arms: mcnemar_p(*(failed for _, failed in _events(arms))) <= _LEVEL),

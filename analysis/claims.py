@@ -123,6 +123,8 @@ def _start(rows: pd.DataFrame, name: str) -> float:
 
 def _c1(cell: _Cell) -> Iterator[Evidence]:
     def share(rows: pd.DataFrame) -> float:
+        if "d_updates" not in rows:
+            return np.nan
         late = rows.loc[rows["d_updates"] >= SIGMA_FROM_UPDATES, _layers(rows, "sigma")].to_numpy()
         return float((late > SIGMA_TOLERANCE).mean()) if late.size else np.nan
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.load import Study
+from analysis.load import Study, sound
 from analysis.stability import summarize
 from experiments.record import STATES, to_json, write_atomically
 from sngan.config import InputError
@@ -31,7 +31,7 @@ def freeze(study: Study, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     study.runs.to_parquet(folder / "runs.parquet", index=False)
     study.history.to_parquet(folder / "history.parquet", index=False)
-    summarize(study.history, study.runs).to_parquet(folder / "statistics.parquet", index=False)
+    summarize(sound(study).history, study.runs).to_parquet(folder / "statistics.parquet", index=False)
     about = {name: getattr(study, name) for name in ("name", "description", "extra", "protocols")}
     write_atomically(folder / "study.json", to_json(about | {"schema": _SCHEMA}, indent=1) + "\n")
     for run_id in study.runs["run_id"]:

@@ -86,7 +86,7 @@ def write_report(
     shown += [others, tables.quality_table(study)]
     shown += [tables.protocol_table(study), tables.sigma_table(study), tables.operator_table(study)]
     shown += [tables.lipschitz_table(study), *tables.statistics_tables(study, summary, comparisons)]
-    shown += [tables.interactions_table(summary), tables.power_table(summary), tables.evidence_table(claims)]
+    shown += [tables.interactions_table(study, summary), tables.power_table(summary), tables.evidence_table(claims)]
     shown += [tables.calibration_table(), tables.runs_table(study)]
     draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
     pictures = _pictures(study, summary, others.frame, draw)
@@ -234,14 +234,15 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
                 judged = tables.judged(study, str(context)) if metrics in (distances, coverage) else ""
                 caption = f"{caption} {judged}{_seeds(history)}"
                 pictures.append(draw(figure, file + slug, f"{title}: {context}", caption))
-        if layers:
+        if len(way := _raw_and_used(history, layers)):
             caption = (
                 "The way of each arm, median over its seeds, from the start of training to the dot at its end. On the "
                 f"dotted diagonal the weight is used as it is; SN leaves it for the level 1. {_count(history)}"
             )
-            figure = plots.raw_and_used(_raw_and_used(history, layers))
+            figure = plots.raw_and_used(way)
             pictures.append(draw(figure, "raw_used" + slug, f"Raw against used spectral norm: {context}", caption))
-            figure = plots.over_time(_sigma_strips(history, layers), "sigma")
+        if strips := _sigma_strips(history, layers):
+            figure = plots.over_time(strips, "sigma")
             caption = (
                 "The same spectral norms of the weights as used, as strips over training: median over the seeds. One "
                 f"scale for all layers, so that growth and differences between arms show. {_count(history)}"
@@ -281,16 +282,20 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
 def _sigma_strips(history: pd.DataFrame, layers: list[str]) -> dict[str, pd.DataFrame]:
     """Layer -> variants x steps of the median sigma."""
     rows = binned(history, [f"sigma/{layer}" for layer in layers])
-    order = plots.in_order(rows["variant"])
-    return {
-        layer: rows.pivot_table(index="variant", columns="step", values=f"sigma/{layer}", aggfunc="median").loc[order]
-        for layer in layers
-    }
+    found = {}
+    for layer in layers:
+        table = rows.pivot_table(index="variant", columns="step", values=f"sigma/{layer}", aggfunc="median")
+        if len(table):  # without the arms that have no sigma
+            found[layer] = table.loc[plots.in_order(pd.Series(table.index))]
+    return found
 
 
 def _raw_and_used(history: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """layer, variant, step, raw, used: medians over seeds."""
+    layers = [layer for layer in layers if f"sigma_raw/{layer}" in history]
     names = [f"{kind}/{layer}" for kind in ("sigma_raw", "sigma") for layer in layers]
+    if not names or history[names].isna().all().any():
+        return pd.DataFrame()
     medians = binned(history, names).groupby(["variant", "step"])[names].median().reset_index()
     return pd.concat(
         [

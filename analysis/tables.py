@@ -194,27 +194,27 @@ def paired_failures_table(summary: pd.DataFrame) -> Table:
     return Table("paired_failures", "Failures compared, paired by seed", caption, frame, needs)
 
 
-def interactions_table(summary: pd.DataFrame) -> Table:
-    """Whether the difference between two arms is another one in another context of the same data set."""
+def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
+    """Whether the difference between two arms is another one in another context of the same data set.
+
+    Each arm is judged against the first of the study's contexts in which it and the baseline have runs.
+    """
     rows = []
     over = summary[summary["failure"].notna()]
     for dataset, runs in over.groupby("dataset", sort=False):
         scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="log_q_end", aggfunc="last")
-        contexts = list(runs["context"].unique())
         baseline, *arms = plots.in_order(runs["variant"])
-        for context in contexts[1:]:
-            for arm in arms:
-                keys = [(c, v) for c in (context, contexts[0]) for v in (arm, baseline)]
-                if not set(keys) <= set(scores):
-                    continue
+        for arm in arms:
+            both = [c for c in study.runs["context"].unique() if {(c, arm), (c, baseline)} <= set(scores)]
+            for context in both[1:]:
+                keys = [(c, v) for c in (context, both[0]) for v in (arm, baseline)]
                 there, there_base, here, here_base = (scores[key] for key in keys)
                 effects = ((there - there_base) - (here - here_base)).dropna().to_numpy(float)
                 effect = location_interval(effects)[0]
-                row = (dataset, context, contexts[0], arm, baseline, len(effects), *effect, sign_flip_p(effects))
-                rows.append(row)
+                rows.append((dataset, context, both[0], arm, baseline, len(effects), *effect, sign_flip_p(effects)))
     columns = ["dataset", "in", "against", "arm", "baseline", "n", "effect", "low", "high", "p"]
     caption = (
-        "Log of fd at the end: the arm minus the baseline in one context, minus the same in the first context, per "
+        "Log of fd at the end: the arm minus the baseline in one context, minus the same in another (against), per "
         "seed. Above zero the arm loses more by the change. Hodges-Lehmann centre with 95 % interval; p by the "
         "permutation of signs, adjusted by Benjamini-Hochberg."
     )
@@ -372,9 +372,10 @@ def sigma_table(study: Study) -> Table:
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     for (context, variant), history in groups(study.history):
         last = history.groupby("seed").tail(1)
-        late = history[history["d_updates"] >= SIGMA_FROM_UPDATES]
+        late = history[history["d_updates"] >= SIGMA_FROM_UPDATES] if "d_updates" in history else history[:0]
         for layer in layers:
-            used, raw = last[f"sigma/{layer}"].dropna(), last[f"sigma_raw/{layer}"].dropna()
+            used = last[f"sigma/{layer}"].dropna()
+            raw = last[f"sigma_raw/{layer}"].dropna() if f"sigma_raw/{layer}" in last else used[:0]
             late_values = late[f"sigma/{layer}"].dropna()
             row = {"context": context, "arm": variant, "layer": layer, "n": len(used)}
             row |= {"sigma": used.median(), "sigma_low": used.min(), "sigma_high": used.max()}

@@ -37,7 +37,7 @@ _ROUNDS = 5
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
 _BFLOAT16 = "dcgan, bfloat16"
-_FURTHER = "a further run's start and end in a worker"
+_FURTHER = "a further run of one step and one evaluation"  # start and end: less those
 _SIZES = {
     **{f"dcgan, batch {n}": {"batch_size": n} for n in (16, 64, 256)},
     **{f"dcgan, G width {n}": {"g_width": n} for n in (32, 128)},
@@ -77,12 +77,10 @@ def bench(
     rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3)
     instruments = _instrument_seconds(configs["sn_dcgan"], data)
     rows |= {name: {"seconds": value} for name, value in instruments.items()}
-    whole = further_run(replace(configs["sn_dcgan"], device=device, data_dir=data_dir))
-    own = rows["sn_dcgan"]["step_seconds"] + 2 * (instruments[_SIGMAS] + instruments[_OPERATORS])
-    rows[_FURTHER] = {"seconds": max(whole - own - instruments[_EVALUATION], 0.0)}
+    rows[_FURTHER] = {"seconds": further_run(replace(configs["sn_dcgan"], device=device, data_dir=data_dir))}
     rates = {name: max(rate, rates[name]) for name, rate in _rates(where).items()}  # the machine is shared
     if where.type == "cpu":
-        rows |= _sweeps(replace(configs["dcgan"], data_dir=data_dir), rows)
+        rows |= _sweeps(replace(configs["dcgan"], data_dir=data_dir), rows, seconds / 12)
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
@@ -122,14 +120,14 @@ def _steps_of(config: RunConfig, data: ImageData) -> Callable[[int], None]:
     return lambda n: train(replace(config, steps=n), data, None) and None
 
 
-def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """All cores, as one worker or as many as there are cores; each about five seconds."""
+def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]], seconds: float) -> dict[str, dict[str, Any]]:
+    """All cores, as one worker or as many as there are cores; each about so many seconds."""
     found = {}
     for precision in ("float32", "bfloat16"):
         pace = rows[_BFLOAT16 if precision == "bfloat16" else "dcgan"]["step_seconds"]
         for workers, threads in sorted({(1, cores()), (cores(), 1)}):
             Console(stderr=True, highlight=False).print(f"sweep of {workers} x {threads}, {precision}")
-            steps = max(5, round(5 / pace / workers))
+            steps = max(5, round(seconds / pace / workers))
             name = f"sweep, workers x threads {workers} x {threads}, {precision}"
             found[name] = sweep_throughput(replace(config, precision=precision), workers, threads, steps)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from experiments.run import execute, keep_memory, peak_memory_bytes
-from sngan.config import RunConfig
+from sngan.config import InputError, RunConfig
 from sngan.data import load
 from sngan.train import train
 
@@ -33,11 +33,17 @@ def sweep_throughput(config: RunConfig, workers: int, threads: int, steps: int) 
         context.Process(target=_train, args=(replace(config, seed=i), threads, steps, barrier, theirs[i]), daemon=True)
         for i in range(workers)
     ]
-    for process in processes:
-        process.start()
-    found = [connection.recv() for connection in ours]
-    for process in processes:
-        process.join()
+    try:
+        for process, connection in zip(processes, theirs, strict=True):
+            process.start()
+            connection.close()  # the worker's alone now: when it dies, `recv` ends
+        found = [connection.recv() for connection in ours]
+    except EOFError as error:
+        raise InputError("a worker of the benchmark ended before its time; it says why above") from error
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
     slowest = max(seconds for seconds, _ in found)
     row = {"workers": workers, "threads": threads, "step_seconds": slowest / (workers * steps)}
     return row | {"peak_memory_bytes": max(memory for _, memory in found)}
@@ -48,7 +54,7 @@ def _train(config: RunConfig, threads: int, steps: int, barrier: Barrier, connec
     torch.set_num_threads(threads)
     data = load(config.dataset, config.data_dir)
     train(replace(config, steps=_WARM_UP), data, None)
-    barrier.wait()
+    barrier.wait(timeout=300)
     start = time.perf_counter()
     train(replace(config, steps=steps), data, None)
     seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 oneDNN comes to 80 to 90 % of the machine's matrix rate in float32 where there are many channels. It comes to 5 % where
 an image comes out, which are the generator's last layer and the gradient of the discriminator's first, to 20 % from one
 pixel, and in bfloat16 to half in a transposed convolution's gradients. Those are written as matrix products here. On
-other devices, and for other shapes, torch's own code runs.
+other devices, and for other shapes, torch's own code runs. Gradients of all orders work; `torch.func` does not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _lowered(*tensors: Tensor | None) -> list[Any]:
     if not torch.is_autocast_enabled("cpu"):
         return list(tensors)
     dtype = torch.get_autocast_dtype("cpu")
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+    return [t.to(dtype) if t is not None and t.dtype == torch.float32 else t for t in tensors]
 
 
 def _from_one_pixel(z: Tensor, weight: Tensor, bias: Tensor | None, _stride: int) -> Tensor:
@@ -90,7 +90,7 @@ class _TransposedConvolution(torch.autograd.Function):
         ctx.stride, ctx.with_bias = stride, bias is not None
         if weight.shape[1] <= _FEW and weight.shape[2] % stride == 0:
             image = overlap_add(x, weight, stride)
-            return image if bias is None else image + bias[:, None, None]
+            return image.clone() if bias is None else image + bias[:, None, None]  # no view: it may be changed in place
         return nn.functional.conv_transpose2d(x, weight, bias, stride)
 
     @staticmethod
@@ -103,7 +103,7 @@ class _TransposedConvolution(torch.autograd.Function):
         n, _, height, width = x.shape
         # the window of every pixel of x, as a row in the order of k, k, c, which is that of channels_last
         windows = gradient.unfold(2, kernel, ctx.stride).unfold(3, kernel, ctx.stride).permute(0, 2, 3, 4, 5, 1)
-        rows = windows.reshape(n * height * width, -1)
+        rows = windows.reshape(n * height * width, kernel * kernel * outputs)
         of_x = of_weight = of_bias = None
         if wanted[0]:
             of_x = rows @ weight.permute(2, 3, 1, 0).reshape(-1, inputs)

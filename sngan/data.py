@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +49,9 @@ def load(name: str, data_dir: str = "", part: Literal["train", "test"] = "train"
 
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one a channel, the same in every run; the label is the three digits read as
-    a number. Images from files are mapped into memory: the processes of a machine share one copy, which nobody can
-    change. Raises InputError for an unknown name, and where files are missing or broken and cannot be downloaded.
+    a number. Images of these and of MNIST's kind are mapped from a copy in the platform's cache folder that bears its
+    digest, so that the processes of a machine share them. Raises InputError for an unknown name, and where files are
+    missing or broken and cannot be downloaded.
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
@@ -70,9 +70,36 @@ def _digest(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().data).hexdigest()
 
 
-def _mapped(path: Path, shape: tuple[int, ...], offset: int) -> Tensor:
-    """uint8 values in a file, shared with other processes; writing to them would change a copy."""
-    return torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=offset, shape=shape))
+def _shared(name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Images from the cache by the start of their file's name, which ends with their digest; None where there are none.
+
+    Mapped: read from the disk once a machine. Writing to the tensor would change a copy of this process.
+    """
+    for path in _cache().glob(f"{name}-*"):
+        with suppress(OSError, ValueError):
+            images = torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=shape))
+            if _digest(images) == path.name.rpartition("-")[2]:
+                return images
+    return None
+
+
+def _share(name: str, images: Tensor) -> Tensor:
+    """Put the images into the cache and map them; where that cannot be, in a full or read-only folder, as they are."""
+    path = _cache() / f"{name}-{_digest(images)}"
+    temporary = path.with_name(f"tmp-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(images.numpy().data)
+        os.replace(temporary, path)  # who has mapped a damaged one keeps it
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    shared = _shared(name, tuple(images.shape))
+    return images if shared is None else shared
+
+
+def _cache() -> Path:
+    return platformdirs.user_cache_path("sngan") / "images"
 
 
 def _digits() -> tuple[Tensor, Tensor]:
@@ -89,23 +116,10 @@ def _stacked(mnist: ImageData) -> tuple[Tensor, Tensor]:
     triples = numpy_generator(0, "stacked_mnist").integers(len(mnist.images), size=(N_STACKED, 3))
     triples = torch.from_numpy(triples)
     hundreds, tens, ones = mnist.labels[triples].unbind(1)
-    labels = 100 * hundreds + 10 * tens + ones
-    folder = platformdirs.user_cache_path("sngan") / "stacked_mnist"  # 300 MB, once a machine
-    name = f"{mnist.digest[:16]}-{N_STACKED}"
-    for path in folder.glob(f"{name}-*"):
-        with suppress(OSError, ValueError):
-            images = _mapped(path, (N_STACKED, 3, 28, 28), 0)
-            if _digest(images) == path.name.rpartition("-")[2]:
-                return images, labels
-    images = mnist.images[triples, 0]
-    with suppress(OSError):  # no room, or a folder that may only be read: this process has its own copy
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}-{_digest(images)}"
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(images.numpy().data)
-        os.replace(file.name, path)
-        return _mapped(path, (N_STACKED, 3, 28, 28), 0), labels
-    return images, labels
+    name = f"stacked_mnist-{N_STACKED}-{mnist.digest[:16]}"  # 300 MB
+    images = _shared(name, (N_STACKED, 3, 28, 28))
+    images = _share(name, mnist.images[triples, 0]) if images is None else images
+    return images, 100 * hundreds + 10 * tens + ones
 
 
 def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -130,9 +144,11 @@ def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
             f"{name}'s files are damaged ({tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; "
             f"expected (N, 28, 28) and N labels below {DATASETS[name][1]}). Delete them; {advice}"
         )
-    path = folder / f"{'train' if train else 't10k'}-images-idx3-ubyte"
-    mapped = _mapped(path, tuple(images.shape), offset=16)  # behind the header
-    return (mapped if torch.equal(mapped, images) else images)[:, None], labels
+    images = images[:, None].contiguous()
+    if not train:  # the yardstick's, read once in a while
+        return images, labels
+    shared = _shared(f"{name}-{_digest(images)[:16]}", tuple(images.shape))
+    return (_share(f"{name}-{_digest(images)[:16]}", images) if shared is None else shared), labels
 
 
 def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -27,8 +27,9 @@ HOSTILE = "</td><script>document.title = 'taken'</script> | ![x](y)"
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No account, no settings of the machine, one thread (the bits of a run depend on their number)."""
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No account, no settings and no cache of the machine, one thread (the bits of a run depend on their number)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     for name in [name for name in os.environ if name.startswith(("WANDB_", "SNGAN_RUNS"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_API_KEY", "")

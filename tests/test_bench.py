@@ -7,7 +7,8 @@ import torch
 
 from analysis.bench import bench_report
 from experiments.account import evaluation_flop, step_flop
-from sngan.config import ARMS, RunConfig
+from experiments.bench_sweep import sweep_throughput
+from sngan.config import ARMS, InputError, RunConfig
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.train import build
 from sngan.yardstick import load_yardstick
@@ -37,6 +38,12 @@ def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path) -> 
     assert ratios["throughput of a sweep against the notebook's loop, float32"] == pytest.approx(speed)
     assert all(row["peak_memory_bytes"] > 1e8 for row in sweeps.values())
     assert {"the same with images in memory", "dcgan, bfloat16", "dcgan, batch 64", "dcgan, G width 128"} < set(rows)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_benchmark() -> None:
+    with pytest.raises(InputError, match="ended before its time"):
+        sweep_throughput(RunConfig(batch_size=5000), workers=2, threads=1, steps=3)
 
 
 @pytest.mark.slow

@@ -55,6 +55,18 @@ def test_values_and_gradients_of_both_orders_are_torchs(
     assert layer(x.detach()).shape == y.shape  # also where the input wants no gradient
 
 
+def test_no_images_changes_in_place_and_wider_types_are_as_torch_has_them() -> None:
+    x = torch.randn(0, 8, 6, 6, requires_grad=True)
+    ConvTranspose2d(8, 6, 3, 2)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    layer = nn.Sequential(ConvTranspose2d(8, 1, 4, 2, bias=False), nn.ReLU(inplace=True))
+    layer(torch.randn(2, 8, 6, 6)).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.double()(torch.randn(2, 8, 6, 6, dtype=torch.float64)).dtype == torch.float64
+        assert layer.float()(torch.randn(2, 8, 6, 6)).dtype == torch.bfloat16
+
+
 def gradients(config: RunConfig, monkeypatch: pytest.MonkeyPatch, plain: bool) -> tuple[dict[str, Tensor], float]:
     """Of every parameter after the first step, and D's loss."""
     if plain:

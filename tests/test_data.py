@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,11 @@ def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
     assert found.digest == load("mnist", str(tmp_path)).digest
 
 
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
 def test_processes_share_one_copy_that_nobody_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "N_STACKED", 500)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -79,7 +85,7 @@ def test_processes_share_one_copy_that_nobody_can_change(tmp_path: Path, monkeyp
     for name in ("mnist", "stacked_mnist", "stacked_mnist"):
         data.load.cache_clear()
         found = load(name, str(tmp_path))
-        (path,) = [raw / "train-images-idx3-ubyte"] if name == "mnist" else (tmp_path / "cache").rglob("*-500-*")
+        (path,) = (tmp_path / "cache").rglob(f"{name}-*")
         mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
         start, end = (int(number, 16) for number in mapped[-1].split()[0].split("-"))
         assert start <= found.images.data_ptr() < end
@@ -88,9 +94,17 @@ def test_processes_share_one_copy_that_nobody_can_change(tmp_path: Path, monkeyp
         assert path.read_bytes() == before
         data.load.cache_clear()
         assert torch.equal(load(name, str(tmp_path)).images, kept)
+    path.unlink()
     path.write_bytes(bytes([before[0] ^ 1]) + before[1:])  # damaged: made anew
     data.load.cache_clear()
     assert torch.equal(load("stacked_mnist", str(tmp_path)).images, kept)
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    path.unlink()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    data.load.cache_clear()
+    assert torch.equal(load("stacked_mnist", str(tmp_path)).images, kept)
+    assert not any("stacked" in p.name for p in path.parent.iterdir())
 
 
 def test_stacked_mnist_are_fixed_triples_read_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -81,6 +82,16 @@ def differences(x: object, y: object, where: str = "") -> list[str]:
     if isinstance(x, float) and isinstance(y, float | int):
         return [] if math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) else [f"{where}: {x} and {y}"]
     return [] if x == y else [f"{where}: {x!r} and {y!r}"]
+
+
+def test_frozen_statistics_are_those_of_the_report(mixed_study: Path, tmp_path: Path) -> None:
+    """Of a run whose metrics were changed after it ended nothing is told, here as there."""
+    metrics = next(path for path in mixed_study.glob("*-dcgan-*/metrics.jsonl") if "s00" in path.parent.name)
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-2]))
+    folder = freeze(load(mixed_study), tmp_path / "frozen").parent
+    frozen = pd.read_parquet(folder / "statistics.parquet").set_index("run_id").loc[metrics.parent.name]
+    assert frozen["last_step"] == 0
+    assert np.isnan(frozen["loss_d_end"])
 
 
 def test_a_changed_byte_is_named(frozen: Path) -> None:

@@ -86,6 +86,17 @@ def test_pages_trend_by_brute_force() -> None:
     assert np.isnan(trend_p(table[["a", "b"]]))
 
 
+def test_pages_trend_under_ties_by_brute_force() -> None:
+    """Failures are 0 or 1: ranks within a seed are averaged, and permuted within it."""
+    failed = np.array([[0.0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 0, 1]])
+    ranks = stats.rankdata(failed, axis=1)
+    sums = [sum(np.dot(rank, [1, 2, 3]) for rank in rows)
+            for rows in itertools.product(*(list(itertools.permutations(r)) for r in ranks))]  # fmt: skip
+    expected = np.mean(np.array(sums) >= (ranks @ [1, 2, 3]).sum() - 1e-9)
+    assert trend_p(pd.DataFrame(failed)) == pytest.approx(expected, abs=0.02)
+    assert trend_p(pd.DataFrame(np.zeros((5, 3)))) == 1
+
+
 def test_sign_flips_by_brute_force() -> None:
     d = np.array([0.3, -0.1, 0.8, 0.5, 0.2, -0.4, 0.9])
     means = [np.mean(d * signs) for signs in itertools.product([1, -1], repeat=7)]
@@ -134,6 +145,7 @@ def test_log_rank_by_hand() -> None:
     assert log_rank_p(x, y) == pytest.approx(stats.chi2.sf((observed - expected) ** 2 / variance, 1), rel=1e-6)
     nothing = (np.array([20]), np.array([False]))
     assert log_rank_p(nothing, nothing) == 1
+    assert log_rank_p((np.full(3, 5.0), np.ones(3, bool)), (np.full(3, 5.0), np.ones(3, bool))) == 1
     assert order_p(x, y) == pytest.approx(2 * 0.5**3)
 
 

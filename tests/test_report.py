@@ -20,6 +20,7 @@ from analysis.events import Thresholds
 from analysis.load import Study, load
 from analysis.report import KINDS, _content, _picture, _sample_pictures, rendered, write_report
 from analysis.stability import summarize
+from analysis.synthetic import write_records
 from analysis.tables import compare_arms, judged, protocol_table, sigma_table
 from experiments.record import run_folders
 from experiments.run import execute
@@ -254,6 +255,22 @@ def test_one_run_of_one_seed_makes_a_report_without_bands(tmp_path: Path) -> Non
     assert "1 seed per arm: this report describes" in text
     assert "One seed per arm: no band." in text
     assert "Nothing to show: this needs at least two arms" in text
+
+
+@pytest.mark.slow
+def test_an_arm_or_a_context_without_some_metrics_makes_a_report(tmp_path: Path) -> None:
+    of = load(write_records(tmp_path / "odd", runs=12, rows=20))
+    for frame in (of.runs, of.history):
+        frame["context"] = frame["seed"].map({0: "first", 1: "second"})
+    sigmas = [name for name in of.history if name.startswith("sigma")]
+    for rows in (of.history["arm"] == "dcgan", of.history["context"] == "second"):
+        history = of.history.copy()
+        history.loc[rows, sigmas] = np.nan
+        assert write_report(dataclasses.replace(of, history=history)).is_file()
+    bare = of.history.drop(columns=["d_updates", *(name for name in sigmas if name.startswith("sigma_raw"))])
+    page = write_report(dataclasses.replace(of, history=bare)).read_text()
+    assert 'id="figure-strips' in page
+    assert 'id="figure-raw_used' not in page
 
 
 def test_runs_that_logged_nothing_make_a_report_without_figures(tmp_path: Path) -> None:

@@ -143,6 +143,18 @@ def test_the_interval_of_the_spread_ratio_inverts_the_paired_test(n: int, seed: 
         assert p_of(ratio.low * (1 - 1e-9)) <= 0.05 < p_of(ratio.low * (1 + 1e-9))
 
 
+def test_interval_and_p_of_the_spread_agree_where_runs_failed() -> None:
+    """But for ties of failures, which the interval takes as distinct: in few studies, at the very level."""
+    rng, disagree, rejected = np.random.default_rng(4), 0, 0
+    for _ in range(400):
+        x, y = (np.where(rng.random(20) < 0.25, np.inf, spread * rng.normal(size=20)) for spread in (2, 1))
+        ratio, p = spread_ratio(x, y)
+        rejected += p <= 0.05
+        disagree += (p <= 0.05) == (ratio.low <= 1 <= ratio.high)
+    assert rejected > 40
+    assert disagree < 0.05 * 400
+
+
 def test_probability_of_improvement_is_mann_whitneys() -> None:
     x, y = np.array([1.0, 2, 2, np.inf]), np.array([2.0, 3, np.inf, 0])
     expected = np.mean([1.0 if a < b else 0.5 if a == b else 0.0 for a in x for b in y])
@@ -194,6 +206,7 @@ def test_the_signed_rank_test_of_many_is_scipys() -> None:
             scipy_stats.wilcoxon(few, alternative=alternative).pvalue
         )
     assert signed_rank_p(np.append(few, [np.inf] * 9)) < signed_rank_p(few)  # failed runs rank highest
+    assert np.isnan(signed_rank_p(np.array([1.0, np.nan])))
 
 
 def test_no_failure_in_twenty_still_allows_seventeen_percent() -> None:

@@ -11,7 +11,7 @@ HEAD = "name: x\nmethod: grid\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "runs"), [("demo", 9), ("mnist-smoke", 12), ("mnist-core", 60), ("stacked-mnist", 80)]
+    ("name", "runs"), [("demo", 9), ("mnist-smoke", 12), ("mnist-core", 60), ("stacked-mnist", 80), ("mnist-bf16", 28)]
 )
 def test_bundled_studies(name: str, runs: int) -> None:
     study = find(name)

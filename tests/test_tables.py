@@ -1,5 +1,6 @@
 """Tables against counts by hand, and against studies whose truth is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_paired_failures_by_hand() -> None:
 def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     """In E all but sn have three times the fd: sn gains log 3 on dcgan, exactly so in every seed; plain nothing."""
     of = study(tmp_path, {"dcgan": {}, "sn": {}, "plain": {}}, seeds=12, settings={"C": 1.0, "E": 3.0})
-    frame = interactions_table(summarize(of.history, of.runs)).frame.set_index("arm")
+    frame = interactions_table(of, summarize(of.history, of.runs)).frame.set_index("arm")
     assert set(frame["n"]) == {12}
     assert frame.loc["sn", "effect"] == pytest.approx(-np.log(3), abs=0.02)
     assert frame.loc["sn", "high"] < -1
@@ -56,7 +57,17 @@ def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     assert frame.loc["sn", "p_adjusted"] == pytest.approx(4 / 2**12)
     assert abs(frame.loc["plain", "effect"]) < 0.02
     alone = study(tmp_path, {"dcgan": {}, "sn": {}}, seeds=3)
-    assert interactions_table(summarize(alone.history, alone.runs)).frame.empty
+    assert interactions_table(alone, summarize(alone.history, alone.runs)).frame.empty
+
+
+def test_contexts_are_compared_in_the_studys_order_and_where_both_arms_are(tmp_path: Path) -> None:
+    arms = {"dcgan": {}, "sn": {}, "plain": {}}
+    of = study(tmp_path, arms, seeds=8, settings={"E": 1.0, "C": 3.0, "A": 1.0})
+    absent = (of.runs["arm"] == "plain") & (of.runs["setting"] == "E")
+    of = replace(of, runs=of.runs[~absent], history=of.history[~of.history["run_id"].isin(of.runs[absent]["run_id"])])
+    frame = interactions_table(of, summarize(of.history, of.runs)).frame
+    pairs = {(row["arm"], row["in"][-1], row["against"][-1]) for row in frame.to_dict("records")}
+    assert pairs == {("sn", "C", "E"), ("sn", "A", "E"), ("plain", "A", "C")}
 
 
 def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
