@@ -17,8 +17,8 @@ from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, 
 from experiments.study import Study
 from sngan.config import RunConfig, unused_parameters
 
-# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 13 ms at 0.6 GFLOP, 30 ms at 2.1 GFLOP a step.
-_SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.006, 0.0113
+# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 41 ms at 2.1 GFLOP, 137 ms at 8.4 GFLOP a step.
+_SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.009, 0.0152
 _SECONDS_A_PAIR = 6e-8  # of samples whose features are compared in an evaluation
 
 
