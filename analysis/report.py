@@ -77,7 +77,9 @@ def write_report(
     out = study.folder / "report"
     for sub in ("tables", "figures"):
         (out / sub).mkdir(parents=True, exist_ok=True)
+    planned = {run_id: i for i, run_id in enumerate(study.runs["run_id"])}
     summary = summarize(study.history, study.runs, thresholds)
+    summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
     comparisons = tables.compare_arms(study, summary)
     claims = judge(study, summary)
     others = tables.sensitivity_table(study, thresholds)

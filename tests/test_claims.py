@@ -55,7 +55,12 @@ CONTRADICTING = {
     "C11": truths({"fd_sd": 0.02}, sn_dcgan={"fd": 14}),
     "C13": truths(plain={"coverage": 0.7, "modes": 9.8}, dcgan={"coverage": 0.7, "modes": 9.8}),
 }
-UNCLEAR = {  # a difference that is there, but not seen in this noise
+UNCLEAR = {  # a difference that is there but not seen in this noise, none at all, or a part that cannot be tested
+    "C1": {"sn": {"sigma": 1.0}},
+    "C2": truths(sn={"sigma_conv": 1.6, "tightness": 0.7}),
+    "C3": {"plain": {"sigma": 3, "sigma_growth": 2}, "sn": {}},
+    "C4": {"sn": {"growth": 0.7}},
+    "C5": truths(),
     "C7": truths({"fd_sd": 0.1}),
     "C8": truths({"fd_sd": 0.5}),
     "C11": truths({"fd_sd": 0.5}),
