@@ -120,4 +120,5 @@ def mixed_study(_mixed_study: Path, tmp_path: Path) -> Path:
 
     Divergence and failure are written into records of real runs by hand, the reason as hostile as a name may be.
     """
-    return shutil.copytree(_mixed_study, tmp_path / "runs" / "tiny")
+    made = shutil.ignore_patterns("report", ".history.cache")  # by other tests
+    return shutil.copytree(_mixed_study, tmp_path / "runs" / "tiny", ignore=made)
