@@ -36,6 +36,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_facto
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # in whatever order tests run
 
 
 def small(**changes: object) -> RunConfig:
