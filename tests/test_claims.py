@@ -182,7 +182,7 @@ def test_the_order_of_sn_penalty_and_baseline_is_shown_and_does_not_decide(tmp_p
 
 @pytest.mark.slow
 def test_shuffled_labels_support_no_comparison_beyond_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of = study(tmp_path, truths({"fd_sd": 0.2}), seeds=14)
+    of = study(tmp_path, {arm: {"fd_sd": 0.2} for arm in ("dcgan", "sn_dcgan", "plain", "sn")}, seeds=14)
     summary, rng, found = summarize(of.history, of.runs), np.random.default_rng(0), []
     compared = {"C7", "C8", "C11"}
     monkeypatch.setattr(claims_module, "CLAIMS", [claim for claim in CLAIMS if claim.id in compared])

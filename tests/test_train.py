@@ -288,7 +288,8 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     def log(row: dict[str, Any], samples: Tensor | None) -> None:
         sizes[row["step"]] = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-    train(small(arm="sn_dcgan", steps=5000, log_every=100, n_evaluations=1), load("digits"), log)
+    config = small(arm="sn_dcgan", batch_size=4, steps=5000, log_every=500, instrument_every=500, n_evaluations=1)
+    train(config, load("digits"), log)
     assert sizes[5000] - sizes[1000] < 4e6
 
 
