@@ -17,7 +17,15 @@ import pandas as pd
 
 from analysis.inference import MARGIN, equality_p, holm, mcnemar_p, trend_p
 from analysis.load import Study
-from analysis.stats import APPROXIMATE_BELOW, Interval, location_interval, rate_interval, signed_rank_p, spread_ratio
+from analysis.stats import (
+    APPROXIMATE_BELOW,
+    Interval,
+    benjamini_hochberg,
+    location_interval,
+    rate_interval,
+    signed_rank_p,
+    spread_ratio,
+)
 
 LEVEL = 0.05
 SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500
@@ -234,7 +242,7 @@ def _c7(cell: _Cell) -> Iterator[Evidence]:
         order = [arm, *penalties, other]
         log_q = table[order].astype(float)
         for what, ordered in (("distance of log fd from the arm's median", (log_q - log_q.median()).abs()),
-                              ("failures", failures[order].dropna().astype(float))):  # fmt: skip
+                              ("failures", failures[order].astype(float))):  # fmt: skip
             complete = ordered.dropna()  # Page's test alone would be content with the two ends
             steps = complete.diff(axis=1).iloc[:, 1:].to_numpy().T
             weakest = min(steps, key=lambda step: np.nan_to_num(location_interval(step)[0].low, nan=-np.inf))
@@ -366,8 +374,6 @@ def conclude(parts: list[str]) -> str:
 
 
 def _adjusted(found: list[tuple[Claim, list[Evidence]]]) -> list[tuple[Claim, list[Evidence]]]:
-    from scipy import stats
-
     def family(primary: bool) -> dict[tuple[str, int], float]:
         p = {
             (c.id, i): part.p for c, parts in found for i, part in enumerate(parts)
@@ -377,7 +383,7 @@ def _adjusted(found: list[tuple[Claim, list[Evidence]]]) -> list[tuple[Claim, li
         values = np.array(list(tested.values()))
         if not len(values):
             return {}
-        adjusted = holm(values) if primary else stats.false_discovery_control(values)
+        adjusted = holm(values) if primary else benjamini_hochberg(values)
         return dict(zip(tested, adjusted, strict=True))
 
     adjusted = family(True) | family(False)

@@ -53,7 +53,7 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
             continue
         pairs = table[[arm, baseline]].dropna()
         x, y = pairs[arm].to_numpy(float), pairs[baseline].to_numpy(float)
-        differences = _subtract(x, y)
+        differences = subtract(x, y)
         shift, kind = location_interval(differences)
         ratio, p_spread = spread_ratio(x, y)
         better = probability_of_improvement(x, y)
@@ -78,10 +78,15 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
             }
         )
     result = pd.DataFrame(rows, columns=_COMPARISON)
-    known = result["p_location"].notna()
+    return result.assign(p_adjusted=benjamini_hochberg(result["p_location"].to_numpy(float)))
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjusted p values; NaN stay and do not count."""
+    adjusted, known = np.full(len(p), np.nan), ~np.isnan(p)
     if known.any():
-        result.loc[known, "p_adjusted"] = stats.false_discovery_control(result.loc[known, "p_location"])
-    return result
+        adjusted[known] = stats.false_discovery_control(p[known])
+    return adjusted
 
 
 def _check(scores: pd.DataFrame, baseline: str) -> None:
@@ -102,7 +107,7 @@ def _check(scores: pd.DataFrame, baseline: str) -> None:
         raise InputError(f"arm {twice.iloc[0]['arm']} has seed {twice.iloc[0]['seed']} more than once")
 
 
-def _subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """x - y, where two failed runs are equally bad."""
     both = np.isinf(x) & np.isinf(y)
     return np.where(both, 0.0, np.where(both, 0.0, x) - np.where(both, 0.0, y))
@@ -168,15 +173,15 @@ def spread_ratio(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[In
     W+ of |x - med x| - r |y - med y| is the number of pairs i <= j whose ratio (a_i + a_j) / (b_i + b_j) exceeds r,
     that the median of these ratios and their order statistics invert the test.
 
-    A failed run (+inf) is farther from the median than any other; such ties make interval and p
-    disagree where p is near its level. Deviation: the medians are of the runs that did not
-    fail. Those of all runs move with every failure, and the test would err in 7 % of studies instead of 5.
+    A failed run (+inf) is farther from the median than any other; such ties make interval and p disagree where p is
+    near its level. Deviation: the medians are of the runs that did not fail. Those of all runs move with every failure,
+    and the test would err in 7 % of studies instead of 5.
     """
     nothing = Interval(np.nan, np.nan, np.nan)
     if len(x) < 2 or not np.isfinite(x).any() or not np.isfinite(y).any():
         return nothing, np.nan
     a, b = (np.abs(of - np.median(of[np.isfinite(of)])) for of in (x, y))
-    p = signed_rank_p(_subtract(a, b))
+    p = signed_rank_p(subtract(a, b))
     informative = ((a > 0) | (b > 0)) & np.isfinite(np.minimum(a, b))  # a failure on each side says nothing
     a, b = a[informative], b[informative]
     if not len(a):

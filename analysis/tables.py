@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
 from analysis import calibration, plots
 from analysis.claims import SIGMA_FROM_UPDATES, SIGMA_TOLERANCE
@@ -30,7 +29,7 @@ from analysis.inference import (
 )
 from analysis.load import Study
 from analysis.stability import LOWER_IS_BETTER, STATISTICS, first_events
-from analysis.stats import APPROXIMATE_BELOW, compare, location_interval, rate_interval
+from analysis.stats import APPROXIMATE_BELOW, benjamini_hochberg, compare, location_interval, rate_interval
 from experiments.record import STATES
 
 _QUALITY = (
@@ -182,7 +181,7 @@ def paired_failures_table(summary: pd.DataFrame) -> Table:
         frame = pd.DataFrame(tests, columns=columns)
         frame.insert(0, "context", context)
         frame.insert(2, "baseline", baseline)
-        rows.append(_with_adjusted(frame))
+        rows.append(frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy(float))))
     caption = (
         "Of the seeds in which one arm failed and the other did not (exact McNemar), or in which it can be told which "
         "failed first (sign test): how many were the arm's, as a share with its exact interval; below one half the "
@@ -218,17 +217,9 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
         "seed. Above zero the arm loses more by the change. Hodges-Lehmann centre with 95 % interval; p by the "
         "permutation of signs, adjusted by Benjamini-Hochberg."
     )
-    frame = _with_adjusted(pd.DataFrame(rows, columns=columns))
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy(float))
     return Table("interactions", "Arm by setting", caption, frame, "two contexts of one data set, with the same arms")
-
-
-def _with_adjusted(frame: pd.DataFrame) -> pd.DataFrame:
-    """`p_adjusted` by Benjamini-Hochberg over the rows that have a p."""
-    known = frame["p"].notna()
-    adjusted = pd.Series(np.nan, index=frame.index)
-    if known.any():
-        adjusted[known] = false_discovery_control(frame.loc[known, "p"])
-    return frame.assign(p_adjusted=adjusted)
 
 
 def _times(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -147,8 +147,9 @@ def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     images = images[:, None].contiguous()
     if not train:  # the yardstick's, read once in a while
         return images, labels
-    shared = _shared(f"{name}-{_digest(images)[:16]}", tuple(images.shape))
-    return (_share(f"{name}-{_digest(images)[:16]}", images) if shared is None else shared), labels
+    key = f"{name}-{_digest(images)[:16]}"
+    shared = _shared(key, tuple(images.shape))
+    return (_share(key, images) if shared is None else shared), labels
 
 
 def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
