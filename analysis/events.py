@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY
+
 CAUSES = {  # in the order that decides where two begin at the same step
     "error": "the program failed",
     "divergence": "a loss, a logit, a weight or a sample is not finite, or a logit is huge",
@@ -29,13 +31,13 @@ class Thresholds:
 
     logit: float = _threshold(1e4, "divergence: |logit| above it")
     healthy: float = _threshold(
-        0.5, "healthy: fd below this share of the trivial sampler's, and effective modes of at least half the classes"
+        HEALTHY_FD, "healthy: fd below this share of the trivial sampler's, and effective modes of at least half the classes"
     )
     modes: float = _threshold(
-        0.5, "mode collapse: effective modes below this share of the classes; of more than 100, of the run's own best"
+        FEW_MODES, "mode collapse: effective modes below this share of the classes; of more than 100, of the run's own best"
     )
-    mode_kl: float = _threshold(0.5, "mode collapse: KL of the classes above it, nats; up to 100 classes")
-    diversity: float = _threshold(0.5, "mode collapse: diversity below it; up to 100 classes")
+    mode_kl: float = _threshold(LARGE_MODE_KL, "mode collapse: KL of the classes above it, nats; up to 100 classes")
+    diversity: float = _threshold(LOW_DIVERSITY, "mode collapse: diversity below it; up to 100 classes")
     quality_collapse: float = _threshold(2.0, "quality collapse: fd above this multiple of the best so far")
     accuracy: float = _threshold(0.99, "D saturation: D's accuracy on real and on fake above it")
     gradient: float = _threshold(0.01, "D saturation: G's gradient norm below this share of the reference")

@@ -91,9 +91,12 @@ class Record:
         self.folder = folder
         self.metrics_path = folder / "metrics.jsonl"
         self.timing_path = folder / "timing.jsonl"
+        self.spectra_path = folder / "spectra.jsonl"
         self.samples_path = folder / "samples"
         self.checkpoint_path = folder / "checkpoint.pt"
         self.previous_checkpoint_path = folder / "checkpoint-previous.pt"
+        self.config_path = folder / "config.json"
+        self.protocol_path = folder / "protocol.json"
         self._status_path = folder / "status.json"
         self._reserve_path = folder / ".reserve"
         self._lock = FileLock(str(folder / ".lock"))
@@ -101,6 +104,11 @@ class Record:
     @property
     def run_id(self) -> str:
         return self.folder.name
+
+    @property
+    def row_paths(self) -> tuple[Path, Path, Path]:
+        """The files of rows, the metrics first."""
+        return self.metrics_path, self.timing_path, self.spectra_path
 
     @contextmanager
     def claim(self) -> Iterator[bool]:
@@ -133,15 +141,14 @@ class Record:
     def start_over(self, config: RunConfig) -> None:
         """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed."""
         self._remove_leftovers()
-        for path in (self.metrics_path, self.timing_path, self.checkpoint_path, self.previous_checkpoint_path):
+        for path in (*self.row_paths, self.protocol_path, self.checkpoint_path, self.previous_checkpoint_path):
             path.unlink(missing_ok=True)
-        (self.folder / "protocol.json").unlink(missing_ok=True)
         shutil.rmtree(self.samples_path, ignore_errors=True)
         self.samples_path.mkdir(parents=True)
         self._write_config(config)
 
     def _write_config(self, config: RunConfig) -> None:
-        write_atomically(self.folder / "config.json", to_json(config.identity(), indent=2) + "\n")
+        write_atomically(self.config_path, to_json(config.identity(), indent=2) + "\n")
 
     def _remove_leftovers(self) -> None:
         """What a process that was killed in the middle of a write left; the claim says that it is gone."""
@@ -158,9 +165,9 @@ class Record:
         if not intact:
             self._write_config(config)
         os.truncate(self.metrics_path, metrics_bytes)
-        rows, _ = readable_rows(self.timing_path)
-        timing = b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step)
-        write_atomically(self.timing_path, timing)
+        for path in self.row_paths[1:]:
+            rows, _ = readable_rows(path)
+            write_atomically(path, b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step))
         for path in self.samples_path.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
             if number.isdecimal() and int(number) > step:
@@ -172,12 +179,13 @@ class Record:
             os.replace(self.checkpoint_path, self.previous_checkpoint_path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """One row: `time/*` goes to timing.jsonl, all else to metrics.jsonl."""
-        timing = {key: value for key, value in row.items() if key.startswith("time/")}
-        metrics = {key: value for key, value in row.items() if key not in timing}
+        """One row: `time/*` goes to timing.jsonl, `spectrum/*` to spectra.jsonl, all else to metrics.jsonl."""
+        others = {"time/": self.timing_path, "spectrum/": self.spectra_path}
+        metrics = {key: value for key, value in row.items() if not key.startswith(tuple(others))}
         _append_line(self.metrics_path, to_json(metrics))
-        if timing:
-            _append_line(self.timing_path, to_json({"step": row["step"], **timing}))
+        for prefix, path in others.items():
+            if part := {key: value for key, value in row.items() if key.startswith(prefix)}:
+                _append_line(path, to_json({"step": row["step"], **part}))
 
     def sample_path(self, step: int) -> Path:
         return self.samples_path / f"step-{step:06d}.png"
@@ -202,11 +210,11 @@ class Record:
         self._reserve_path.unlink(missing_ok=True)
 
     def write_protocol(self, protocol: dict[str, Any]) -> None:
-        write_atomically(self.folder / "protocol.json", to_json(protocol, indent=2) + "\n")
+        write_atomically(self.protocol_path, to_json(protocol, indent=2) + "\n")
 
     def protocol(self) -> dict[str, Any]:
         """How the run's samples are judged; empty where it was not written. Raises InputError where unreadable."""
-        path = self.folder / "protocol.json"
+        path = self.protocol_path
         try:
             protocol = json.loads(path.read_text())
         except FileNotFoundError:
@@ -219,7 +227,7 @@ class Record:
 
     def config(self) -> RunConfig:
         """The recorded configuration. Raises InputError where config.json is missing or unreadable."""
-        path = self.folder / "config.json"
+        path = self.config_path
         try:
             return from_parameters(json.loads(path.read_text()))
         except FileNotFoundError as error:
@@ -277,12 +285,14 @@ class Record:
         return read_rows(self.metrics_path)
 
     def history(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
-        """The rows with their timing, and with the sample grids that were made at their steps."""
-        timing = {row["step"]: row for row in readable_rows(self.timing_path)[0]}
+        """The rows with their timing and spectra, and with the sample grids that were made at their steps."""
+        others = [{row["step"]: row for row in readable_rows(path)[0]} for path in self.row_paths[1:]]
         history = []
         for row in self.rows():
             samples = self.sample_path(row["step"])
-            history.append((row | timing.get(row["step"], {}), {"samples": samples} if samples.exists() else {}))
+            for rows in others:
+                row |= rows.get(row["step"], {})
+            history.append((row, {"samples": samples} if samples.exists() else {}))
         return history
 
     def timing(self) -> list[dict[str, Any]]:

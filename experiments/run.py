@@ -27,7 +27,7 @@ from torch import Tensor
 
 from experiments import checkpoint
 from experiments.record import RESULTS, Record
-from experiments.tracking import Tracker, resolve_mode
+from experiments.tracking import Tracker, resolve_mode, under_agent
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
 from sngan.evaluate import Evaluation
@@ -74,6 +74,8 @@ def execute(
             return Result("running", None, ran=False)
         status = _repaired(record.status(claimed=True), record, config, tell)
         if status["state"] in RESULTS or (status["state"] == "failed" and not redo_failed):
+            if status["state"] in RESULTS and under_agent():  # the agent's server waits for this cell's numbers
+                _mirror(config, study, record, mode, status, tell)
             return Result(status["state"], status.get("error"), ran=False)
         return _Attempt(config, study, record, data, mode, status, tell, force).run()
 
@@ -112,6 +114,31 @@ def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: T
         note += f", and the run's final weights say that it is {status['state']}"
     tell("say", note)
     return {key: value for key, value in status.items() if key != "damaged"}
+
+
+def _mirror(config: RunConfig, study: str, record: Record, mode: str, status: dict[str, Any], tell: Tell) -> None:
+    """Send the record of a run that is over to W&B."""
+    summary = _summary(status, record, record.folder.parent)
+    tracker = Tracker(
+        config, study, record.folder.parent, mode, [study], lambda text: tell("say", f"warning: {text}"),
+        record.history(), summary,
+    )  # fmt: skip
+    tracker.finish(status["state"], summary, record)
+
+
+def _summary(status: dict[str, Any], record: Record, study_folder: Path) -> dict[str, Any]:
+    """What W&B's summary says of a run: the end state, how samples are judged, and what reading back needs."""
+    attempt = status["attempts"][-1] if status["attempts"] else {}
+    kept = {key: value for key, value in status.items() if key not in ("traceback", "wandb_url")}
+    study_file = study_folder / "study.yaml"
+    return {
+        **{key: status.get(key) for key in ("state", "error", "metrics_sha256")},
+        **{key: attempt.get(key) for key in ("wall_seconds", "peak_memory_bytes")},
+        "device": attempt.get("device_name"),
+        "status": kept,
+        "protocol": record.protocol(),
+        "study_file": study_file.read_text(encoding="utf-8") if study_file.exists() else "",
+    }
 
 
 class _Attempt:
@@ -208,13 +235,16 @@ class _Attempt:
         return self._end(outcome.state, outcome.step, outcome.reason or None)
 
     def _train(self) -> Outcome:
-        self._tracker = self._open_tracker(past=self._record.history() if self._resume else [])
+        self._record.write_protocol(Evaluation(self._config, self._data).protocol)
+        self._tracker = self._open_tracker(
+            past=self._record.history() if self._resume else [],
+            summary=_summary(self._status, self._record, self._record.folder.parent),
+        )
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
         if self._config.threads:
             torch.set_num_threads(self._config.threads)
         if self._data.images.is_cuda:
             torch.cuda.reset_peak_memory_stats(self._data.images.device)
-        self._record.write_protocol(Evaluation(self._config, self._data).protocol)
         with _stop.gracefully():
             return train(self._config, self._data, self._log, self._save, self._resume, self._due)
 
@@ -253,11 +283,9 @@ class _Attempt:
         self._record.write_status(self._status)
         if state in RESULTS:
             self._record.previous_checkpoint_path.unlink(missing_ok=True)
-        summary = {key: self._status.get(key) for key in ("state", "error", "metrics_sha256")}
-        summary |= {key: self._attempt[key] for key in ("wall_seconds", "peak_memory_bytes")}
-        summary["device"] = self._attempt["device_name"]
         if self._tracker:
-            self._tracker.finish(state, summary)
+            summary = _summary(self._status, self._record, self._record.folder.parent)
+            self._tracker.finish(state, summary, self._record if state in RESULTS else None)
             if self._note_tracker():
                 self._record.write_status(self._status)
         self._tell("end", self._config.run_id, state, step, error or "", seconds)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -13,7 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from sngan.config import InputError, RunConfig
+from experiments.record import Record, to_json
+from sngan.config import DATASETS, FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY, InputError, RunConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -25,6 +29,11 @@ _STOP_SECONDS = 5.0
 _THREAD = "W&B of a run"
 _FULL_BYTES = 2**20
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
+_SUMMARIES = {  # start of a metric's name -> what the summary says of it; of others the last value
+    **dict.fromkeys(("eval/fd", "eval/kd", "eval/mode_kl"), "min,last"),
+    **dict.fromkeys(("eval/", "sigma/", "sigma_raw/", "sigma_conv/", "lipschitz/", "grad_x/"), "max,last"),
+    **dict.fromkeys(("grad_norm/", "logit/"), "min,max,last"),
+}
 
 
 def resolve_mode(wanted: str) -> str:
@@ -49,6 +58,16 @@ def resolve_mode(wanted: str) -> str:
     return "online" if logged_in else "offline"
 
 
+def project() -> str:
+    """Name of the W&B project: WANDB_PROJECT, else `sngan`."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def under_agent() -> bool:
+    """Whether a W&B agent started this process, for one cell of a W&B sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
 def is_busy() -> bool:
     """Whether W&B still has something to do for a run of this process."""
     return any(thread.name == _THREAD for thread in threading.enumerate())
@@ -62,14 +81,19 @@ class Tracker:
     costs warnings by `warn`, and raises nothing. The W&B run's id is `<study>-<run id>`, its name the run id, its group
     the cell (the run without its seed); its config is flat: identity fields, `study` and `run_id`. Under a W&B agent
     the id is the server's; runs are then matched by config. `past` are the rows and images of earlier attempts: those
-    that W&B does not have (offline it has none) are sent first, so each offline run is complete.
+    that W&B does not have (offline it has none) are sent first, so each offline run is complete. `summary` is what the
+    summary says until `finish`. Alerts tell of divergence, of an error, and of modes that a healthy run lost.
     """
 
     def __init__(
         self, config: RunConfig, study: str, folder: Path, mode: str, tags: list[str], warn: Callable[[str], None],
-        past: Sequence[_Row] = (),
+        past: Sequence[_Row] = (), summary: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self._config, self._study, self._folder, self._tags, self._past = config, study, folder, tags, past
+        self._summary, self._defined = summary or {}, set[str]()
+        self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
+        for row, _ in past:
+            self._modes.lost(row)
         self._warn, self._id = warn, f"{study}-{config.run_id}"
         self._run: wandb.Run | None = None
         self._calls: SimpleQueue[Callable[[wandb.Run], object] | None] = SimpleQueue()
@@ -85,8 +109,11 @@ class Tracker:
 
     def log(self, row: dict[str, Any], images: dict[str, Path]) -> None:
         """One call per row, with all its keys; `images` are PNG files by key."""
+        lost = self._modes.lost(row)
         if self._thread.is_alive():
-            self._calls.put(lambda run: run.log(row | _images(images, row["step"])))
+            self._calls.put(lambda run: self._log(run, row, images))
+            if lost:
+                self._calls.put(lambda run: run.alert("mode collapse", f"{self._config.run_id}: {lost}", level="WARN"))
 
     def settle(self) -> None:
         """Wait until W&B's client has taken all that was logged; for measurements."""
@@ -95,9 +122,17 @@ class Tracker:
         while self._thread.is_alive() and not taken.wait(0.1):
             pass
 
-    def finish(self, state: str, summary: dict[str, Any]) -> None:
-        """Wait until W&B has everything: at most a minute, and 5 seconds for a run that was told to stop."""
-        self._calls.put(lambda run: run.summary.update(summary))
+    def finish(self, state: str, summary: dict[str, Any], record: Record | None = None) -> None:
+        """Wait until W&B has everything: at most a minute, and 5 seconds for a run that was told to stop.
+
+        `record`: the folder of a run that is over, whose weights and rows become artifacts.
+        """
+        self._calls.put(lambda run: run.summary.update(_plain(summary | _address(run, self.mode))))
+        if state in ("diverged", "failed"):
+            text = f"{self._config.run_id}: {summary.get('error')}"
+            self._calls.put(lambda run: run.alert(state, text, level="WARN" if state == "diverged" else "ERROR"))
+        if record:
+            self._calls.put(lambda run: _log_artifacts(run, self._config, record, summary))
         if state == "interrupted":
             self._calls.put(lambda run: run.mark_preempting())
         self._calls.put(lambda run: run.finish(exit_code=0 if state in ("finished", "diverged") else 1))
@@ -147,15 +182,18 @@ class Tracker:
     def _start(self) -> wandb.Run:
         import wandb
 
+        checkout = Path(__file__).parents[1]  # its commit, and what differs from it as diff.patch
+        in_git = (checkout / ".git").exists()
+        code: dict[str, Any] = {"git_root": str(checkout), "save_code": True} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
-            silent=True, console="off", disable_code=True, init_timeout=_PATIENCE_SECONDS,
-            finish_timeout=_PATIENCE_SECONDS, finish_timeout_raises=True,
+            silent=True, console="off", init_timeout=_PATIENCE_SECONDS,
+            finish_timeout=_PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's telemetry, which may fail
         wandb.setup(quiet)
         wandb.termsetup(quiet, _Ear(self._trouble))  # what W&B would print
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            project=project(),
             dir=self._folder,
             id=self._id,
             name=self._config.run_id,
@@ -171,10 +209,18 @@ class Tracker:
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         known = run.summary.get("step", -1) if run.resumed else -1
+        run.summary.update(_plain(self._summary | _address(run, self.mode)))
         for row, images in self._past:
             if row["step"] > known:
-                run.log(row | _images(images, row["step"]))
+                self._log(run, row, images)
         return run
+
+    def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path]) -> None:
+        for key in row.keys() - self._defined:  # W&B lets only one of its patterns apply, and that is `*`
+            if summary := next((kind for start, kind in _SUMMARIES.items() if key.startswith(start)), None):
+                run.define_metric(key, step_metric="step", summary=summary)
+        self._defined |= row.keys()
+        run.log(_media(row, images))
 
     def _forget(self) -> None:
         """End W&B's service, which else keeps the id of a run that it could not start."""
@@ -212,7 +258,85 @@ class _Ear:
     error = warning
 
 
-def _images(images: dict[str, Path], step: int) -> dict[str, Any]:
+class ModeWatch:
+    """Whether a run, once healthy, has lost modes: as the report judges it, but while the run trains.
+
+    `trivial_fd`: of the trivial sampler; None where it is not known, and then nothing is seen.
+    """
+
+    def __init__(self, config: RunConfig, trivial_fd: float | None) -> None:
+        self._classes, self._healthy_fd = DATASETS[config.dataset][1], HEALTHY_FD * (trivial_fd or -math.inf)
+        self._healthy = self._told = False
+        self._best, self._bad = 0.0, 0  # effective modes; evaluations in a row
+
+    def lost(self, row: dict[str, Any]) -> str:
+        """What is wrong, once a run and at the second bad evaluation in a row; else nothing."""
+        if any(row.get(f"eval/{name}") is None for name in ("fd", "effective_modes", "mode_kl", "diversity")):
+            return ""
+        modes, classes = row["eval/effective_modes"], self._classes
+        self._healthy |= row["eval/fd"] < self._healthy_fd and modes >= classes / 2
+        if not self._healthy:
+            return ""
+        many = classes > 100
+        self._best = max(self._best, modes)
+        found = {f"effective modes {modes:.3g} of {classes}": modes < FEW_MODES * (self._best if many else classes)}
+        if not many:
+            kl, diversity = row["eval/mode_kl"], row["eval/diversity"]
+            found |= {f"KL {kl:.3g} nats": kl > LARGE_MODE_KL, f"diversity {diversity:.3g}": diversity < LOW_DIVERSITY}
+        reasons = [text for text, holds in found.items() if holds]
+        self._bad = self._bad + 1 if reasons else 0
+        if self._bad < 2 or self._told:
+            return ""
+        self._told = True
+        return f"{', '.join(reasons)} at step {row['step']}, after it was healthy"
+
+
+def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
+    """The row as W&B takes it: spectra as histograms, PNG files as images."""
     import wandb
 
-    return {key: wandb.Image(str(path), caption=f"step {step}") for key, path in images.items()}
+    logged = {key: value for key, value in row.items() if not key.startswith("spectrum/")}
+    for key in row.keys() - logged.keys():
+        values = [value for value in row[key] if value is not None and math.isfinite(value)]
+        if values:
+            logged[key] = wandb.Histogram(values)
+    return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
+
+
+def _plain(summary: dict[str, Any]) -> dict[str, Any]:
+    """Without what is no JSON: W&B's summary holds what the record's files hold."""
+    return json.loads(to_json(summary))
+
+
+def _address(run: wandb.Run, mode: str) -> dict[str, Any]:
+    return {"wandb_url": run.url} if mode == "online" else {}
+
+
+def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: dict[str, Any]) -> None:
+    """Data set (by digest), record and final weights, which W&B reads where they lie: no copy is made."""
+    import wandb
+
+    identity = config.identity()
+    metadata = {
+        "study": run.config["study"],
+        "run_id": config.run_id,
+        "config": identity,
+        "config_sha256": hashlib.sha256(to_json(identity).encode()).hexdigest(),
+        **_plain({key: summary.get(key) for key in ("state", "error", "metrics_sha256")}),
+    }
+    name = f"{run.config['study']}-{config.run_id}"[:110]
+    data = _plain(summary.get("protocol", {})).get("reference_sha256")
+    if data:
+        artifact = wandb.Artifact(f"data-{config.dataset}", "dataset", metadata={"sha256": data})
+        artifact.add_reference(f"urn:sha256:{data}", name="images", checksum=False)
+        run.log_artifact(artifact)
+    files = {
+        "model": [record.checkpoint_path],
+        "record": [record.config_path, record.protocol_path, *record.row_paths],
+    }
+    for kind, paths in files.items():
+        artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
+        for path in paths:
+            if path.exists():
+                artifact.add_file(str(path), policy="immutable")
+        run.log_artifact(artifact)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from sngan.config import RunConfig
 from sngan.data import ImageData, normalized
-from sngan.sigma import ConvSigma, batch_norm_gain, log_sigmas, matrix_sigma, spectrum, standing_still
+from sngan.sigma import (
+    ConvSigma,
+    batch_norm_gain,
+    log_sigmas,
+    matrix_sigma,
+    singular_values,
+    spectrum,
+    standing_still,
+)
 from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, sigma_estimates, spectral_norm_of, weight_layers
 from sngan.streams import numpy_generator, torch_generator
 
@@ -189,6 +197,13 @@ class Instruments:
                 norms = input_gradient_norms(self._D, x)
                 row[f"grad_x/{kind}"], row[f"grad_x/{kind}_max"] = norms.mean().item(), norms.max().item()
         return row | {"lipschitz/empirical": max(value for key, value in row.items() if key.endswith("_max"))}
+
+    def spectra(self) -> dict[str, list[float]]:
+        """`spectrum/<layer>`: every singular value of the raw parameter, largest first."""
+        return {
+            f"spectrum/{name}": singular_values(raw_weight(layer), matrix_dim(layer)).tolist()
+            for name, layer in self._layers.items()
+        }
 
     @torch.no_grad()
     def samples(self) -> Tensor:

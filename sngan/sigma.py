@@ -63,13 +63,27 @@ class Spectrum(NamedTuple):
 
 
 @torch.no_grad()
-def spectrum(weight: Any, dim: int = 0) -> Spectrum:
-    """Shape of the singular values of `weight` as the matrix (shape[dim], rest). NaN for a zero or non-finite one."""
+def singular_values(weight: Any, dim: int = 0) -> Tensor:
+    """All singular values of `weight` as the matrix (shape[dim], rest), largest first, float64; NaN if non-finite."""
+    scale, s = _scaled_singular_values(weight, dim)
+    return scale * s
+
+
+def _scaled_singular_values(weight: Any, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest absolute entry, and the singular values of the matrix divided by it: () and (rank,) float64."""
     matrix = _as_matrix(weight, dim)
     scale = matrix.abs().max()
     if not (scale.isfinite() and scale > 0):
+        return scale, torch.ones(min(matrix.shape), dtype=torch.float64, device=matrix.device)
+    return scale, torch.linalg.svdvals(matrix / scale)
+
+
+@torch.no_grad()
+def spectrum(weight: Any, dim: int = 0) -> Spectrum:
+    """Shape of the singular values of `weight` as the matrix (shape[dim], rest). NaN for a zero or non-finite one."""
+    scale, s = _scaled_singular_values(weight, dim)
+    if not (scale.isfinite() and scale > 0):
         return Spectrum(np.nan, np.nan, np.nan)
-    s = torch.linalg.svdvals(matrix / scale)
     energy = s.square() / s.square().sum()
     entropy = -torch.special.xlogy(energy, energy).sum()
     return Spectrum((1 / energy[0]).item(), entropy.exp().item(), (s > s[0] / 2).double().mean().item())

@@ -131,7 +131,7 @@ def train(
             samples = None
             if step in evaluations:
                 evaluation_start, samples = time.perf_counter(), instruments.samples()
-                row |= evaluation(G)
+                row |= evaluation(G) | instruments.spectra()
                 timing["time/evaluation_seconds"] = time.perf_counter() - evaluation_start
             log(row | timing, samples)
             if bad := non_finite(row, samples, G, D):

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import wandb
-from conftest import small
+from conftest import ROOT, small
 
+from analysis.events import Thresholds, find_events
 from experiments import tracking
-from experiments.record import Record
+from experiments.record import Record, read_rows
 from experiments.run import execute
-from experiments.tracking import Tracker, resolve_mode
+from experiments.tracking import ModeWatch, Tracker, resolve_mode
 from sngan.config import InputError
 
 
@@ -58,8 +60,10 @@ def test_offline_files_equal_the_record(tmp_path: Path) -> None:
     assert len(history) == len(expected) == 4
     for sent, row in zip(history, expected, strict=True):
         assert {key: sent[key] for key in row} == row
-        rest = {key.split(".")[0] for key in set(sent) - set(row)}
-        assert {key for key in rest if not key.startswith("_")} <= {"samples", "real"}
+        rest = {key.split(".")[0] for key in set(sent) - set(row) if not key.startswith("_")}
+        evaluated = row["step"] in record.config().evaluation_steps()
+        spectra = {f"spectrum/conv{i}" for i in (1, 2, 3)}
+        assert rest == (spectra | {"samples"} if evaluated else set()) | ({"real"} if row["step"] == 0 else set())
     (run,) = found["run"]
     assert run["run_id"] == f"tiny-{record.run_id}"
     assert run["display_name"] == record.run_id
@@ -72,11 +76,115 @@ def test_offline_files_equal_the_record(tmp_path: Path) -> None:
     assert (config["study"], config["run_id"]) == ("tiny", record.run_id)
     assert found["exit"][0].get("exit_code", 0) == 0
     summary = merged(found["summary"])
+    status = record.status()
     assert (summary["state"], summary["error"]) == ("finished", None)
-    assert summary["metrics_sha256"] == record.status()["metrics_sha256"]
+    assert summary["metrics_sha256"] == status["metrics_sha256"]
+    assert summary["protocol"] == record.protocol()
+    attempt = status["attempts"][0]
+    assert summary["device"] == attempt["device_name"]
+    assert {key: summary[key] for key in ("wall_seconds", "peak_memory_bytes")} == {
+        key: attempt[key] for key in ("wall_seconds", "peak_memory_bytes")
+    }
+    fd = [row["eval/fd"] for row in record.rows() if "eval/fd" in row]
+    assert summary["eval/fd"] == {"last": fd[-1], "min": min(fd)}
+    sigma = [row["sigma_raw/conv2"] for row in record.rows()]
+    assert summary["sigma_raw/conv2"] == {"last": sigma[-1], "max": max(sigma)}
     media = wandb_file(record).parent / "files" / "media" / "images"
     assert len(list(media.glob("samples_*.png"))) == len(record.config().evaluation_steps())
     assert len(list(media.glob("real_*.png"))) == 1
+
+
+def test_spectra_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:
+    """The largest singular value is the sigma that was measured by another way; resuming cuts the file back."""
+    record = train_offline(tmp_path, arm="sn_dcgan")
+    rows = {row["step"]: row for row in record.rows()}
+    spectra = read_rows(record.spectra_path)
+    assert [row["step"] for row in spectra] == record.config().evaluation_steps()
+    for row in spectra:
+        for layer, size in (("conv1", 16), ("conv2", 32), ("conv3", 1)):
+            values = row[f"spectrum/{layer}"]
+            assert len(values) == size
+            assert values == sorted(values, reverse=True)
+            assert values[0] == pytest.approx(rows[row["step"]][f"sigma_raw/{layer}"], rel=1e-9)
+            energy = sum(value**2 for value in values)
+            assert energy**0.5 == pytest.approx(rows[row["step"]][f"weight_norm/{layer}"], rel=1e-6)
+    (sent,) = (row for row in history_of(inspect(wandb_file(record))) if row["step"] == 20)
+    assert sent["spectrum/conv2._type"] == "histogram"
+    assert sum(sent["spectrum/conv2.values"]) == 32
+    record.cut_back(record.config(), 20, record.metrics_path.stat().st_size)
+    assert [row["step"] for row in read_rows(record.spectra_path)] == [row["step"] for row in spectra if row["step"] < 21]
+
+
+def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:
+    record = train_offline(tmp_path)
+    artifacts = {payload["type"]: payload for payload in inspect(wandb_file(record))["artifact"]}
+    assert set(artifacts) == {"model", "record", "dataset"}
+    files = {
+        kind: {entry["path"]: entry.get("local_path", entry.get("ref")) for entry in payload["manifest"]["contents"]}
+        for kind, payload in artifacts.items()
+    }
+    assert files["model"] == {"checkpoint.pt": str(record.checkpoint_path)}
+    names = ("config.json", "protocol.json", "metrics.jsonl", "timing.jsonl", "spectra.jsonl")
+    assert files["record"] == {name: str(record.folder / name) for name in names}
+    assert files["dataset"] == {"images": f"urn:sha256:{record.protocol()['reference_sha256']}"}
+    for kind in ("model", "record"):
+        metadata = json.loads(artifacts[kind]["metadata"])
+        assert metadata["config"] == record.config().identity()
+        assert len(metadata["config_sha256"]) == 64
+        assert metadata["metrics_sha256"] == record.metrics_sha256()
+
+
+def test_alerts_name_what_ended_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "alert" not in inspect(wandb_file(train_offline(tmp_path)))
+    diverged = train_offline(tmp_path, arm="plain", steps=2000, lr=10.0, beta1=0.999, beta2=0.0)
+    (alert,) = inspect(wandb_file(diverged))["alert"]
+    assert (alert["title"], alert["level"]) == ("diverged", "WARN")
+    assert diverged.run_id in alert["text"]
+    assert "non-finite" in alert["text"]
+    monkeypatch.setattr("experiments.run.train", lambda *_: 1 / 0)
+    failed = train_offline(tmp_path, seed=5)
+    found = inspect(wandb_file(failed))
+    (alert,) = found["alert"]
+    assert (alert["title"], alert["level"]) == ("failed", "ERROR")
+    assert "ZeroDivisionError" in alert["text"]
+    assert found["exit"][0]["exit_code"] == 1
+    assert "artifact" not in found
+
+
+def test_lost_modes_are_seen_as_the_report_sees_them() -> None:
+    """Against `analysis.events`, which reads the same rows afterwards."""
+    rng = np.random.default_rng(0)
+    seen = 0
+    for case in range(300):
+        classes = (10, 1000)[case % 2]
+        config = small(dataset="digits" if classes == 10 else "stacked_mnist")
+        n, quality = int(rng.integers(2, 12)), rng.uniform(5, 40, 12)
+        rows = [
+            {"step": 10 * i, "eval/fd": quality[i], "eval/effective_modes": classes * rng.uniform(0.3, 1),
+             "eval/mode_kl": rng.uniform(0, 0.55), "eval/diversity": rng.uniform(0.45, 1)}
+            for i in range(n)
+        ]  # fmt: skip
+        watch = ModeWatch(config, 37.0)
+        told = [row["step"] for row in rows if watch.lost(row)]
+        columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+        events = dict(find_events(columns, "finished", classes, 37.0, math.nan, Thresholds()))
+        begin = events.get("mode collapse")
+        if begin is not None and begin < rows[-1]["step"]:  # what begins at the last evaluation is not told
+            assert told == [begin + 10]
+            seen += 1
+        else:
+            assert told == []
+    assert seen > 50
+    assert not ModeWatch(small(), None).lost(rows[0])
+
+
+def test_code_is_named_by_commit_and_difference(tmp_path: Path) -> None:
+    file = wandb_file(train_offline(tmp_path))
+    (git,) = {json.dumps(e["git"]) for e in inspect(file)["environment"] if "git" in e}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert json.loads(git)["commit"] == commit.strip()
+    changes = subprocess.run(["git", "diff", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert (file.parent / "files" / "diff.patch").exists() == bool(changes)
 
 
 def recorded_config(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
