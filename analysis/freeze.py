@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.load import Study, sound
+from analysis.load import Study, grids, sound
 from analysis.stability import summarize
-from experiments.record import STATES, to_json, write_atomically
+from experiments.record import STATES, Record, to_json, write_atomically
 from sngan.config import InputError
 
 _SCHEMA = 1
@@ -35,10 +35,10 @@ def freeze(study: Study, folder: Path) -> Path:
     about = {name: getattr(study, name) for name in ("name", "description", "extra", "protocols")}
     write_atomically(folder / "study.json", to_json(about | {"schema": _SCHEMA}, indent=1) + "\n")
     for run_id in study.runs["run_id"]:
-        grids = sorted((study.folder / run_id / "samples").glob("step-*.png"))
-        for grid in grids:
-            (folder / run_id / "samples").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(grid, folder / run_id / "samples" / grid.name)
+        for step, grid in study.samples.get(run_id, {}).items():
+            path = Record(folder / run_id).sample_path(step)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, grid.read_bytes())
     if study.bench and study.bench.is_dir():
         for path in sorted(study.bench.glob("*.json")):
             (folder / "bench").mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def thaw(folder: Path) -> Study:
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     return Study(
         about["name"], about["description"], folder, runs, history, account, about["extra"], about["protocols"],
-        folder / "bench",
+        folder / "bench", {run_id: grids(Record(folder / run_id).samples_path) for run_id in runs["run_id"]},
     )  # fmt: skip
 
 

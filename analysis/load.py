@@ -1,13 +1,14 @@
-"""Records of a study -> tidy frames and an account of its runs."""
+"""Runs of a study, from their records or from W&B -> tidy frames and an account of its runs."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow
@@ -20,9 +21,12 @@ from experiments.record import (
     readable_rows,
     recorded_configs,
     run_folders,
+    runs_root,
     spent,
     write_atomically,
 )
+from experiments.study import Study as Plan
+from experiments.study import parse as parse_study
 from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
@@ -46,6 +50,8 @@ class Study:
     (NaN where null or absent). `account`: number of runs in each state. `extra`: run ids on disk that the study does
     not plan; they are left out of all else.
     `protocols`: run id -> how its samples were judged, of the runs that say so. `bench`: where benchmarks' files lie.
+    `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `folder`: of the records, or where a report
+    of what W&B has belongs.
     """
 
     name: str
@@ -57,42 +63,124 @@ class Study:
     extra: list[str]
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     bench: Path | None = None
+    samples: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
 
 
-def load(source: str | Path) -> Study:
-    """Read the records in a study's folder, such as runs/mnist-core.
+class Found(NamedTuple):
+    """What a source has of one run: status as in status.json, what is wrong with it, protocol, rows, sample grids.
 
-    Without study.yaml every run in the folder belongs to it. Metrics that are not those that the run ended with (by
-    their SHA-256) are read, as far as they are readable, and named in `damage`; `sound` leaves them out. Raises
-    InputError where there are no records, or a file other than metrics.jsonl and status.json cannot be read.
+    `rows()`: a row a logged step, and what is wrong with those that cannot be read.
     """
-    folder = Path(source)
+
+    status: dict[str, Any]
+    damage: str
+    protocol: dict[str, Any]
+    rows: Callable[[], tuple[pd.DataFrame, str]]
+    samples: Mapping[int, Any]
+
+
+def load(
+    source: str | Path,
+    study: str = "",
+    filters: Mapping[str, Any] | None = None,
+    runs_dir: str = "",
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Study:
+    """Read the runs of a study: equal frames, whether from records, from W&B's offline files or from its server.
+
+    `source`: a folder of records such as runs/mnist-core; `wandb-files:DIR`, W&B's folder of a study
+    (runs/mnist-core/wandb); or `wandb:ENTITY/PROJECT`, where `study` names the study if the project has several,
+    `filters` are W&B's (MongoDB's words, such as {"config.lr": 0.0002}) and `tell(done, total)` hears of progress.
+
+    Without study.yaml (W&B has it in each run's summary) every run that is found belongs to the study. Metrics that
+    are not those that the run ended with (by their SHA-256; of W&B: rows that are missing) are read, as far as they
+    are readable, and named in `damage`; `sound` leaves them out. A run that W&B has more than once counts as the last
+    that came to a result. Raises InputError where there are no runs, or a file other than metrics.jsonl and
+    status.json cannot be read.
+    """
+    kind, _, place = str(source).partition(":")
+    if kind not in ("wandb-files", "wandb"):
+        return _load_records(Path(source))
+    from analysis import mirror
+
+    if kind == "wandb-files":
+        folder = Path(place)
+        folder = folder if folder.name == "wandb" or not (folder / "wandb").is_dir() else folder / "wandb"
+        runs, home = mirror.offline_runs(folder), folder.parent
+    else:
+        named = {"config.study": study} if study else {}
+        runs, home = mirror.online_runs(place, {**named, **(filters or {})}, tell), None
+    runs = [run for run in runs if study in ("", run.study)]
+    if len(names := sorted({run.study for run in runs})) > 1:
+        raise InputError(f"{source} has runs of {len(names)} studies; name one of {', '.join(names)}")
+    if not runs:
+        raise InputError(f"no runs of {f'the study {study}' if study else 'this program'} at {source}")
+    runs.sort(key=lambda run: (run.found.status["state"] in RESULTS, run.started))  # what comes later, counts
+    found = {run.config.run_id: run.found for run in runs}
+    configs = {run.config.run_id: run.config for run in runs}
+    newest = max(runs, key=lambda run: run.started)
+    if newest.study_file:
+        plan = parse_study(newest.study_file)
+    else:
+        plan = Plan(names[0], "Single runs.", [configs[run_id] for run_id in sorted(configs)], len(configs), "")
+    return _assemble(plan, home or runs_root(runs_dir) / plan.name, found)
+
+
+def _load_records(folder: Path) -> Study:
     if not folder.is_dir():
         raise InputError(f"no records at {folder}: it is not a folder; train first with `sngan sweep {folder.name}`")
     records = run_folders(folder)
-    name, description, extra = folder.name, "Single runs.", []
     if (folder / "study.yaml").exists():
         plan = read_study(folder / "study.yaml")
-        name, description = plan.name, plan.description
-        planned = {config.run_id: config for config in plan.configs}
-        extra = [record.run_id for record in records if record.run_id not in planned]
     else:
-        planned = {config.run_id: config for config in recorded_configs(folder)}
-    if not planned or not records:
-        raise InputError(f"no records at {folder}: no run has started there; train first with `sngan sweep {name}`")
-    found = {run_id: Record(folder / run_id) for run_id in planned}
+        configs = recorded_configs(folder)
+        plan = Plan(folder.name, "Single runs.", configs, len(configs), "")
+    if not plan.configs or not records:
+        raise InputError(
+            f"no records at {folder}: no run has started there; train first with `sngan sweep {plan.name}`"
+        )
+    planned = {config.run_id for config in plan.configs}
+    found = {run_id: _of_record(Record(folder / run_id)) for run_id in planned}
+    extra = [record.run_id for record in records if record.run_id not in planned]
+    return _assemble(plan, folder, found, extra, cached=True)
+
+
+def _of_record(record: Record) -> Found:
+    status = record.status()
+    rows = functools.partial(_rows, record.metrics_path)
+    return Found(status, record.damage(status), record.protocol(), rows, grids(record.samples_path))
+
+
+def grids(folder: Path) -> dict[int, Path]:
+    """step -> PNG of a run's sample grids."""
+    found = {path.stem.removeprefix("step-"): path for path in sorted(folder.glob("step-*.png"))}
+    return {int(step): path for step, path in found.items() if step.isdecimal()}
+
+
+def _assemble(
+    plan: Plan, folder: Path, found: dict[str, Found], extra: list[str] | None = None, cached: bool = False
+) -> Study:
+    """The frames of a plan's runs. `cached`: whether rows of results may be kept in `folder`."""
+    planned = {config.run_id: config for config in plan.configs}
+    if extra is None:
+        extra = sorted(set(found) - set(planned))
+    nothing = Found({"state": "missing", "step": 0, "attempts": []}, "", {}, lambda: (pd.DataFrame(), ""), {})
+    found = {run_id: found.get(run_id, nothing) for run_id in planned}
     runs = pd.DataFrame([_run(config, found[run_id]) for run_id, config in planned.items()])
     runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
-    history, unreadable = _history(runs, found, folder)
+    history, unreadable = _history(runs, found, folder if cached else None)
     found_damage = zip(runs["damage"], runs["run_id"].map(unreadable), strict=True)
     runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in found_damage]
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
-    protocols = {run_id: protocol for run_id, record in found.items() if (protocol := record.protocol())}
+    protocols = {run_id: run.protocol for run_id, run in found.items() if run.protocol}
     trivial = runs["run_id"].map({run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()})
     runs["trivial_fd"] = trivial.astype(float)
     of_context = runs.groupby("context")["trivial_fd"].transform("median")  # of runs that failed before they had one
     runs["trivial_fd"] = runs["trivial_fd"].fillna(of_context)
-    return Study(name, description, folder, runs, history, account, extra, protocols, folder.parent / "bench")
+    samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
+    return Study(
+        plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples
+    )
 
 
 def sound(study: Study) -> Study:
@@ -106,11 +194,11 @@ def sound(study: Study) -> Study:
     return replace(study, history=kept)
 
 
-def _run(config: RunConfig, record: Record) -> dict[str, Any]:
-    status = record.status()
+def _run(config: RunConfig, found: Found) -> dict[str, Any]:
+    status = found.status
     attempt = status["attempts"][-1] if status["attempts"] else {}
     row = {"run_id": config.run_id, "state": status["state"], "step": status["step"], "error": status.get("error")}
-    row |= config.identity() | {"damage": record.damage(status)}
+    row |= config.identity() | {"damage": found.damage}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
     row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
     row |= {
@@ -120,20 +208,21 @@ def _run(config: RunConfig, record: Record) -> dict[str, Any]:
     return row | {"attempts": len(status["attempts"])}
 
 
-def _history(runs: pd.DataFrame, records: dict[str, Record], folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+def _history(
+    runs: pd.DataFrame, found: dict[str, Found], folder: Path | None
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """The rows of all runs in their order, and what is wrong with those that were read in part, by run id.
 
-    Rows of results are kept in the study's folder beside the SHA-256 of the file that they came from: a second report
+    Rows of results are kept in `folder`, if there is one, beside the SHA-256 of the file that they came from: a second report
     reads only what is new.
     """
     sound = runs["state"].isin(RESULTS) & (runs["damage"] == "")
     digests = runs.loc[sound, ["run_id", "metrics_sha256"]].dropna().set_index("run_id")["metrics_sha256"]
-    kept = _kept(folder)
+    kept = _kept(folder) if folder else pd.DataFrame(columns=["run_id", "metrics_sha256"])
     kept = kept[kept["metrics_sha256"] == kept["run_id"].map(digests)]
     known, frames, damage = set(kept["run_id"]), [kept], {}
     for run_id in runs.loc[~runs["run_id"].isin(known), "run_id"]:
-        path = records[run_id].metrics_path
-        rows, wrong = _rows(path)
+        rows, wrong = found[run_id].rows()
         if not rows.empty:
             others = {name: float for name in rows if name not in _COUNTS and rows[name].dtype != float}
             try:
@@ -143,13 +232,13 @@ def _history(runs: pd.DataFrame, records: dict[str, Record], folder: Path) -> tu
         if not rows.empty:
             frames.append(rows.assign(run_id=run_id, metrics_sha256=digests.get(run_id)))
         if wrong:
-            damage[run_id] = f"{path.name}, {wrong}"
+            damage[run_id] = f"metrics.jsonl, {wrong}"
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         return pd.DataFrame(columns=[*_KEYS, "step"]), damage
     rows = pd.concat(frames, ignore_index=True)
     new = rows[rows["metrics_sha256"].notna()]
-    if set(new["run_id"]) != known:
+    if folder and set(new["run_id"]) != known:
         _keep(new, folder)
     metrics = sorted(name for name in rows if name not in (*_COUNTS, "run_id", "metrics_sha256"))
     counts = [name for name in _COUNTS if name in rows]

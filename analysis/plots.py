@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.colors
@@ -256,8 +256,8 @@ def matrix(table: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
-def sample_matrix(grids: Mapping[tuple[str, str], Path]) -> Figure:
-    """PNG grids by (row, column) names, such as (variant's label, seed), side by side."""
+def sample_matrix(grids: Mapping[tuple[str, str], Any]) -> Figure:
+    """PNG grids (with `read_bytes`) by (row, column) names, such as (variant's label, seed), side by side."""
     rows = list(dict.fromkeys(row for row, _ in grids))
     columns = list(dict.fromkeys(column for _, column in grids))
     with mpl.rc_context(_STYLE):
@@ -266,7 +266,7 @@ def sample_matrix(grids: Mapping[tuple[str, str], Path]) -> Figure:
             axis = figure.add_subplot(len(rows), len(columns), i * len(columns) + j + 1)
             axis.set(xticks=[], yticks=[])
             try:
-                pixels = mpl.image.imread(grids[row, column])
+                pixels = mpl.image.imread(io.BytesIO(grids[row, column].read_bytes()))
             except (KeyError, OSError, SyntaxError, ValueError) as error:  # SyntaxError is Pillow's for a broken PNG
                 reason = "no samples" if isinstance(error, KeyError) else "unreadable file"
                 axis.text(0.5, 0.5, reason, ha="center", va="center", transform=axis.transAxes)

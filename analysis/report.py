@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def film(study: Study) -> Film | None:
             shared = sorted(set.intersection(*map(set, grids.values()))) if grids else []
             if len(shared) < 2:
                 continue
-            size = max(path.stat().st_size for found in grids.values() for path in found.values())
+            size = max(len(grid.read_bytes()) for found in grids.values() for grid in found.values())
             most = max(int(_FILM_BYTES / (size * len(grids))), 2)
             steps = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, most).round().astype(int))]
             variants = plots.in_order(pd.Series([variant for variant, _ in grids]))
@@ -143,16 +143,9 @@ def film(study: Study) -> Film | None:
     return None
 
 
-def _grids(study: Study, runs: pd.DataFrame) -> dict[tuple[str, int], dict[int, Path]]:
+def _grids(study: Study, runs: pd.DataFrame) -> dict[tuple[str, int], Mapping[int, Any]]:
     """(variant, seed) -> step -> PNG, of the runs that have some."""
-    grids = {
-        (run.variant, run.seed): {
-            int(path.stem.removeprefix("step-")): path
-            for path in (study.folder / run.run_id / "samples").glob("step-*.png")
-            if path.stem.removeprefix("step-").isdecimal()
-        }
-        for run in runs.itertuples()
-    }
+    grids = {(run.variant, run.seed): study.samples.get(run.run_id, {}) for run in runs.itertuples()}
     return {key: found for key, found in grids.items() if found}
 
 

@@ -18,6 +18,7 @@ from sngan.config import InputError, RunConfig, from_parameters
 
 STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
 RESULTS = ("finished", "diverged")  # over, and not run again
+KILLED = "its process ended without a word (killed)"
 _RESERVED_BYTES = 64 * 1024
 
 
@@ -258,7 +259,7 @@ class Record:
             if status["state"] == "running":
                 status["step"] = self.last_step()
                 if orphan:
-                    status |= {"state": "interrupted", "error": "its process ended without a word (killed)"}
+                    status |= {"state": "interrupted", "error": KILLED}
         return status
 
     def _read_status(self) -> dict[str, Any] | None:

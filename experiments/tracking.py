@@ -26,6 +26,7 @@ PROJECT = "sngan"
 MODES = ("online", "offline", "disabled")
 _PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
+_ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _THREAD = "W&B of a run"
 _FULL_BYTES = 2**20
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
@@ -123,7 +124,7 @@ class Tracker:
             pass
 
     def finish(self, state: str, summary: dict[str, Any], record: Record | None = None) -> None:
-        """Wait until W&B has everything: at most a minute, and 5 seconds for a run that was told to stop.
+        """Wait until W&B has everything: about a minute at most, and 5 seconds for a run that was told to stop.
 
         `record`: the folder of a run that is over, whose weights and rows become artifacts.
         """
@@ -132,13 +133,14 @@ class Tracker:
             text = f"{self._config.run_id}: {summary.get('error')}"
             self._calls.put(lambda run: run.alert(state, text, level="WARN" if state == "diverged" else "ERROR"))
         if record:
-            self._calls.put(lambda run: _log_artifacts(run, self._config, record, summary))
+            self._calls.put(lambda run: _within(_ARTIFACT_SECONDS, _log_artifacts, run, self._config, record, summary))
         if state == "interrupted":
             self._calls.put(lambda run: run.mark_preempting())
         self._calls.put(lambda run: run.finish(exit_code=0 if state in ("finished", "diverged") else 1))
         self._calls.put(None)
         if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS if state == "interrupted" else 2 * _PATIENCE_SECONDS)
+            most = 2 * _PATIENCE_SECONDS + _ARTIFACT_SECONDS
+            self._thread.join(_STOP_SECONDS if state == "interrupted" else most)
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
@@ -301,6 +303,25 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
         if values:
             logged[key] = wandb.Histogram(values)
     return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
+
+
+def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:
+    """Call, and wait for its end no longer than this. Raises what it raises, and TimeoutError."""
+    raised: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            call(*arguments)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, name=_THREAD, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    if raised:
+        raise raised[0]
 
 
 def _plain(summary: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,21 @@ KEY = "0" * 40
 
 
 @dataclass
+class Artifact:
+    """What arrived of an artifact."""
+
+    name: str
+    type: str
+    metadata: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+    committed: bool = False
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads(self.files["wandb_manifest.json"])["contents"]
+
+
+@dataclass
 class Run:
     """What arrived of a run."""
 
@@ -28,6 +43,8 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, dict[int, str]] = field(default_factory=dict)  # file -> line number -> line
     files: dict[str, bytes] = field(default_factory=dict)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
     preempting: bool = False
     exit_code: int | None = None
 
@@ -46,6 +63,7 @@ class Server:
     def __init__(self) -> None:
         self.fault = ""
         self.runs: dict[str, Run] = {}
+        self.artifacts: dict[str, Artifact] = {}  # by id
         self.unknown: list[str] = []
         self.requests = 0
         self.lock = threading.Lock()
@@ -100,8 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self._fails():
             return
-        run, _, name = self.path.removeprefix("/storage/").partition("/")
-        self.server_of_runs.runs[run].files[name] = body
+        owner, _, name = self.path.removeprefix("/storage/").partition("/")
+        found = self.server_of_runs.artifacts.get(owner) or self.server_of_runs.runs[owner]
+        found.files[name] = body
         self._answer(200, {})
 
     def do_GET(self) -> None:
@@ -142,8 +161,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_of_runs.unknown.append(name)
             self._answer(400, {"errors": [{"message": f"unknown operation {name}"}]})
             return
-        with self.server_of_runs.lock:
-            self._answer(200, {"data": operation(request.get("variables") or {})})
+        try:
+            with self.server_of_runs.lock:
+                variables = request.get("variables") or {}
+                data = operation(variables.get("input", variables))
+        except Exception as error:
+            self.server_of_runs.unknown.append(f"{name}: {error!r}")
+            self._answer(400, {"errors": [{"message": f"{name}: {error!r}"}]})
+            return
+        self._answer(200, {"data": data})
 
     # --- operations, by W&B's names ---
 
@@ -197,6 +223,56 @@ class _Handler(BaseHTTPRequestHandler):
             "historyLineCount": len(run.lines.get("wandb-history.jsonl", {})),
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _NotifyScriptableRunAlert(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.server_of_runs.runs[given["runName"]].alerts.append(given)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
+    def _ServerFeaturesQuery(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def _ArtifactType(self, given: dict[str, Any]) -> dict[str, Any]:
+        name = given["name"].partition(":")[0]
+        found = [artifact for artifact in self.server_of_runs.artifacts.values() if artifact.name == name]
+        return {"project": {"artifact": {"artifactType": {"name": found[0].type}} if found else None}}
+
+    def _CreateArtifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        artifacts = self.server_of_runs.artifacts
+        artifact = Artifact(
+            given["artifactCollectionName"], given["artifactTypeName"], json.loads(given["metadata"] or "{}")
+        )
+        identity = f"artifact-{len(artifacts)}"
+        artifacts[identity] = artifact
+        self.server_of_runs.runs[given["runName"]].artifacts.append(artifact)
+        created = {"id": identity, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": created}}
+
+    def _CreateArtifactManifest(self, given: dict[str, Any]) -> dict[str, Any]:
+        file = self._upload(given["artifactID"], given["name"])
+        manifest = {"id": f"manifest-of-{given['artifactID']}", "file": file}
+        return {"createArtifactManifest": {"artifactManifest": manifest}}
+
+    def _UpdateArtifactManifest(self, given: dict[str, Any]) -> dict[str, Any]:
+        identity = given["artifactManifestID"].removeprefix("manifest-of-")
+        file = self._upload(identity, "wandb_manifest.json")
+        manifest = {"id": given["artifactManifestID"], "file": file}
+        return {"updateArtifactManifest": {"artifactManifest": manifest}}
+
+    def _CreateArtifactFiles(self, given: dict[str, Any]) -> dict[str, Any]:
+        edges = []
+        for spec in given["artifactFiles"]:
+            file = self._upload(spec["artifactID"], spec["name"])
+            edges.append({"node": file | {"storagePath": f"{spec['artifactID']}/{spec['name']}"}})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _CommitArtifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.server_of_runs.artifacts[given["artifactID"]].committed = True
+        return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+
+    def _upload(self, owner: str, name: str) -> dict[str, Any]:
+        url = f"{self.server_of_runs.url}/storage/{owner}/{name}"
+        return {"id": f"file-{name}", "name": name, "displayName": name, "uploadUrl": url, "uploadHeaders": [],
+                "uploadMultipartUrls": None, "artifact": {"id": owner}}  # fmt: skip
 
     def _CreateRunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
         url = f"{self.server_of_runs.url}/storage/{given['run']}"

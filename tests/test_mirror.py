@@ -1,0 +1,129 @@
+"""The same runs read from records and from what W&B's client wrote: equal frames."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import small, write_study
+from test_tracking import train_offline
+
+from analysis import mirror
+from analysis.load import Study, load
+from analysis.report import write_report
+from experiments.record import KILLED, Record
+from experiments.run import execute
+from experiments.study import read
+from sngan.config import InputError
+
+
+@pytest.fixture(scope="module")
+def _study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with runs that finished, diverged, failed, are missing and are extra, each mirrored offline."""
+    folder = tmp_path_factory.mktemp("mirrored") / "tiny"
+    folder.mkdir()
+    path = write_study(folder, "study", arm=["dcgan", "sn"], seed=[0, 1, 2], steps=60)
+    path.write_text(path.read_text().replace("name: study", "name: tiny\ndescription: Which is which?"))
+    configs = read(path).configs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "")
+        for config in (*configs[:5], small(arm="penalty", steps=60)):
+            if config == configs[3]:
+                patch.setattr("experiments.run.train", lambda *_: 1 / 0)
+            execute(replace(config, threads=1, device="cpu", wandb="offline"), "tiny", folder, lambda *message: None)
+            if config == configs[3]:
+                patch.undo()
+                patch.setenv("WANDB_API_KEY", "")
+    return folder
+
+
+@pytest.fixture
+def study_folder(_study_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(_study_folder, tmp_path / "runs" / "tiny", ignore=shutil.ignore_patterns(".history.cache"))
+
+
+def assert_equal(found: Study, expected: Study) -> None:
+    pd.testing.assert_frame_equal(found.runs, expected.runs)
+    pd.testing.assert_frame_equal(found.history, expected.history)
+    pd.testing.assert_series_equal(found.account, expected.account)
+    for name in ("name", "description", "extra", "protocols", "folder", "bench"):
+        assert getattr(found, name) == getattr(expected, name), name
+    grids = [
+        {run_id: {step: grid.read_bytes() for step, grid in of.items()} for run_id, of in study.samples.items()}
+        for study in (found, expected)
+    ]
+    assert grids[0] == grids[1]
+    assert any(grids[1].values())
+
+
+def test_offline_files_give_the_frames_of_the_records(study_folder: Path) -> None:
+    expected = load(study_folder)
+    assert expected.account.to_dict() == {
+        "finished": 4, "diverged": 0, "failed": 1, "interrupted": 0, "running": 0, "missing": 1,
+    }  # fmt: skip
+    assert_equal(load(f"wandb-files:{study_folder / 'wandb'}"), expected)
+    assert_equal(load(f"wandb-files:{study_folder}", study="tiny"), expected)
+
+
+def test_the_report_of_offline_files_is_the_report_of_the_records(study_folder: Path) -> None:
+    page = write_report(load(study_folder), kinds=["svg"])
+    expected = {path.relative_to(page.parent): path.read_bytes() for path in page.parent.rglob("*") if path.is_file()}
+    shutil.rmtree(page.parent)
+    write_report(load(f"wandb-files:{study_folder}"), kinds=["svg"])
+    found = {path.relative_to(page.parent): path.read_bytes() for path in page.parent.rglob("*") if path.is_file()}
+    assert found == expected
+
+
+def test_non_finite_numbers_and_missing_ones_stay_what_they_are(tmp_path: Path) -> None:
+    train_offline(tmp_path, arm="plain", steps=2000, lr=10.0, beta1=0.999, beta2=0.0)
+    train_offline(tmp_path, arm="dcgan", steps=30)
+    expected, found = load(tmp_path / "tiny"), load(f"wandb-files:{tmp_path / 'tiny' / 'wandb'}")
+    assert_equal(found, expected)
+    assert expected.account["diverged"] == 1
+    assert found.history["loss/d"].isna().sum() > 2  # at each step 0, and where it diverged
+    assert found.history["sigma_bn/conv1"].isna().any()  # plain has no batch norm: the key is absent
+
+
+def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
+    """As W&B has it after a kill: fragments that overlap, of which the later one is right."""
+    rows = [{"step": s, "loss/d": s / 10, "_step": i} for i, s in enumerate((0, 10, 20, 30))]
+    again = [{"step": s, "loss/d": s / 10 + 1, "_step": i} for i, s in enumerate((20, 30, 40), start=4)]
+    found = mirror._cut_back([*rows, {"_step": 99}, *again])
+    assert [(row["step"], row["loss/d"]) for row in found] == [(0, 0.0), (10, 1.0), (20, 3.0), (30, 4.0), (40, 5.0)]
+
+
+def test_a_killed_run_is_interrupted(tmp_path: Path, study_folder: Path) -> None:
+    """An exit record that never came, as kill -9 leaves it."""
+    (file,) = study_folder.glob("wandb/*-dcgan-C-s00-*/run-*.wandb")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 9 // 10])  # a torn end
+    run = load(f"wandb-files:{study_folder}").runs.set_index("run_id").iloc[0]
+    assert (run["state"], run["error"], run["attempts"]) == ("interrupted", KILLED, 1)
+    assert 0 < run["step"] <= 60
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match="W&B's reader cannot read it"):
+        load(f"wandb-files:{study_folder}")
+
+
+def test_rows_that_wandb_lacks_are_named(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = mirror.inspected
+    lost = lambda kind, content: kind == "history" and content["item"]["step"] in (20, 30)  # noqa: E731
+    monkeypatch.setattr(mirror, "inspected", lambda file: (found for found in real(file) if not lost(*found)))
+    study = load(f"wandb-files:{study_folder}")
+    finished = study.runs[study.runs["state"] == "finished"]
+    assert set(finished["damage"]) == {"W&B lacks 2 of 7 rows"}
+
+
+def test_bad_sources_are_errors(tmp_path: Path, study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no W&B files at"):
+        load(f"wandb-files:{tmp_path}")
+    with pytest.raises(InputError, match="no runs of the study other"):
+        load(f"wandb-files:{study_folder}", study="other")
+    execute(small(wandb="offline"), "second", study_folder, lambda *message: None)
+    with pytest.raises(InputError, match="runs of 2 studies; name one of second, tiny"):
+        load(f"wandb-files:{study_folder}")
+    assert len(load(f"wandb-files:{study_folder}", study="tiny").runs) == 6
