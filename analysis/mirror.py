@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pandas as pd
 import platformdirs
 
-from analysis.load import Found
+from analysis.load import Found, Study, load
 from experiments.record import KILLED, RESULTS, write_atomically
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
@@ -32,6 +33,7 @@ class Mirrored(NamedTuple):
     study: str
     study_file: str
     started: str  # ISO time
+    items: list[dict[str, Any]]  # rows as W&B has them
     found: Found
 
 
@@ -40,13 +42,76 @@ class RemoteFile:
     """A file of a W&B run: fetched when it is first read, then kept in the cache."""
 
     cached: Path
-    fetch: Callable[[Path], Any]
+    fetch: Callable[[], bytes]
 
     def read_bytes(self) -> bytes:
         if not self.cached.exists():
             self.cached.parent.mkdir(parents=True, exist_ok=True)
-            self.fetch(self.cached)
+            write_atomically(self.cached, self.fetch())
         return self.cached.read_bytes()
+
+
+def differences(study: Study, found: Mapping[str, Study]) -> tuple[list[str], int]:
+    """Where W&B has something else than the record, a line each, and how many runs were compared.
+
+    `study`: of the records; `found`: run id -> the study that W&B has it in. Runs that are missing in the records are
+    left out.
+    """
+    texts, compared = [], 0
+    for run in study.runs[study.runs["state"] != "missing"].itertuples():
+        mirrored = found.get(run.run_id)
+        if mirrored is None or run.run_id not in set(mirrored.runs["run_id"]):
+            texts.append(f"{run.run_id}: W&B does not have it")
+            continue
+        compared += 1
+        other = mirrored.runs.set_index("run_id").loc[run.run_id]
+        for name in ("state", "step", "error", "metrics_sha256", "damage"):
+            ours, theirs = getattr(run, name), other[name]
+            if ours != theirs and not (pd.isna(ours) and pd.isna(theirs)):
+                texts.append(f"{run.run_id}: {name} is {ours!r} in the record and {theirs!r} in W&B")
+        ours, theirs = (
+            s.history[s.history["run_id"] == run.run_id].set_index("step") if len(s.history) else pd.DataFrame()
+            for s in (study, mirrored)
+        )  # fmt: skip
+        texts += [f"{run.run_id}: {text}" for text in _different_rows(ours, theirs)]
+    return texts, compared
+
+
+def mirrors(study: Study, tell: Tell) -> dict[str, Study]:
+    """Run id -> what W&B has: on its server where the record has an address, else in its files beside the records.
+
+    Raises InputError where W&B was never told of this study.
+    """
+    sources = [f"wandb-files:{study.folder}"] if any((study.folder / "wandb").glob("*run-*/run-*.wandb")) else []
+    paths = {"/".join(urlsplit(url).path.strip("/").split("/")[:2]) for url in study.runs["wandb_url"].dropna()}
+    sources += [f"wandb:{path}" for path in sorted(paths)]
+    if not sources:
+        raise InputError(f"W&B has nothing of {study.folder}: its runs were trained with --wandb disabled")
+    found: dict[str, Study] = {}
+    for source in sources:
+        mirrored = load(source, study.name, tell=tell)
+        runs = mirrored.runs[mirrored.runs["state"] != "missing"]
+        found |= dict.fromkeys(runs["run_id"], mirrored)
+    return found
+
+
+def _different_rows(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[str]:
+    for one, two, where in ((ours, theirs, "W&B"), (theirs, ours, "the record")):
+        if len(steps := one.index.difference(two.index)):
+            yield f"{len(steps)} rows are not in {where}, the first at step {steps[0]}"
+    steps = ours.index.intersection(theirs.index)
+    for metric in sorted(name for name in {*ours, *theirs} if "/" in name):
+        one, two = (
+            frame.loc[steps, metric] if metric in frame else pd.Series(math.nan, index=steps)
+            for frame in (ours, theirs)
+        )
+        different = steps[~((one == two) | (one.isna() & two.isna()))]
+        if len(different):
+            first = different[0]
+            yield (
+                f"{metric} differs at {len(different)} of {len(steps)} steps, first at step {first}: "
+                f"{one[first]:.9g} in the record, {two[first]:.9g} in W&B"
+            )
 
 
 def offline_runs(folder: Path) -> list[Mirrored]:
@@ -73,8 +138,8 @@ def _offline_run(file: Path) -> Mirrored | None:
         elif kind == "history":
             items.append(content["item"])
         over |= kind == "exit"
-    samples = {path: file.parent / "files" / path for item in items if (path := item.get("samples.path"))}
-    return _mirrored(config, summary, "" if over else "interrupted", started, lambda: items, samples.__getitem__)
+    state, files = "" if over else "interrupted", file.parent / "files"
+    return _mirrored(config, summary, state, started, lambda: items, files.joinpath)
 
 
 def inspected(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -107,9 +172,7 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
     Rows of runs that are over are kept in the platform's cache folder, each run's when it was read, so that a reading
     that was cut off goes on. Raises InputError where the project cannot be had.
     """
-    import requests
     import wandb
-    from wandb.errors import CommError, Error
 
     try:
         api = wandb.Api(timeout=60)
@@ -120,9 +183,9 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
                 mirrored.append(found)
             tell(done, total)
         return mirrored
-    except (CommError, Error, ValueError, requests.RequestException) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # W&B's client raises errors of many kinds
         raise InputError(
             f"cannot read W&B's project {path}: {' '.join(str(error).split())}; log in with `wandb login`, and give it "
             "as ENTITY/PROJECT"
@@ -133,32 +196,42 @@ def _online_run(run: Any) -> Mirrored | None:
     summary = dict(run.summary_metrics)
     live = run.state in ("running", "pending")
     state = ("running" if live else "interrupted") if summary.get("state") in (None, "running") else ""
-    identity = [run.url, summary.get("metrics_sha256"), run.lastHistoryStep]
-    folder = platformdirs.user_cache_path("sngan") / "wandb" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    items = functools.partial(_online_items, run, folder / "rows.json" if not state else None)
+    identity = json.dumps([run.url, summary.get("metrics_sha256")]).encode()
+    folder = platformdirs.user_cache_path("sngan") / "wandb" / hashlib.sha256(identity).hexdigest()
+    kept = folder / "rows.json"
+
+    def items() -> list[dict[str, Any]]:
+        return (_kept(kept) if not state else None) or list(run.scan_history())
 
     def sample(name: str) -> RemoteFile:
-        return RemoteFile(folder / name, lambda to: run.file(name).download(str(folder), replace=True))
+        return RemoteFile(folder / name, lambda: _downloaded(run, name))
 
-    return _mirrored(dict(run.config), summary, state, run.created_at, items, sample)
-
-
-def _online_items(run: Any, kept: Path | None) -> list[dict[str, Any]]:
-    """The rows of a run: from `kept` where they are there."""
-    if kept and kept.exists():
-        try:
-            content = kept.read_bytes()
-            digest, _, rows = content.partition(b"\n")
-            if hashlib.sha256(rows).hexdigest().encode() == digest:
-                return json.loads(rows)
-        except (OSError, ValueError):
-            pass  # damaged: it is read anew
-    rows = list(run.scan_history(page_size=10_000))
-    if kept:
+    found = _mirrored(dict(run.config), summary, state, run.created_at, items, sample)
+    if found and found.found.status["state"] in RESULTS and not found.found.damage and not kept.exists():
+        content = json.dumps(found.items).encode()
         kept.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(rows).encode()
         write_atomically(kept, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    return rows
+    return found
+
+
+def _downloaded(run: Any, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(run.file(name).download(folder).name).read_bytes()
+        except Exception as error:  # W&B's client raises errors of many kinds
+            raise InputError(f"cannot fetch {name} of {run.url}: {' '.join(str(error).split())}") from error
+
+
+def _kept(path: Path) -> list[dict[str, Any]] | None:
+    """The rows in the cache; None where they are not there, or damaged, and then no longer there."""
+    try:
+        digest, _, content = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() == digest:
+            return json.loads(content)
+        path.unlink()
+    except OSError:
+        pass
+    return None
 
 
 def _mirrored(
@@ -185,12 +258,14 @@ def _mirrored(
     status |= {"wandb_url": url} if url else {}
     samples = {row["step"]: sample(path) for row in rows if (path := _sample_path(row))}
     found = Found(status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: _frame(rows), samples)
-    return Mirrored(identity, str(config.get("study", "")), summary.get("study_file") or "", started, found)
+    return Mirrored(identity, str(config.get("study", "")), summary.get("study_file") or "", started, rows, found)
 
 
 def _sample_path(row: dict[str, Any]) -> str | None:
     nested = row.get("samples")
-    return nested.get("path") if isinstance(nested, dict) else row.get("samples.path")
+    path = nested.get("path") if isinstance(nested, dict) else row.get("samples.path")
+    inside = isinstance(path, str) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+    return path if inside else None
 
 
 def _cut_back(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

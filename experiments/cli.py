@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import sys
 import warnings
@@ -202,37 +203,79 @@ class Status:
     """Account of a study's runs: states, steps and reasons."""
 
     study: Positional[_Study]
+    check_wandb: Annotated[bool, arg(help="compare the records with what W&B has, metric by metric")] = False
     runs_dir: _RunsDir = ""
     as_json: _Json = False
 
     def run(self) -> int:
         from experiments.account import status
 
-        return status(studies.find(self.study, self.runs_dir), self.study, self.runs_dir, self.as_json)
+        study = studies.find(self.study, self.runs_dir)
+        if self.check_wandb:
+            return self._check_wandb(study.name)
+        return status(study, self.study, self.runs_dir, self.as_json)
+
+    def _check_wandb(self, name: str) -> int:
+        """Exit code 1 where W&B has something else than the records."""
+        from analysis.load import load
+        from analysis.mirror import differences, mirrors
+        from experiments.display import counting
+
+        recorded = load(record.runs_root(self.runs_dir) / name)
+        with counting("runs read from W&B") as tell:
+            texts, compared = differences(recorded, mirrors(recorded, tell))
+        if self.as_json:
+            print(record.to_json({"study": name, "compared": compared, "differences": texts}, indent=2))
+        else:
+            print("\n".join([*texts, f"{compared} runs compared with W&B: {len(texts)} differences"]))
+        return SOME_FAILED if texts else DONE
 
 
 @dataclass(frozen=True)
 class Report:
-    """Statistics, figures, tables and one self-contained HTML page from a study's records."""
+    """Statistics, figures, tables and one self-contained HTML page from a study's records, or from what W&B has."""
 
     study: Positional[Annotated[str, arg(metavar="STUDY", help="a study's name, or its folder of records")]] = ""
     freeze: Annotated[str, arg(metavar="DIR", help="also keep there all that the report is made of")] = ""
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
+    source: Annotated[
+        Literal["local", "wandb-files", "wandb"],
+        arg(help="local: the records; wandb-files: W&B's files beside them; wandb: a project on W&B's server"),
+    ] = "local"
+    project: Annotated[str, arg(metavar="ENTITY/PROJECT", help="on W&B: to read from with --source wandb")] = ""
+    filter: Annotated[str, arg(help="of W&B's runs: FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
     figures: Annotated[str, arg(help="files of the figures: some of png,svg,pdf")] = "png,svg"
+    publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
         if bool(self.study) == bool(self.frozen):
             raise InputError("give a study, or --from with a frozen one")
+        if (self.source == "wandb") != bool(self.project):
+            raise InputError("--source wandb and --project ENTITY/PROJECT belong together")
+        if self.filter and self.source != "wandb":
+            raise InputError("--filter chooses among W&B's runs: it needs --source wandb")
         from analysis.freeze import freeze, thaw
-        from analysis.load import load
         from analysis.report import write_report
 
-        study = thaw(Path(self.frozen)) if self.frozen else load(self._folder())
+        study = thaw(Path(self.frozen)) if self.frozen else self._load()
         if self.freeze:
             print(freeze(study, Path(self.freeze)))
         print(write_report(study, kinds=[kind.strip() for kind in self.figures.split(",")]))
         return DONE
+
+    def _load(self) -> Any:
+        from analysis.load import load
+
+        if self.source == "local":
+            return load(self._folder())
+        if self.source == "wandb-files":
+            return load(f"wandb-files:{self._folder()}")
+        from experiments.display import counting
+
+        name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
+        with counting(f"runs read from {self.project}") as tell:
+            return load(f"wandb:{self.project}", name, _filters(self.filter), self.runs_dir, tell)
 
     def _folder(self) -> Path:
         """Of the study of that name, or else that folder itself."""
@@ -389,6 +432,19 @@ def _note_unused(config: RunConfig, arguments: list[str]) -> None:
     for name in sorted(given & unused_parameters(config)):
         users = ", ".join(slug for slug, arm in ARMS.items() if name in arm.parameters)
         print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users})", file=sys.stderr)
+
+
+def _filters(text: str) -> dict[str, Any]:
+    """W&B's filters from its JSON, or from FIELD=VALUE of a run's configuration, separated by commas."""
+    import yaml
+
+    try:
+        if text.startswith("{"):
+            return json.loads(text)
+        pairs = dict(part.split("=", 1) for part in text.split(",") if part)
+        return {f"config.{name.strip()}": yaml.safe_load(value) for name, value in pairs.items()}
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--filter {text!r} is neither FIELD=VALUE,FIELD=VALUE nor JSON: {error}") from error
 
 
 def _to_stderr(text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -97,6 +99,27 @@ class Display:
         count = f"[{self._ended}/{self._total}] " if counts and self._total > 1 else ""
         reason = f": {error}" if error else ""
         self.say(f"{count}{run_id}: {state} at step {step:,} after {duration(seconds)}{reason}")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """tell(done, total): a bar on a terminal, elsewhere a line now and then."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("")
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        return
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said >= _LINE_EVERY_SECONDS or done == total:
+            said = now
+            console.print(f"{what}: {done}/{total}", markup=False, emoji=False)
+
+    yield tell
 
 
 def duration(seconds: float) -> str:

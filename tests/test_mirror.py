@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import small, write_study
@@ -15,10 +14,13 @@ from test_tracking import train_offline
 from analysis import mirror
 from analysis.load import Study, load
 from analysis.report import write_report
+from experiments.cli import _filters
 from experiments.record import KILLED, Record
 from experiments.run import execute
 from experiments.study import read
 from sngan.config import InputError
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,50 @@ def test_rows_that_wandb_lacks_are_named(study_folder: Path, monkeypatch: pytest
     study = load(f"wandb-files:{study_folder}")
     finished = study.runs[study.runs["state"] == "finished"]
     assert set(finished["damage"]) == {"W&B lacks 2 of 7 rows"}
+
+
+def test_what_wandb_has_otherwise_is_named(study_folder: Path, command: Command) -> None:
+    arguments = ("status", "tiny", "--check-wandb", "--runs-dir", study_folder.parent)
+    code, output, _ = command(*arguments)
+    assert (code, output) == (0, "5 runs compared with W&B: 0 differences\n")
+    changed = Record(next(study_folder.glob("digits-sn-C-s01-*")))
+    rows = changed.rows()
+    rows[2]["loss/d"] += 0.25
+    del rows[4]
+    changed.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changed.write_status(changed.status() | {"metrics_sha256": changed.metrics_sha256()})
+    shutil.rmtree(next(study_folder.glob("wandb/*-dcgan-C-s02-*")))
+    code, output, _ = command(*arguments, "--json")
+    found = json.loads(output)
+    assert code == 1
+    assert found["compared"] == 4
+    lost, sha, missing, loss = found["differences"]
+    assert lost.endswith("W&B does not have it")
+    assert "metrics_sha256 is" in sha
+    assert missing == f"{changed.run_id}: 1 rows are not in the record, the first at step 40"
+    assert loss.startswith(f"{changed.run_id}: loss/d differs at 1 of 6 steps, first at step 20: ")
+    shutil.rmtree(study_folder / "wandb")
+    code, _, errors = command(*arguments)
+    assert code == 2
+    assert "trained with --wandb disabled" in errors
+
+
+def test_the_command_reads_wandbs_files(study_folder: Path, command: Command) -> None:
+    code, output, errors = command(
+        "report", "tiny", "--source", "wandb-files", "--figures", "svg", "--runs-dir", study_folder.parent
+    )
+    assert (code, output.strip()) == (0, str(study_folder / "report" / "index.html")), errors
+    for wrong in (["--source", "wandb"], ["--project", "a/b"], ["--filter", "lr=1"]):
+        assert command("report", "tiny", *wrong)[0] == 2
+
+
+def test_filters() -> None:
+    assert _filters("") == {}
+    assert _filters("lr=0.001,arm=sn") == {"config.lr": 0.001, "config.arm": "sn"}
+    assert _filters('{"tags": "v1"}') == {"tags": "v1"}
+    for wrong in ("lr", "{", "a=["):
+        with pytest.raises(InputError, match="neither FIELD=VALUE"):
+            _filters(wrong)
 
 
 def test_bad_sources_are_errors(tmp_path: Path, study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ What it proves: that what we send is complete and well formed. Not how W&B's own
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import yaml
 
 KEY = "0" * 40
 
@@ -46,6 +49,7 @@ class Run:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     preempting: bool = False
+    state: str = ""  # where it does not follow from the exit code
     exit_code: int | None = None
 
     @property
@@ -57,6 +61,17 @@ class Run:
         return {key: item["value"] for key, item in self.config.items() if key != "_wandb"}
 
 
+@dataclass
+class Sweep:
+    """A grid that agents share out."""
+
+    config: dict[str, Any]
+    cells: list[dict[str, Any]]
+    started: dict[str, dict[str, Any]] = field(default_factory=dict)  # run id -> its cell
+    stop: set[str] = field(default_factory=set)  # run ids that the agent is told to stop
+    requeued: list[str] = field(default_factory=list)  # run ids that were preempted
+
+
 class Server:
     """`fault`: empty, or how each request is answered: `hang`, `drop`, or an HTTP status such as `500`."""
 
@@ -64,8 +79,11 @@ class Server:
         self.fault = ""
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, Artifact] = {}  # by id
+        self.sweeps: dict[str, Sweep] = {}
+        self.views: dict[str, dict[str, Any]] = {}  # workspaces and reports, by id
+        self.projects: set[str] = set()
         self.unknown: list[str] = []
-        self.requests = 0
+        self.requests = self.pages = self.histories = 0
         self.lock = threading.Lock()
         self.released = threading.Event()
         outer = self
@@ -124,7 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {})
 
     def do_GET(self) -> None:
-        if not self._fails():
+        if self._fails():
+            return
+        owner, _, name = self.path.removeprefix("/storage/").partition("/")
+        run = self.server_of_runs.runs.get(owner)
+        if run and name in run.files:
+            self._send(200, "application/octet-stream", run.files[name])
+        else:
             self._answer(404, {})
 
     def _body(self) -> bytes:
@@ -146,9 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _answer(self, code: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
+        self._send(code, "application/json", json.dumps(content).encode())
+
+    def _send(self, code: int, kind: str, body: bytes) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -175,6 +201,50 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"viewer": {"id": "u", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}}
+
+    def _GetDefaultEntity(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "u", "entity": "tester"}}
+
+    def _Runs(self, given: dict[str, Any]) -> dict[str, Any]:
+        filters = json.loads(given.get("filters") or "{}")
+        names = [
+            name for name, run in self.server_of_runs.runs.items()
+            if (run.entity, run.project) == (given["entity"], given["project"]) and _matches(run, filters)
+        ]  # fmt: skip
+        start, size = int(given.get("cursor") or 0), given["perPage"]
+        page = names[start : start + size]
+        self.server_of_runs.pages += 1
+        edges = [{"node": self._node(name), "cursor": str(start + i + 1)} for i, name in enumerate(page)]
+        more = {"endCursor": str(start + len(page)), "hasNextPage": start + size < len(names)}
+        runs = {"edges": edges, "pageInfo": more}
+        return {"project": {"internalId": "p", "runCount": len(names), "readOnly": False, "runs": runs}}
+
+    def _node(self, name: str) -> dict[str, Any]:
+        run = self.server_of_runs.runs[name]
+        state = {None: "running", 0: "finished"}.get(run.exit_code, "failed")
+        return {
+            "id": _id(name), "projectId": "1", "name": name, "displayName": run.fields.get("displayName") or name,
+            "tags": run.fields.get("tags") or [], "sweepName": run.fields.get("sweep"), "state": run.state or state,
+            "config": json.dumps(run.config), "group": run.fields.get("groupName"),
+            "jobType": run.fields.get("jobType"), "commit": run.fields.get("commit"), "readOnly": False,
+            "createdAt": f"2026-01-01T00:00:{list(self.server_of_runs.runs).index(name):02d}Z",
+            "heartbeatAt": "2026-01-01T01:00:00Z", "description": "", "notes": "", "systemMetrics": "{}",
+            "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.history),
+            "user": {"name": "tester", "username": "tester"},
+            "historyKeys": {"lastStep": max((row.get("_step", 0) for row in run.history), default=-1), "keys": {}},
+        }  # fmt: skip
+
+    def _RunHistoryKeys(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"run": {"historyKeys": self._node(given["name"])["historyKeys"]}}}
+
+    def _RunParquetHistory(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
+
+    def _HistoryPage(self, given: dict[str, Any]) -> dict[str, Any]:
+        run = self.server_of_runs.runs[given["run"]]
+        self.server_of_runs.histories += 1
+        rows = [row for row in run.history if given["minStep"] <= row["_step"] < given["maxStep"]]
+        return {"project": {"run": {"history": [json.dumps(row) for row in rows[: given["pageSize"]]]}}}
 
     def _OrganizationCoreWeaveOrganizationID(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
@@ -274,6 +344,58 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": f"file-{name}", "name": name, "displayName": name, "uploadUrl": url, "uploadHeaders": [],
                 "uploadMultipartUrls": None, "artifact": {"id": owner}}  # fmt: skip
 
+    def _UpsertSweep(self, given: dict[str, Any]) -> dict[str, Any]:
+        config = yaml.safe_load(given["config"])
+        grid = {key: spec.get("values") or [spec["value"]] for key, spec in config["parameters"].items()}
+        cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        name = f"sweep{len(self.server_of_runs.sweeps)}"
+        self.server_of_runs.sweeps[name] = Sweep(config, cells)
+        project = {"id": "p", "name": given["projectName"] or "uncategorized", "entity": {"id": "e", "name": "tester"}}
+        return {"upsertSweep": {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}}
+
+    def _SweepWithRuns(self, given: dict[str, Any]) -> dict[str, Any]:
+        sweep = self.server_of_runs.sweeps[given["sweep"]]
+        content = {"id": given["sweep"], "name": given["sweep"], "method": "grid", "state": "RUNNING",
+                   "config": yaml.safe_dump(sweep.config), "runs": {"edges": []}}  # fmt: skip
+        return {"project": {"sweep": content}}
+
+    def _CreateAgent(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": f"agent-of-{given['sweep']}"}}}
+
+    def _Heartbeat(self, given: dict[str, Any]) -> dict[str, Any]:
+        name = given["id"].removeprefix("agent-of-")
+        sweep, commands = self.server_of_runs.sweeps[name], []
+        running = json.loads(given["runState"])
+        for run_id in sweep.stop & set(running):
+            commands.append({"type": "stop", "run_id": run_id})
+        if not running:
+            if sweep.requeued:
+                run_id = sweep.requeued.pop()
+            elif sweep.cells:
+                run_id = f"{name}-{len(sweep.started)}"
+                sweep.started[run_id] = sweep.cells.pop(0)
+            else:
+                run_id = ""
+            args = {key: {"value": value} for key, value in sweep.started.get(run_id, {}).items()}
+            program = sweep.config.get("program")
+            run = {"type": "run", "run_id": run_id, "program": program, "args": args}
+            commands.append(run if run_id else {"type": "exit"})
+        agent = {"agent": {"id": given["id"]}, "commands": json.dumps(commands)}
+        return {"agentHeartbeat": agent}
+
+    def _RunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
+        run = self.server_of_runs.runs[given.get("name") or given["run"]]
+        wanted = given.get("fileNames") or list(run.files)
+        storage = f"{self.server_of_runs.url}/storage/{given.get('name') or given['run']}"
+        nodes = [
+            {"id": name, "name": name, "url": f"{storage}/{name}", "directUrl": f"{storage}/{name}", "md5": "",
+             "sizeBytes": len(run.files[name]), "mimetype": "", "updatedAt": "2026-01-01T00:00:00Z"}
+            for name in wanted if name in run.files
+        ]  # fmt: skip
+        files = {"edges": [{"node": node, "cursor": "1"} for node in nodes],
+                 "pageInfo": {"endCursor": "1", "hasNextPage": False}}  # fmt: skip
+        return {"project": {"internalId": "1", "run": {"fileCount": len(nodes), "files": files}}}
+
     def _CreateRunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
         url = f"{self.server_of_runs.url}/storage/{given['run']}"
         files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in given["files"]]
@@ -291,6 +413,17 @@ class _Handler(BaseHTTPRequestHandler):
             if content.get("complete"):
                 run.exit_code = content.get("exitcode")
             self._answer(200, {})
+
+
+def _matches(run: Run, filters: dict[str, Any]) -> bool:
+    """The few of W&B's filters that are used here: equality of config values, and $and."""
+    for key, wanted in filters.items():
+        if key == "$and":
+            if not all(_matches(run, each) for each in wanted):
+                return False
+        elif run.values().get(key.removeprefix("config.").removesuffix(".value")) != wanted:
+            return False
+    return True
 
 
 def _id(name: str) -> str:
