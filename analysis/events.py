@@ -31,10 +31,12 @@ class Thresholds:
 
     logit: float = _threshold(1e4, "divergence: |logit| above it")
     healthy: float = _threshold(
-        HEALTHY_FD, "healthy: fd below this share of the trivial sampler's, and effective modes of at least half the classes"
+        HEALTHY_FD,
+        "healthy: fd below this share of the trivial sampler's, and effective modes of at least half the classes",
     )
     modes: float = _threshold(
-        FEW_MODES, "mode collapse: effective modes below this share of the classes; of more than 100, of the run's own best"
+        FEW_MODES,
+        "mode collapse: effective modes below this share of the classes; of more than 100, of the run's own best",
     )
     mode_kl: float = _threshold(LARGE_MODE_KL, "mode collapse: KL of the classes above it, nats; up to 100 classes")
     diversity: float = _threshold(LOW_DIVERSITY, "mode collapse: diversity below it; up to 100 classes")

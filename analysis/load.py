@@ -208,13 +208,11 @@ def _run(config: RunConfig, found: Found) -> dict[str, Any]:
     return row | {"attempts": len(status["attempts"])}
 
 
-def _history(
-    runs: pd.DataFrame, found: dict[str, Found], folder: Path | None
-) -> tuple[pd.DataFrame, dict[str, str]]:
+def _history(runs: pd.DataFrame, found: dict[str, Found], folder: Path | None) -> tuple[pd.DataFrame, dict[str, str]]:
     """The rows of all runs in their order, and what is wrong with those that were read in part, by run id.
 
-    Rows of results are kept in `folder`, if there is one, beside the SHA-256 of the file that they came from: a second report
-    reads only what is new.
+    Rows of results are kept in `folder`, if there is one, beside the SHA-256 of the file that they came from: a second
+    report reads only what is new.
     """
     sound = runs["state"].isin(RESULTS) & (runs["damage"] == "")
     digests = runs.loc[sound, ["run_id", "metrics_sha256"]].dropna().set_index("run_id")["metrics_sha256"]

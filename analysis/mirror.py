@@ -257,7 +257,9 @@ def _mirrored(
     status["step"] = status.get("step", rows[-1]["step"] if rows else 0)
     status |= {"wandb_url": url} if url else {}
     samples = {row["step"]: sample(path) for row in rows if (path := _sample_path(row))}
-    found = Found(status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: _frame(rows), samples)
+    found = Found(
+        status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: _frame(rows), samples
+    )
     return Mirrored(identity, str(config.get("study", "")), summary.get("study_file") or "", started, rows, found)
 
 

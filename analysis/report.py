@@ -28,6 +28,19 @@ from sngan.config import ARMS, InputError
 KINDS = ("png", "svg")
 _Draw = Callable[[Figure, str, str, str], "Picture"]
 
+READING = (
+    "A run is one training. Its arm says what is done to the discriminator; its seed fixes initial weights, data order "
+    "and latents, which the arms share: differences are paired.",
+    "Seeds are the sample. Bands and intervals are over seeds, never over evaluations of one model; n stands beside "
+    "every number.",
+    "Runs that diverged or failed are counted, and rank worst in comparisons. Nothing is left out silently.",
+    "sigma is the exact largest singular value of a layer's weight matrix, not the power iteration's estimate. It is "
+    "not the operator norm of the convolution.",
+    "Verdicts come from thresholds that were fixed beforehand; inconclusive is the default.",
+    "A loss of a GAN is no quality. Losses and gradients show how steadily a run trains; fd, coverage and modes say "
+    "what it learned, in the features of a small classifier named below; and look at the samples.",
+)
+
 _STRIPS = 20  # seeds of an arm that have a strip of their own
 _FILM_BYTES = 5e6  # of PNG files; a third more in the page
 _IN_STATISTICS = (
@@ -62,10 +75,23 @@ class Film:
     arms: list[tuple[str, list[str]]]
 
 
+@dataclass(frozen=True)
+class Written:
+    """A report: the page's path, and its parts in order: Markdown, and figures between."""
+
+    page: Path
+    parts: list[str | Picture]
+
+
 def write_report(
     source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS
 ) -> Path:
-    """Write the study's report into its folder's report/ and return the page's path.
+    """`write` the report and return the page's path."""
+    return write(source, thresholds, kinds).page
+
+
+def write(source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS) -> Written:
+    """Write the study's report into its folder's report/.
 
     `source`: a folder of records, or a Study that was loaded. `kinds` of the figures' files: png, svg, pdf. Runs whose
     metrics were changed after they ended are named and left out of every number. Of the same data the same bytes.
@@ -97,7 +123,8 @@ def write_report(
         write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
     content = _content(study, shown, thresholds)
     write_atomically(out / "index.html", rendered(content, pictures, film(study)))
-    write_atomically(out / "report.md", _markdown(content, pictures))
+    parts = _parts(content, pictures)
+    write_atomically(out / "report.md", _markdown(parts))
     statistics = {
         "schema": 1,
         "study": study.name,
@@ -111,7 +138,7 @@ def write_report(
     by_name = {table.file: table.frame.to_dict("records") for table in shown}
     statistics |= {name: by_name[name] for name in _IN_STATISTICS}
     write_atomically(out / "statistics.json", to_json(statistics, indent=1) + "\n")
-    return out / "index.html"
+    return Written(out / "index.html", parts)
 
 
 def rendered(content: dict[str, Any], pictures: list[Picture], frames: Film | None) -> str:
@@ -437,6 +464,7 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
         "tables": shown,
         "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.frame["claim"]},
         "thresholds": thresholds.table(),
+        "reading": READING,
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [
             {"slug": arm, "label": ARMS[arm].label, "source": ARMS[arm].source}
@@ -446,18 +474,29 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
     }  # fmt: skip
 
 
-def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
+def _markdown(parts: list[str | Picture]) -> str:
+    return "\n".join(
+        part if isinstance(part, str) else f"![{part.title}](figures/{part.file}.png)\n\n{part.caption}\n"
+        for part in parts
+    )
+
+
+def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Picture]:
+    """The report as Markdown, with its figures between."""
     states = ", ".join(f"{count} {state}" for state, count in content["account"].items() if count)
-    lines = [
+    head = [
         f"# {content['name']}",
         "",
         content["question"],
         "",
         f"{content['total']} planned runs: {states}.",
         "",
+        "## How to read this page",
+        "",
+        *(f"{i}. {text}" for i, text in enumerate(READING, start=1)),
+        "",
     ]
-    for picture in pictures:
-        lines += [f"![{picture.title}](figures/{picture.file}.png)", "", picture.caption, ""]
+    lines = []
     for table in content["tables"]:
         lines += [f"## {table.title}", "", table.caption, ""]
         if table.frame.empty:
@@ -466,7 +505,12 @@ def _markdown(content: dict[str, Any], pictures: list[Picture]) -> str:
         lines += ["| " + " | ".join(map(str, table.shown)) + " |", "|" + "---|" * table.shown.shape[1]]
         lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.cells()]
         lines.append("")
-    return "\n".join(lines)
+    lines += ["## Thresholds", "", "| name | value | what it decides |", "|---|---|---|"]
+    lines += [f"| {name} | {value} | {_markdown_cell(meaning)} |" for name, value, meaning in content["thresholds"]]
+    lines += ["", "## Versions and how to rebuild", ""]
+    lines += [f"- {key}: {value}" for key, value in content["versions"].items()]
+    lines += ["", f"Made by `{content['command']}`.", ""]
+    return ["\n".join(head), *pictures, "\n".join(lines)]
 
 
 def _markdown_cell(text: str) -> str:

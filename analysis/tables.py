@@ -353,7 +353,9 @@ def judged(study: Study, context: str) -> str:
 def protocols_of(study: Study) -> list[tuple[str, int, dict[str, Any]]]:
     """(context, number of runs, protocol) of each distinct protocol."""
     context_of = study.runs.set_index("run_id")["context"]
-    found = Counter((context_of[run_id], json.dumps(protocol, sort_keys=True)) for run_id, protocol in study.protocols.items())
+    found = Counter(
+        (context_of[run_id], json.dumps(protocol, sort_keys=True)) for run_id, protocol in study.protocols.items()
+    )
     return [(context, runs, json.loads(protocol)) for (context, protocol), runs in found.items()]
 
 

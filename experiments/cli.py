@@ -232,6 +232,26 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Dashboard:
+    """Look at a study's runs in W&B: online its workspace, created or updated; else W&B's viewer in the terminal."""
+
+    study: Positional[_Study]
+    wandb: Annotated[Literal["auto", "online", "offline"], arg(help="auto: online when logged in, else offline")] = (
+        "auto"
+    )
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from experiments.dashboard import save_workspace, view_offline
+
+        study = studies.find(self.study, self.runs_dir)
+        if tracking.resolve_mode(self.wandb) == "online":
+            print(save_workspace(study))
+            return DONE
+        return view_offline(record.runs_root(self.runs_dir) / study.name)
+
+
+@dataclass(frozen=True)
 class Report:
     """Statistics, figures, tables and one self-contained HTML page from a study's records, or from what W&B has."""
 
@@ -256,12 +276,19 @@ class Report:
         if self.filter and self.source != "wandb":
             raise InputError("--filter chooses among W&B's runs: it needs --source wandb")
         from analysis.freeze import freeze, thaw
-        from analysis.report import write_report
+        from analysis.report import write
 
         study = thaw(Path(self.frozen)) if self.frozen else self._load()
         if self.freeze:
             print(freeze(study, Path(self.freeze)))
-        print(write_report(study, kinds=[kind.strip() for kind in self.figures.split(",")]))
+        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
+        print(report.page)
+        if self.publish:
+            from experiments.dashboard import publish
+
+            if tracking.resolve_mode("auto") != "online":
+                raise InputError("--publish needs W&B's server: log in with `wandb login`")
+            print(publish(f"sngan {study.name}", study.name, report.parts))
         return DONE
 
     def _load(self) -> Any:
@@ -375,7 +402,9 @@ class Yardstick:
         return DONE
 
 
-_COMMANDS = {c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Report, Sample, Export, Bench, Yardstick)}
+_COMMANDS = {
+    c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Dashboard, Report, Sample, Export, Bench, Yardstick)
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

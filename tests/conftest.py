@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,36 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+class Terminal:
+    """A program in tmux, as a person sees and uses it."""
+
+    def __init__(self, line: str, width: int, height: int, **environment: str) -> None:
+        self._tmux = ["tmux", "-L", f"sngan-{os.getpid()}"]
+        # without the size of another terminal, which readline puts into pytest's environment
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        start = ["-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), line]
+        subprocess.run([*self._tmux, *start], env=kept | environment, check=True)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run([*self._tmux, "kill-server"], check=False)
+
+    def screen(self) -> str:
+        return subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, check=True).stdout
+
+    def press(self, *keys: str) -> None:
+        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
+
+    def wait_for(self, *patterns: str) -> str:
+        deadline = time.monotonic() + 90
+        while not all(re.search(pattern, screen := self.screen()) for pattern in patterns):
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.1)
+        return screen
 
 
 def needs(present: object, reason: str) -> None:

@@ -1,16 +1,13 @@
 """What a person sees while runs train: plain lines in a file, a live display on a real terminal."""
 
 import io
-import os
 import re
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, needs, write_study
+from conftest import ROOT, Terminal, needs, write_study
 from rich.console import Console
 
 from experiments import display as displays
@@ -67,25 +64,9 @@ def test_one_live_display_for_all_running_runs_on_a_terminal(
     needs(shutil.which("tmux"), "needs tmux: apt-get install tmux")
     path = write_study(tmp_path, arm=["dcgan", "sn"], steps=100_000)
     command = [sys.executable, "-m", "experiments", "sweep", path, "--workers", "2", "--wandb", "disabled"]
-    tmux = ["tmux", "-L", f"sngan-{os.getpid()}"]
     line = f"PYTHONPATH={ROOT} " + " ".join(map(str, [*command, "--runs-dir", tmp_path])) + "; echo code $?; sleep 60"
-    # without the size of another terminal, which readline puts into pytest's environment
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    start = [*tmux, "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", "20", line]
-    subprocess.run(start, env=environment, check=True)
-
-    def wait_for(*patterns: str) -> None:
-        screen, deadline = "", time.monotonic() + 90
-        while not all(re.search(pattern, screen) for pattern in patterns):
-            assert time.monotonic() < deadline, screen
-            time.sleep(0.1)
-            shown = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=True)
-            screen = shown.stdout
-
     numbers = rf"{name}{bar} +[1-9]\d*/100000 D \d\.\d+ G \d\.\d+ [\d,]+ images/s{elapsed} +\d+:\d\d:\d\d"
-    try:
-        wait_for(rf"digits-dcgan-C-s00{numbers}", rf"digits-sn-C-s00{numbers}", r"runs .*0/2")
-        subprocess.run([*tmux, "send-keys", "C-c"], check=True)
-        wait_for("the same command continues", "code 3")
-    finally:
-        subprocess.run([*tmux, "kill-server"], check=False)
+    with Terminal(line, width, 20) as terminal:
+        terminal.wait_for(rf"digits-dcgan-C-s00{numbers}", rf"digits-sn-C-s00{numbers}", r"runs .*0/2")
+        terminal.press("C-c")
+        terminal.wait_for("the same command continues", "code 3")

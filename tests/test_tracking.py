@@ -112,7 +112,9 @@ def test_spectra_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:
     assert sent["spectrum/conv2._type"] == "histogram"
     assert sum(sent["spectrum/conv2.values"]) == 32
     record.cut_back(record.config(), 20, record.metrics_path.stat().st_size)
-    assert [row["step"] for row in read_rows(record.spectra_path)] == [row["step"] for row in spectra if row["step"] < 21]
+    assert [row["step"] for row in read_rows(record.spectra_path)] == [
+        row["step"] for row in spectra if row["step"] < 21
+    ]
 
 
 def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:

@@ -276,6 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _UpsertBucket(self, given: dict[str, Any]) -> dict[str, Any]:
         runs, name = self.server_of_runs.runs, given["name"]
         inserted = name not in runs
+        self.server_of_runs.projects.add(given.get("project") or "uncategorized")
         run = runs.setdefault(name, Run(given.get("entity") or "tester", given.get("project") or "uncategorized"))
         run.fields |= {key: value for key, value in given.items() if value is not None}
         if given.get("config"):
@@ -343,6 +344,58 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.server_of_runs.url}/storage/{owner}/{name}"
         return {"id": f"file-{name}", "name": name, "displayName": name, "uploadUrl": url, "uploadHeaders": [],
                 "uploadMultipartUrls": None, "artifact": {"id": owner}}  # fmt: skip
+
+    def _View(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"project": self._views(given["entityName"], given["projectName"], given["viewType"], given["viewName"])}
+
+    def _ProjectViews(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"project": self._views(given["entity"], given["project"], given.get("viewType") or "runs", None)}
+
+    def _views(self, entity: str, project: str, kind: str, name: str | None) -> dict[str, Any] | None:
+        if project not in self.server_of_runs.projects:
+            return None
+        nodes = [
+            {"user": {"username": "tester", "photoUrl": None, "email": ""}, **view}
+            for view in self.server_of_runs.views.values()
+            if (view["entityName"], view["projectName"], view["type"]) == (entity, project, kind)
+            and name in (None, view["name"])
+        ]
+        edges = [{"node": node, "cursor": str(i)} for i, node in enumerate(nodes)]
+        return {"allViews": {"edges": edges, "pageInfo": {"endCursor": "", "hasNextPage": False}}}
+
+    def _UpsertView2(self, given: dict[str, Any]) -> dict[str, Any]:
+        views = self.server_of_runs.views
+        identity = given.get("id") or f"view{len(views)}"
+        times = {"createdAt": "2026-01-01T00:00:00", "updatedAt": "2026-01-01T00:00:00"}
+        inserted = identity not in views
+        view = views.setdefault(identity, times)
+        view |= given | {"id": identity}
+        view["project"] = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
+        return {"upsertView": {"view": view, "inserted": inserted}}
+
+    _upsertView = _UpsertView2
+
+    def _SpecificReport(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"view": self.server_of_runs.views[given["reportId"]]}
+
+    def _CreateProject(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.server_of_runs.projects.add(given["name"])
+        project = {"__typename": "Project", "id": "p", "name": given["name"], "entityName": given["entityName"],
+                   "description": "", "access": "PRIVATE", "views": "{}"}  # fmt: skip
+        return {"result": {"model": project, "project": project, "inserted": True}}
+
+    def _GetProjects(self, given: dict[str, Any]) -> dict[str, Any]:
+        nodes = [
+            {"__typename": "Project", "id": name, "name": name, "entityName": given["entity"],
+             "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+            for name in sorted(self.server_of_runs.projects)
+        ]  # fmt: skip
+        edges = [{"node": node} for node in nodes]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": edges}}
+
+    def _ProjectInternalId(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"id": "p", "internalId": "1"}}
 
     def _UpsertSweep(self, given: dict[str, Any]) -> dict[str, Any]:
         config = yaml.safe_load(given["config"])

@@ -1,0 +1,272 @@
+"""W&B as people look at it: a study's workspace and report on its server, its terminal viewer without one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import wandb_workspaces.expr as expr
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from wandb_workspaces.workspaces import internal
+
+from experiments import tracking
+from experiments.study import Study
+from sngan.config import ARMS, LAYERS, InputError, RunConfig
+
+_LOGARITHMIC = ("eval/fd", "eval/kd", "lipschitz/", "grad_norm/", "grad_x/", "sigma_conv/")
+_TITLES = {
+    "sigma": "weight as used",
+    "sigma_raw": "raw parameter",
+    "sigma_conv": "operator norm of the convolution",
+}
+_SECTIONS: dict[str, Sequence[str]] = {
+    "Losses": (
+        *("loss/d", "loss/g", "loss/d_adversarial", "loss/d_penalty", "logit/real", "logit/fake"),
+        *("accuracy/d_real", "accuracy/d_fake"),
+    ),
+    "Spectral norms": [f"{kind}/{layer}" for kind in _TITLES for layer in LAYERS],
+    "Gradients and Lipschitz": (
+        *("grad_norm/d", "grad_norm/g", "lipschitz/product", "lipschitz/empirical"),
+        *("grad_x/real", "grad_x/fake", "grad_x/interpolated"),
+    ),
+    "Sample quality": (
+        *("eval/fd", "eval/kd", "eval/effective_modes", "eval/mode_kl", "eval/precision", "eval/recall"),
+        *("eval/density", "eval/coverage", "eval/diversity"),
+    ),
+    "Samples": ("samples", "real"),
+    "Cost": ("time/step_seconds", "time/images_per_second", "wall_seconds", "peak_memory_bytes"),
+}
+
+
+class Figure(Protocol):
+    """A figure of the local report."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def data_uri(self) -> str: ...
+
+
+def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
+    """The study's W&B workspace: the same study gives the same, so that saving it again replaces it.
+
+    Runs of the study only, grouped by arm (and by what else the study varies, except seeds), a line for the median
+    over seeds with a band for their range; x axis `step`; arms in the report's colours.
+    """
+    groups = _groups(study.configs)
+    paths = {tuple(str(getattr(config, name)) for name in groups): config.arm for config in study.configs}
+    sections = [_about(study), *(_section(title, names) for title, names in _SECTIONS.items())]
+    view = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"sngan {study.name}",
+        sections=sections,
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100, group_by_prefix="first"),
+        runset_settings=ws.RunsetSettings(
+            filters=[expr.Config("study") == study.name],
+            groupby=[expr.Config(name) for name in groups],
+            group_colors={ws.GroupPath(*path): ARMS[arm].colour for path, arm in paths.items()},
+            order=[expr.Ordering(expr.Config("arm")), expr.Ordering(expr.Config("seed"))],
+            pinned_columns=[
+                *("run:displayName", "run:state", "summary:state", "config:arm.value", "config:seed.value"),
+                *("summary:step", "summary:eval/fd.last", "summary:error"),
+            ],
+        ),
+    )
+    view._internal_name = internal._url_query_str_to_internal_name(_stable(study.name))
+    view._internal_runset_id = _stable(study.name, "runs")
+    for section in view.sections:
+        for i, panel in enumerate(section.panels):
+            panel._id = _stable(study.name, section.name, str(i))  # type: ignore[union-attr]
+    return view
+
+
+def save_workspace(study: Study) -> str:
+    """Create the study's workspace on W&B, or replace it, and return its URL. Raises InputError where W&B refuses."""
+    with _Refusal("save the workspace"):
+        entity, project = _place()
+        view = workspace(study, entity, project)
+        try:
+            view._internal_id = internal.View.from_name(entity, project, view._internal_name).id
+        except ValueError as error:  # no such project, or no such workspace in it
+            if "Project" in str(error):
+                _create_project(entity, project)
+        return view.save().url
+
+
+def publish(title: str, study: str, parts: Iterable[str | Figure]) -> str:
+    """Create the W&B report of this title, or replace it, and return its URL.
+
+    `parts`: Markdown and figures, in order. Figures are logged to a W&B run of their own, `<study>-report`, because a
+    W&B report shows images of runs. At the end stand the study's runs. Raises InputError where W&B refuses.
+    """
+    import wandb
+
+    parts = list(parts)
+    with _Refusal("publish the report"):
+        entity, project = _place()
+        run_id = f"{study}-report"
+        _log_figures(run_id, study, project, [part for part in parts if not isinstance(part, str)])
+        report = wr.Report(
+            entity=entity,
+            project=project,
+            title=title,
+            description=f"Made by `sngan report {study} --publish`.",
+            blocks=report_blocks(study, run_id, parts, entity, project),
+            width="fluid",
+        )
+        found = [old.id for old in wandb.Api().reports(f"{entity}/{project}") if old.display_name == title]
+        report.id = found[0] if found else ""
+        return report.save().url
+
+
+def report_blocks(study: str, run_id: str, parts: Iterable[str | Figure], entity: str, project: str) -> list[Any]:
+    """W&B's blocks of a report's parts. Empty `entity` and `project` ask no server."""
+
+    def grid(panels: list[Any], filters: Any, hidden: bool, **kwargs: Any) -> wr.PanelGrid:
+        runs = wr.Runset(entity=entity, project=project, filters=[filters], **kwargs)
+        runs._id = _stable(study, str(filters))
+        return wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=hidden)
+
+    blocks: list[Any] = [wr.TableOfContents()]
+    for part in parts:
+        if isinstance(part, str):
+            blocks += _text_blocks(part)
+            continue
+        panel = wr.MediaBrowser(
+            title=part.title, media_keys=[f"figures/{part.file}"], num_columns=1, layout=wr.Layout(w=24, h=16)
+        )
+        panel._id = _stable(study, part.file)
+        blocks += [wr.H3(part.title), grid([panel], expr.Metric("ID") == run_id, hidden=True), wr.P(part.caption)]
+    table = wr.RunComparer(diff_only="split", layout=wr.Layout(w=24, h=10))
+    table._id = _stable(study, "runs")
+    runs = grid([table], expr.Config("study") == study, hidden=False, name=study, groupby=["config.arm"])
+    return [*blocks, wr.H1("Runs on W&B"), runs]
+
+
+def view_offline(folder: Path) -> int:
+    """Open W&B's terminal viewer on the study's W&B folder; without a terminal say how. Returns its exit code.
+
+    Raises InputError where W&B has no files there.
+    """
+    files = folder / "wandb"
+    if not any(files.glob("*run-*/run-*.wandb")):
+        raise InputError(f"no W&B runs at {files}: train with --wandb offline, or log in to see the workspace online")
+    viewer = Path(sys.executable).with_name("wandb")
+    if not sys.stdout.isatty():
+        print(f"{viewer} leet {files}")
+        return 0
+    return subprocess.run([viewer, "leet", files], check=False).returncode
+
+
+def _about(study: Study) -> ws.Section:
+    arms = dict.fromkeys(config.arm for config in study.configs)
+    listed = "\n".join(f"- `{arm}`: {ARMS[arm].label} ({ARMS[arm].source})" for arm in arms)
+    text = f"{study.description}\n\n{listed}\n\nLines: median over seeds; bands: their range. Never compare losses of "
+    text += "different arms as if they were qualities: see Sample quality, and look at the samples."
+    panel = wr.MarkdownPanel(markdown=text, layout=wr.Layout(w=24, h=8))
+    return ws.Section("How to read", [panel], is_open=True, layout_settings=ws.SectionLayoutSettings(columns=1, rows=1))
+
+
+def _section(title: str, names: Sequence[str]) -> ws.Section:
+    panels = [_panel(name) for name in names]
+    columns = 1 if title == "Samples" else 3
+    layout = ws.SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns))
+    settings = ws.SectionPanelSettings(x_axis="step")
+    return ws.Section(title, panels, is_open=title != "Cost", layout_settings=layout, panel_settings=settings)
+
+
+def _panel(name: str) -> Any:
+    if name in ("samples", "real"):
+        return wr.MediaBrowser(title=name, media_keys=[name], mode="grid", grid_x_axis="step", grid_y_axis="run")
+    over_seeds: dict[str, Any] = {"groupby_aggfunc": "median", "groupby_rangefunc": "minmax"}
+    if "/" not in name:  # of the summary
+        return wr.BarPlot(title=name, metrics=[name], orientation="h", **over_seeds)
+    kind, _, layer = name.partition("/")
+    title = f"{layer}: {_TITLES[kind]}" if kind in _TITLES else name
+    log_y = True if name.startswith(_LOGARITHMIC) else None
+    return wr.LinePlot(title=title, x="step", y=[name], title_x="step", log_y=log_y, max_runs_to_show=100, **over_seeds)
+
+
+def _groups(configs: Sequence[RunConfig]) -> list[str]:
+    """`arm`, and the fields without which runs that differ in more than their seed would be one group."""
+    groups = ["arm", *(name for name in ("dataset", "setting") if len({getattr(c, name) for c in configs}) > 1)]
+    cells: dict[tuple[Any, ...], dict[str, set[Any]]] = {}
+    for config in configs:
+        found = cells.setdefault(tuple(getattr(config, name) for name in groups), {})
+        for name, value in config.identity().items():
+            found.setdefault(name, set()).add(value)
+    varying = {name for found in cells.values() for name, values in found.items() if len(values) > 1}
+    return groups + [name for name in configs[0].identity() if name in varying - {"seed"}]
+
+
+def _text_blocks(text: str) -> list[Any]:
+    """Markdown, its headings as W&B's, for the table of contents."""
+    blocks: list[Any] = []
+    for paragraph in text.split("\n\n"):
+        level = len(paragraph) - len(paragraph.lstrip("#"))
+        if "\n" not in paragraph and 1 <= level <= 3:
+            blocks.append((wr.H1, wr.H2, wr.H3)[level - 1](paragraph.lstrip("# ")))
+        elif paragraph.strip():
+            blocks.append(wr.MarkdownBlock(paragraph))
+    return blocks
+
+
+def _log_figures(run_id: str, study: str, project: str, figures: Sequence[Figure]) -> None:
+    import wandb
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
+        with wandb.init(
+            project=project, dir=folder, id=run_id, name=run_id, job_type="report", resume="allow",
+            config={"report_of": study}, settings=settings,
+        ) as run:  # fmt: skip
+            images = {}
+            for figure in figures:
+                path = Path(folder) / f"{figure.file}.png"
+                path.write_bytes(base64.b64decode(figure.data_uri.partition(",")[2]))
+                images[f"figures/{figure.file}"] = wandb.Image(str(path), caption=figure.title)
+            run.log(images)
+
+
+def _place() -> tuple[str, str]:
+    """(entity, project) of this user's runs."""
+    import wandb
+
+    return os.environ.get("WANDB_ENTITY") or str(wandb.Api().default_entity), tracking.project()
+
+
+def _create_project(entity: str, project: str) -> None:
+    import wandb
+
+    wandb.Api().create_project(project, entity)
+
+
+def _stable(*words: str) -> str:
+    """A short name that stays the same: W&B's own are random."""
+    return hashlib.sha256("/".join(words).encode()).hexdigest()[:11]
+
+
+class _Refusal:
+    """W&B's errors, of many kinds, as InputError."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            raise InputError(f"W&B could not {self._what}: {' '.join(str(error).split())}") from error

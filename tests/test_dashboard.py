@@ -1,0 +1,177 @@
+"""The workspace and the report that are built for W&B, and W&B's terminal viewer.
+
+Not proven here: how W&B's own pages draw them.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from conftest import ROOT, Terminal, needs, small, write_study
+from test_tracking import train_offline
+
+from analysis.report import Picture, write
+from experiments.dashboard import _groups, report_blocks, view_offline, workspace
+from experiments.study import bundled_names, find, read
+from sngan.config import ARMS, LAYERS, InputError
+from sngan.spectral import weight_layers
+from sngan.train import build
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+def spec(view: Any) -> dict[str, Any]:
+    return view._to_model().spec.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+def panels(view: ws.Workspace) -> dict[str, list[Any]]:
+    return {section.name: section.panels for section in view.sections}
+
+
+def assert_snapshot(name: str, content: dict[str, Any]) -> None:
+    """SNGAN_UPDATE_SNAPSHOTS=1 writes what is there now; then look at the difference."""
+    path, text = SNAPSHOTS / name, json.dumps(content, indent=1, sort_keys=True) + "\n"
+    if os.environ.get("SNGAN_UPDATE_SNAPSHOTS"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_the_workspace_shows_what_the_study_is_about() -> None:
+    view = workspace(find("mnist-core"), "someone", "sngan")
+    shown = panels(view)
+    assert list(shown) == [
+        *("How to read", "Losses", "Spectral norms", "Gradients and Lipschitz", "Sample quality", "Samples", "Cost"),
+    ]  # fmt: skip
+    lines = [panel for section in shown.values() for panel in section if isinstance(panel, wr.LinePlot)]
+    assert {panel.x for panel in lines} == {"step"}
+    assert {(panel.groupby_aggfunc, panel.groupby_rangefunc) for panel in lines} == {("median", "minmax")}
+    norms = [panel.y[0] for panel in shown["Spectral norms"]]
+    assert norms == [f"{kind}/{layer}" for kind in ("sigma", "sigma_raw", "sigma_conv") for layer in LAYERS]
+    assert [panel.media_keys for panel in shown["Samples"]] == [["samples"], ["real"]]
+    (runs,) = spec(view)["section"]["runSets"]
+    assert [(f["key"]["name"], f["op"], f["value"]) for f in runs["filters"]["filters"]] == [
+        ("study", "=", "mnist-core")
+    ]
+    assert runs["grouping"] == [{"section": "config", "name": "arm.value"}]
+    colours = view.runset_settings.group_colors
+    assert {path.segments: colour for path, colour in colours.items()} == {(a,): ARMS[a].colour for a in ARMS}
+    for arm in ARMS:
+        assert f"`{arm}`" in shown["How to read"][0].markdown
+
+
+def test_the_workspaces_layers_are_the_discriminators() -> None:
+    _, D, _ = build(small(), "cpu")
+    assert tuple(name for name, _ in weight_layers(D)) == LAYERS
+
+
+def test_every_logged_metric_of_a_panel_exists(tmp_path: Path) -> None:
+    """Against the rows of a real run; the summary's are W&B's own to tell."""
+    record = train_offline(tmp_path, arm="penalty_dcgan", steps=100)
+    rows = [row for row, _ in record.history()]
+    logged = {key for row in rows for key in row} | {"samples", "real"}
+    for section in panels(workspace(find("demo"), "e", "p")).values():
+        for panel in section:
+            names = getattr(panel, "y", None) or getattr(panel, "media_keys", [])
+            assert set(names) <= logged
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_every_study_has_the_same_workspace_twice(name: str) -> None:
+    study = find(name)
+    view = workspace(study, "someone", "sngan")
+    assert spec(view) == spec(workspace(study, "someone", "sngan"))
+    model = view._to_model()
+    again = ws.Workspace._from_model(type(model).model_validate(model.model_dump(by_alias=False)))
+    assert spec(again) == spec(view)
+
+
+def test_runs_that_differ_in_more_than_arm_and_seed_are_groups_of_their_own(tmp_path: Path) -> None:
+    study = read(
+        write_study(tmp_path, arm=["dcgan", "penalty"], seed=[0, 1], setting=["C", "E"], penalty_weight=[0.1, 1])
+    )
+    assert _groups(study.configs) == ["arm", "setting", "penalty_weight"]
+    view = workspace(study, "e", "p")
+    assert len(view.runset_settings.group_colors) == 2 * 1 + 2 * 2
+    assert _groups(find("demo").configs) == ["arm"]
+
+
+def test_snapshots() -> None:
+    assert_snapshot("workspace-demo.json", spec(workspace(find("demo"), "someone", "sngan")))
+    parts = ["# demo\n\nA question.\n\n## Verdicts\n\n| claim | verdict |\n|---|---|\n| C1 | supported |",
+             Picture("losses", "Losses", "Lines: median.", PNG, "losses")]  # fmt: skip
+    report = wr.Report(
+        project="sngan", entity="someone", title="t", blocks=report_blocks("demo", "demo-report", parts, "", "")
+    )
+    content = spec(report)
+    assert_snapshot("report-demo.json", content)
+    model = report._to_model()
+    assert spec(wr.Report._from_model(model)) == content
+
+
+def test_the_published_parts_are_the_local_report(mixed_study: Path) -> None:
+    written = write(mixed_study, kinds=["png"])
+    blocks = report_blocks("tiny", "tiny-report", written.parts, "", "")
+    text = "\n".join(block.text for block in blocks if isinstance(block, wr.MarkdownBlock))
+    local = (mixed_study / "report" / "report.md").read_text()
+    tables = [line for line in local.splitlines() if line.startswith("|")]
+    assert len(tables) > 50
+    assert [line for line in text.splitlines() if line.startswith("|")] == tables
+    pictures = [part for part in written.parts if isinstance(part, Picture)]
+    grids = [block for block in blocks if isinstance(block, wr.PanelGrid)]
+    assert [grid.panels[0].media_keys for grid in grids[:-1]] == [[f"figures/{p.file}"] for p in pictures]
+    assert len(pictures) == len(list((mixed_study / "report" / "figures").glob("*.png")))
+    headings = [block.text for block in blocks if isinstance(block, wr.H1 | wr.H2)]
+    assert headings == [line.lstrip("# ") for line in local.splitlines() if re.match(r"##? ", line)] + ["Runs on W&B"]
+
+
+@pytest.mark.slow
+def test_the_terminal_viewer_lists_the_runs_and_shows_their_losses(tmp_path: Path) -> None:
+    needs(shutil.which("tmux"), "needs tmux: apt-get install tmux")
+    records = [train_offline(tmp_path, arm=arm) for arm in ("dcgan", "sn_dcgan")]
+    line = f"{sys.executable} -m experiments dashboard tiny --runs-dir {tmp_path}"
+    with Terminal(line, 160, 50, PYTHONPATH=str(ROOT), HOME=str(tmp_path)) as terminal:
+        terminal.wait_for(r"Runs \[2 items\]", r"offline-run-\d+_\d+-tin\.\.\.", "ID: tiny-")
+        for record in reversed(records):  # the newest is listed first
+            full = "ID: " + r"\s*".join(re.escape(c) for c in f"tiny-{record.run_id}")
+            deadline = time.monotonic() + 60
+            while not re.search(full, _last_column(terminal.screen())):
+                assert time.monotonic() < deadline, terminal.screen()
+                terminal.press("Down")
+                time.sleep(1)
+        terminal.press("Enter")
+        terminal.wait_for("Run Overview", r"Metrics \[1-\d+ of \d\d\]")
+        terminal.press("/")
+        terminal.press("-l", "loss/d")
+        terminal.press("Enter")
+        screen = terminal.wait_for(r"Metrics \[1-5 of 5 filtered", r"loss/d +\[x: step\]")
+    print(screen)
+
+
+def _last_column(screen: str) -> str:
+    return " ".join(line.rpartition("│")[2].strip() for line in screen.splitlines())
+
+
+def test_offline_the_viewer_is_named(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, errors = command("dashboard", "demo", "--runs-dir", tmp_path)
+    assert code == 2
+    assert "no W&B runs at" in errors
+    train_offline(tmp_path)
+    code, output, _ = command("dashboard", "tiny", "--runs-dir", tmp_path)
+    assert code == 0
+    assert output.strip().endswith(f"wandb leet {tmp_path / 'tiny' / 'wandb'}")
+    assert len(output.splitlines()) == 1
+    with pytest.raises(InputError, match="train with --wandb offline"):
+        view_offline(tmp_path)
