@@ -21,6 +21,7 @@ from experiments.record import KILLED, RESULTS, write_atomically
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
 _NOT_METRICS = ("_", "time/", "spectrum/", "samples", "real")
+_PER_PAGE = 50
 _NON_FINITE = {"NaN", "Infinity", "-Infinity"}
 Tell = Callable[[int, int], None]
 """tell(done, total)"""
@@ -176,7 +177,7 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
 
     try:
         api = wandb.Api(timeout=60)
-        runs = api.runs(path, filters=filters, order="+created_at", per_page=50, lazy=False)
+        runs = api.runs(path, filters=filters, order="+created_at", per_page=_PER_PAGE, lazy=False)
         total, mirrored = len(runs), []
         for done, run in enumerate(runs, start=1):
             if found := _online_run(run):

@@ -4,21 +4,37 @@ Not proven here: how W&B's own server treats what it gets.
 """
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, small, write_study
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from conftest import ROOT, small, wait_for, write_study
+from test_dashboard import spec
+from test_mirror import assert_equal
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb_server import KEY, Run, Server, serving
 
-from experiments.record import Record
+from analysis import mirror
+from analysis.load import load
+from analysis.report import write_report
+from experiments import cli
+from experiments.dashboard import workspace
+from experiments.record import KILLED, Record, run_folders
 from experiments.run import execute
+from experiments.study import BUNDLED, bundled_names, find, read
+from sngan.config import InputError
 
 _SLOW = pytest.mark.slow
 
@@ -61,8 +77,13 @@ def arrived(run: Run) -> dict[int, dict[str, Any]]:
     rows = {}
     for row in run.history:
         kept = {key: value for key, value in row.items() if not key.startswith("_") and not isinstance(value, dict)}
-        rows[row["step"]] = {key: None if isinstance(value, str) else value for key, value in kept.items()}
+        rows[row["step"]] = {key: value if _is_finite(value) else None for key, value in kept.items()}
     return rows
+
+
+def _is_finite(value: object) -> bool:
+    """W&B's client says non-finite numbers by NaN or by words."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def sync(server: Server, folder: Path) -> str:
@@ -89,7 +110,21 @@ def test_what_arrives_is_the_record_and_no_key_stays(server: Server, tmp_path: P
     assert run.fields["tags"][0] == "tiny"
     sent = [content for name, content in run.files.items() if name.startswith("media/images/samples")]
     assert sorted(sent) == sorted(path.read_bytes() for path in record.samples_path.glob("step-*.png"))
+    histograms = {row["step"]: row["spectrum/conv2"] for row in run.history if "spectrum/conv2" in row}
+    assert {step: sum(found["values"]) for step, found in histograms.items()} == {10: 32, 20: 32, 30: 32}
+    assert run.alerts == []
+    artifacts = {artifact.type: artifact for artifact in run.artifacts}
+    assert artifacts["model"].files["checkpoint.pt"] == record.checkpoint_path.read_bytes()
+    for path in (record.config_path, record.protocol_path, *record.row_paths):
+        assert artifacts["record"].files[path.name] == path.read_bytes()
+    digest = record.protocol()["reference_sha256"]
+    assert artifacts["dataset"].manifest["images"]["ref"] == f"urn:sha256:{digest}"
+    assert all(artifact.committed for artifact in run.artifacts)
     status = record.status()
+    assert run.summary["status"] == {k: v for k, v in status.items() if k != "wandb_url"} | {
+        "attempts": run.summary["status"]["attempts"]
+    }
+    assert run.summary["wandb_url"] == status["wandb_url"]
     assert status["wandb_url"] == f"{server.url}/tester/sngan/runs/tiny-{record.run_id}"
     assert (status["attempts"][0]["wandb"], status["attempts"][0]["wandb_error"]) == ("online", None)
     for path in tmp_path.rglob("*"):
@@ -130,6 +165,215 @@ def test_a_server_that_fails_costs_one_warning_and_a_sync_later(
     assert arrived(server.runs[run_id]) == expected(record)
     assert server.runs[run_id].exit_code == 0
     assert server.runs[run_id].summary["state"] == "finished"
+
+
+@_SLOW
+def test_a_run_that_diverged_is_no_crash_and_raises_an_alert(server: Server, tmp_path: Path) -> None:
+    bad = {"arm": "plain", "lr": 10.0, "beta1": 0.999, "beta2": 0.0}
+    output, _ = (process := start(server, tmp_path, *train_command(2000, **bad))).communicate(timeout=100)
+    assert process.returncode == 0, output
+    (run,) = server.runs.values()
+    assert (run.exit_code, run.summary["state"]) == (0, "diverged")
+    (alert,) = run.alerts
+    assert alert["severity"] == "WARN"
+    assert "non-finite" in alert["text"]
+    record = Record(tmp_path / "tiny" / run.values()["run_id"])
+    assert arrived(run) == expected(record)
+
+
+@pytest.fixture
+def logged_in(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """This process, logged in at the server."""
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wandb.teardown()
+    yield server
+    wandb.teardown()
+
+
+def sweep_online(server: Server, folder: Path, **parameters: object) -> Path:
+    path = write_study(folder, **parameters)
+    output, _ = (process := start(server, folder, "sweep", path, "--wandb", "online")).communicate(timeout=200)
+    assert process.returncode == 0, output
+    return path
+
+
+def files_of(report: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(report)): p.read_bytes() for p in report.rglob("*") if p.is_file()}
+
+
+@_SLOW
+def test_a_study_is_read_from_the_server_as_from_its_records(
+    logged_in: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages, the cache, filters, a killed run; and the report of what was read is the report of the records."""
+    server = logged_in
+    path = sweep_online(server, tmp_path, arm=["dcgan", "sn"], seed=[0, 1], steps=60)
+    expected_study = load(tmp_path / "tiny")
+    monkeypatch.setattr(mirror, "_PER_PAGE", 2)
+    told: list[tuple[int, int]] = []
+    found = load("wandb:tester/sngan", runs_dir=str(tmp_path), tell=lambda *counts: told.append(counts))
+    assert_equal(found, expected_study)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert server.pages == 2
+    report = write_report(expected_study, kinds=["svg"]).parent
+    of_records = files_of(report)
+    shutil.rmtree(report)
+    arguments = ["report", str(path), "--source", "wandb", "--project", "tester/sngan", "--figures", "svg"]
+    assert cli._run([*arguments, "--runs-dir", str(tmp_path)]) == 0
+    assert files_of(report) == of_records
+
+    histories = server.histories
+    assert_equal(load("wandb:tester/sngan", runs_dir=str(tmp_path)), expected_study)
+    assert server.histories == histories  # from the cache
+    damaged = next((tmp_path / "cache").rglob("rows.json"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b" ")
+    assert_equal(load("wandb:tester/sngan", runs_dir=str(tmp_path)), expected_study)
+    assert server.histories == histories + 1  # read anew
+    some = load("wandb:tester/sngan", filters={"config.arm": "sn"}, runs_dir=str(tmp_path))
+    assert some.account[["finished", "missing"]].to_list() == [2, 2]
+    assert cli._run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0
+
+    killed = next(iter(server.runs.values()))
+    killed.summary["state"], killed.exit_code, killed.state = "running", None, "crashed"
+    last = max(killed.lines["wandb-history.jsonl"])
+    del killed.lines["wandb-history.jsonl"][last]
+    run = load("wandb:tester/sngan", runs_dir=str(tmp_path)).runs.set_index("run_id").loc[killed.values()["run_id"]]
+    assert (run["state"], run["step"], run["error"]) == ("interrupted", 50, KILLED)
+    assert cli._run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 1
+    with pytest.raises(InputError, match="no runs of the study other"):
+        load("wandb:tester/sngan", study="other")
+    server.fault = "404"
+    with pytest.raises(InputError, match="cannot read W&B's project tester/nothing"):
+        load("wandb:tester/nothing")
+    server.fault = ""
+
+
+@_SLOW
+def test_workspace_and_report_are_saved_once_and_read_back(logged_in: Server, tmp_path: Path) -> None:
+    path = sweep_online(logged_in, tmp_path, arm=["dcgan", "sn"], seed=[0], steps=30)
+    urls = set()
+    for _ in range(2):
+        output, _ = (process := start(logged_in, tmp_path, "dashboard", path)).communicate(timeout=100)
+        assert process.returncode == 0, output
+        urls.add(output.split()[-1])
+    (url,) = urls
+    assert len(logged_in.views) == 1
+    again = ws.Workspace.from_url(url)
+    assert spec(again) == spec(workspace(read(path), "tester", "sngan"))
+
+    urls = set()
+    for _ in range(2):
+        arguments = ("report", "tiny", "--publish", "--figures", "png")
+        output, _ = (process := start(logged_in, tmp_path, *arguments)).communicate(timeout=200)
+        assert process.returncode == 0, output
+        urls.add(output.split()[-1])
+    (url,) = urls
+    assert len(logged_in.views) == 2
+    report = wr.Report.from_url(url)
+    text = "\n".join(block.text for block in report.blocks if isinstance(block, wr.MarkdownBlock))
+    local = tmp_path / "tiny" / "report"
+    lines = (local / "report.md").read_text().splitlines()
+    assert [line for line in text.splitlines() if line.startswith("|")] == [li for li in lines if li.startswith("|")]
+    assert all(record.status()["wandb_url"] in text for record in run_folders(tmp_path / "tiny"))
+    sent = [content for name, content in logged_in.runs["tiny-report"].files.items() if name.startswith("media/")]
+    assert set(sent) == {path.read_bytes() for path in (local / "figures").glob("*.png")}
+
+
+def agent(server: Server, folder: Path, path: Path) -> subprocess.Popen[str]:
+    """`wandb sweep` on the file, then `wandb agent`, as a user types them in a checkout."""
+    environment = {
+        **os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "PYTHONPATH": str(ROOT),
+        "SNGAN_RUNS": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "WANDB_AGENT_DISABLE_FLAPPING": "true",
+    }  # fmt: skip
+    wandb_command = str(Path(sys.executable).with_name("wandb"))
+    known = set(server.sweeps)
+    command = [wandb_command, "sweep", "--project", "sngan", str(path)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (name,) = set(server.sweeps) - known
+    command = [wandb_command, "agent", f"tester/sngan/{name}"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def write_sweep(folder: Path, **parameters: object) -> Path:
+    path = write_study(folder, **parameters)
+    command = '["${env}", "${interpreter}", "-m", "experiments", "train", "--study", "tiny", "${args}"]'
+    path.write_text(f"program: experiments/__main__.py\ncommand: {command}\n{path.read_text()}")
+    return path
+
+
+@_SLOW
+def test_an_agent_trains_a_grid_and_a_finished_cell_only_says_so(server: Server, tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, arm=["dcgan", "sn"], seed=[0, 1])
+    output, _ = agent(server, tmp_path, path).communicate(timeout=200)
+    assert list(server.runs) == [f"sweep0-{i}" for i in range(4)], output  # the server's ids
+    planned = {config.run_id: config for config in read(path).configs}
+    records = {run_id: Record(tmp_path / "tiny" / run_id) for run_id in planned}
+    assert {run.values()["run_id"] for run in server.runs.values()} == set(planned)
+    for run in server.runs.values():
+        record = records[run.values()["run_id"]]
+        assert arrived(run) == expected(record)
+        assert (run.exit_code, run.summary["state"], run.fields["sweep"]) == (0, "finished", "sweep0")
+        assert {k: run.values()[k] for k in record.config().identity()} == record.config().identity()
+    before = {run_id: record.metrics_path.stat().st_mtime_ns for run_id, record in records.items()}
+
+    path = write_sweep(tmp_path, arm=["sn"], seed=[0, 1])  # a part of the grid as another sweep
+    output, _ = agent(server, tmp_path, path).communicate(timeout=200)
+    assert output.count("is finished already; nothing to do") == 2, output
+    assert before == {run_id: record.metrics_path.stat().st_mtime_ns for run_id, record in records.items()}
+    for name in ("sweep1-0", "sweep1-1"):
+        run = server.runs[name]
+        record = records[run.values()["run_id"]]
+        assert arrived(run) == expected(record)
+        assert (run.exit_code, run.summary["metrics_sha256"]) == (0, record.metrics_sha256())
+
+
+@_SLOW
+def test_a_run_that_an_agent_was_told_to_stop_goes_on(server: Server, tmp_path: Path) -> None:
+    """Stopped by the server (early stop, preemption), then handed out again under its id."""
+    path = write_sweep(tmp_path, arm=["sn"], seed=[0], steps=[3000])
+    process = agent(server, tmp_path, path)
+    (config,) = read(path).configs
+    record = Record(tmp_path / "tiny" / config.run_id)
+    wait_for(lambda: len(record.rows()) > 10)
+    sweep = server.sweeps["sweep0"]
+    sweep.stop.add("sweep0-0")
+    wait_for(lambda: record.status()["state"] == "interrupted")
+    assert "checkpoint.pt" in {path.name for path in record.folder.iterdir()}
+    wait_for(lambda: server.runs["sweep0-0"].preempting)
+    sweep.stop.clear()
+    sweep.requeued.append("sweep0-0")
+    output, _ = process.communicate(timeout=200)
+    status = record.status()
+    assert (status["state"], [a["resumed_from"] > 0 for a in status["attempts"]][-1]) == ("finished", True), output
+    run = server.runs["sweep0-0"]
+    assert arrived(run) == expected(record)
+    assert (run.exit_code, run.summary["state"]) == (0, "finished")
+    config = replace(config, threads=status["attempts"][0]["threads"], device="cpu", wandb="disabled")
+    execute(config, "tiny", tmp_path / "alone", lambda *message: None)
+    assert record.metrics_path.read_bytes() == Record(tmp_path / "alone" / record.run_id).metrics_path.read_bytes()
+
+
+@_SLOW
+def test_every_bundled_study_is_a_wandb_sweep(server: Server, tmp_path: Path) -> None:
+    """Each cell's arguments, as W&B's agent writes them, are those of a planned run."""
+    environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+    wandb_command = str(Path(sys.executable).with_name("wandb"))
+    for name in bundled_names():
+        command = [wandb_command, "sweep", "--project", "sngan", str(BUNDLED / f"{name}.yaml")]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        sweep = list(server.sweeps.values())[-1]
+        study = find(name)
+        assert len(sweep.cells) == study.cells
+        given = [create_sweep_command_args({"args": {k: {"value": v} for k, v in c.items()}}) for c in sweep.cells]
+        commands = [cli.parse(["train", "--study", name, *arguments["args"]]) for arguments in given]
+        assert {command.config.run_id for command in commands} == {config.run_id for config in study.configs}
+        assert sweep.config["command"][2:] == ["-m", "experiments", "train", "--study", name, "${args}"]
 
 
 @_SLOW

@@ -5,6 +5,7 @@ What it proves: that what we send is complete and well formed. Not how W&B's own
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
@@ -365,7 +366,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _UpsertView2(self, given: dict[str, Any]) -> dict[str, Any]:
         views = self.server_of_runs.views
-        identity = given.get("id") or f"view{len(views)}"
+        identity = given.get("id") or base64.b64encode(f"View:{len(views):04}".encode()).decode()
         times = {"createdAt": "2026-01-01T00:00:00", "updatedAt": "2026-01-01T00:00:00"}
         inserted = identity not in views
         view = views.setdefault(identity, times)
