@@ -51,7 +51,7 @@ class Study:
     not plan; they are left out of all else.
     `protocols`: run id -> how its samples were judged, of the runs that say so. `bench`: where benchmarks' files lie.
     `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `folder`: of the records, or where a report
-    of what W&B has belongs.
+    of what W&B has belongs. `baseline`: the variant that others are compared with, if it is not the first.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Study:
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     bench: Path | None = None
     samples: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    baseline: str = ""
 
 
 class Found(NamedTuple):

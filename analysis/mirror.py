@@ -173,17 +173,38 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
     Rows of runs that are over are kept in the platform's cache folder, each run's when it was read, so that a reading
     that was cut off goes on. Raises InputError where the project cannot be had.
     """
+    return [found for found in _each_run(path, filters, tell, _online_run) if found]
+
+
+def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], tell: Tell) -> pd.DataFrame:
+    """The runs of any W&B project as a table for `analysis.foreign`: a row a logged step.
+
+    A column of `mapping` comes from the rows, or else from the run's configuration or summary. Raises InputError where
+    the project cannot be had.
+    """
+
+    def rows_of(run: Any) -> pd.DataFrame:
+        rows = pd.DataFrame(list(run.scan_history())).replace(dict.fromkeys(_NON_FINITE, math.nan))
+        of_run = {**run.summary_metrics, **run.config}
+        for column in mapping.values():
+            if column not in rows and column in of_run:
+                rows[column] = of_run[column]
+        return rows[[column for column in mapping.values() if column in rows]]
+
+    return pd.concat([pd.DataFrame(), *_each_run(path, filters, tell, rows_of)], ignore_index=True)
+
+
+def _each_run(path: str, filters: dict[str, Any], tell: Tell, call: Callable[[Any], Any]) -> list[Any]:
     import wandb
 
     try:
         api = wandb.Api(timeout=60)
         runs = api.runs(path, filters=filters, order="+created_at", per_page=_PER_PAGE, lazy=False)
-        total, mirrored = len(runs), []
+        total, results = len(runs), []
         for done, run in enumerate(runs, start=1):
-            if found := _online_run(run):
-                mirrored.append(found)
+            results.append(call(run))
             tell(done, total)
-        return mirrored
+        return results
     except InputError:
         raise
     except Exception as error:  # W&B's client raises errors of many kinds

@@ -45,22 +45,25 @@ def arm_of(variant: str) -> str:
 def label_of(variant: str) -> str:
     """The arm's label in words, with the variant's parameters."""
     arm, *parameters = variant.split(",", 1)
-    return ", ".join([ARMS[arm].label, *(p.strip().replace("_", " ") for p in parameters)])
+    label = ARMS[arm].label if arm in ARMS else arm
+    return ", ".join([label, *(p.strip().replace("_", " ") for p in parameters)])
 
 
 def in_order(variants: pd.Series) -> list[str]:
-    """The distinct variants in the order of the arm table."""
-    return sorted(variants.unique(), key=lambda v: (_ORDER.index(arm_of(v)), v))
+    """The distinct variants in the order of the arm table, arms of others behind it by name."""
+    return sorted(variants.unique(), key=lambda v: (_ORDER.index(arm_of(v)) if arm_of(v) in ARMS else len(ARMS), v))
 
 
 def _looks(variants: list[str]) -> tuple[dict[str, str], dict[str, object]]:
     """Colours by arm; variants of one arm differ by their dashes."""
-    colours = {v: ARMS[arm_of(v)].colour for v in variants}
     arms = [arm_of(v) for v in variants]
+    others = sorted(set(arms) - set(ARMS))
+    palette = {arm: ARMS[_ORDER[i % len(_ORDER)]].colour for i, arm in enumerate(others)}
+    colours = {v: ARMS[arm].colour if arm in ARMS else palette[arm] for v, arm in zip(variants, arms, strict=True)}
     # without batch norm dashed: readable in grey too
     dashes = {}
     for i, v in enumerate(variants):
-        number = arms[:i].count(arms[i]) + (ARMS[arms[i]].norm == "none")
+        number = arms[:i].count(arms[i]) + (arms[i] in ARMS and ARMS[arms[i]].norm == "none")
         dashes[v] = _DASHES[number % len(_DASHES)]
     return colours, dashes
 

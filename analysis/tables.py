@@ -449,6 +449,7 @@ def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Da
         variants = plots.in_order(runs["variant"])
         if len(variants) < 2:
             continue
+        baseline = study.baseline if study.baseline in variants else variants[0]
         for statistic in LOWER_IS_BETTER:
             values = keyed[statistic].reindex(runs["run_id"]).to_numpy()
             scores = pd.DataFrame({"arm": runs["variant"], "seed": runs["seed"], "score": values})
@@ -457,8 +458,8 @@ def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Da
             scores.loc[lost & ~imputed, "score"] = np.inf
             measured = np.isfinite(scores["score"]).any() or not (runs["state"] == "finished").any()
             scores = scores.dropna()  # a finished run that the statistic is not defined for: its pair is left out
-            if measured and variants[0] in set(scores["arm"]) and scores["arm"].nunique() > 1:
-                result.append((context, statistic, scores, variants[0]))
+            if measured and baseline in set(scores["arm"]) and scores["arm"].nunique() > 1:
+                result.append((context, statistic, scores, baseline))
     return result
 
 

@@ -258,6 +258,9 @@ class Report:
     study: Positional[Annotated[str, arg(metavar="STUDY", help="a study's name, or its folder of records")]] = ""
     freeze: Annotated[str, arg(metavar="DIR", help="also keep there all that the report is made of")] = ""
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
+    csv: Annotated[str, arg(metavar="FILE", help="instead of STUDY: anyone's runs, see analysis/foreign.py")] = ""
+    map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns are, as quality=fid,arm=method")] = ""
+    baseline: Annotated[str, arg(help="with --csv or --map: the arm that others are compared with")] = ""
     source: Annotated[
         Literal["local", "wandb-files", "wandb"],
         arg(help="local: the records; wandb-files: W&B's files beside them; wandb: a project on W&B's server"),
@@ -269,8 +272,12 @@ class Report:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        if bool(self.study) == bool(self.frozen):
-            raise InputError("give a study, or --from with a frozen one")
+        if [bool(self.study), bool(self.frozen), bool(self.csv)].count(True) != 1:
+            raise InputError("give a study, or --from with a frozen one, or --csv with a table")
+        if self.baseline and not (self.csv or self.map):
+            raise InputError("--baseline is for --csv or --map; a study's baseline is the first of its arms")
+        if self.map and not (self.csv or self.source == "wandb"):
+            raise InputError("--map says what columns are: it needs --csv, or --source wandb")
         if (self.source == "wandb") != bool(self.project):
             raise InputError("--source wandb and --project ENTITY/PROJECT belong together")
         if self.filter and self.source != "wandb":
@@ -292,8 +299,13 @@ class Report:
         return DONE
 
     def _load(self) -> Any:
+        from analysis.foreign import from_table, parse_mapping, read_csv
         from analysis.load import load
 
+        root = record.runs_root(self.runs_dir)
+        if self.csv:
+            path = Path(self.csv)
+            return read_csv(path, parse_mapping(self.map), root / path.stem, self.baseline)
         if self.source == "local":
             return load(self._folder())
         if self.source == "wandb-files":
@@ -302,6 +314,12 @@ class Report:
 
         name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
         with counting(f"runs read from {self.project}") as tell:
+            if self.map:
+                from analysis.mirror import table
+
+                mapping, folder = parse_mapping(self.map), root / studies.check_name(name)
+                rows = table(self.project, mapping, _filters(self.filter), tell)
+                return from_table(rows, mapping, name, folder, self.baseline)
             return load(f"wandb:{self.project}", name, _filters(self.filter), self.runs_dir, tell)
 
     def _folder(self) -> Path:

@@ -29,6 +29,7 @@ from wandb_server import KEY, Run, Server, serving
 from analysis import mirror
 from analysis.load import load
 from analysis.report import write_report
+from analysis.stability import summarize
 from experiments import cli
 from experiments.dashboard import workspace
 from experiments.record import KILLED, Record, run_folders
@@ -234,6 +235,14 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     some = load("wandb:tester/sngan", filters={"config.arm": "sn"}, runs_dir=str(tmp_path))
     assert some.account[["finished", "missing"]].to_list() == [2, 2]
     assert cli._run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0
+
+    mapping = "quality=eval/fd,loss=loss/d,arm=arm,seed=seed,step=step"
+    arguments = ["report", "any", "--source", "wandb", "--project", "tester/sngan", "--map", mapping]
+    assert cli._run([*arguments, "--baseline", "sn", "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
+    statistics = json.loads((tmp_path / "any" / "report" / "statistics.json").read_text())
+    theirs = {(run["arm"], run["seed"]): run["q_best"] for run in statistics["runs"]}
+    summary = summarize(expected_study.history, expected_study.runs)
+    assert theirs == {(run.arm, run.seed): pytest.approx(run.q_best) for run in summary.itertuples()}
 
     killed = next(iter(server.runs.values()))
     killed.summary["state"], killed.exit_code, killed.state = "running", None, "crashed"
