@@ -127,6 +127,13 @@ def load(
     return _assemble(plan, home or runs_root(runs_dir) / plan.name, found)
 
 
+def wandb_client() -> Any:
+    """W&B's client, imported when it is needed."""
+    import wandb
+
+    return wandb
+
+
 def _load_records(folder: Path) -> Study:
     if not folder.is_dir():
         raise InputError(f"no records at {folder}: it is not a folder; train first with `sngan sweep {folder.name}`")

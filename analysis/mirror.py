@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 import platformdirs
 
-from analysis.load import Found, Study, load
+from analysis.load import Found, Study, load, wandb_client
 from experiments.record import KILLED, RESULTS, write_atomically
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
@@ -149,9 +149,7 @@ def inspected(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Its output is not promised to stay as it is: this is the only function that knows it (W&B 0.31). Of a file that was
     cut off, what is whole. Raises InputError where nothing can be read.
     """
-    import wandb
-
-    command = [wandb.util.get_core_path(), "leet", "inspect", "--json", "--no-observability"]
+    command = [wandb_client().util.get_core_path(), "leet", "inspect", "--json", "--no-observability"]
     command += ["--run-file", file.name, "."]
     done = subprocess.run(command, cwd=file.parent, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     any_read = False
@@ -195,10 +193,8 @@ def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], tell: 
 
 
 def _each_run(path: str, filters: dict[str, Any], tell: Tell, call: Callable[[Any], Any]) -> list[Any]:
-    import wandb
-
     try:
-        api = wandb.Api(timeout=60)
+        api = wandb_client().Api(timeout=60)
         runs = api.runs(path, filters=filters, order="+created_at", per_page=_PER_PAGE, lazy=False)
         total, results = len(runs), []
         for done, run in enumerate(runs, start=1):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import wandb_workspaces.expr as expr
-import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.reports.v2.interface as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces import internal
 
