@@ -20,7 +20,7 @@ from analysis.load import Found, Study, load, wandb_client
 from experiments.record import KILLED, RESULTS, write_atomically
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
-_NOT_METRICS = ("_", "time/", "spectrum/", "samples", "real")
+_NOT_METRICS = ("_", "time/", "spectrum/", "class_counts", "samples", "real", "evolution")
 _PER_PAGE = 50
 _NON_FINITE = {"NaN", "Infinity", "-Infinity"}
 Tell = Callable[[int, int], None]

@@ -92,7 +92,7 @@ class Record:
         self.folder = folder
         self.metrics_path = folder / "metrics.jsonl"
         self.timing_path = folder / "timing.jsonl"
-        self.spectra_path = folder / "spectra.jsonl"
+        self.evaluations_path = folder / "evaluations.jsonl"
         self.samples_path = folder / "samples"
         self.checkpoint_path = folder / "checkpoint.pt"
         self.previous_checkpoint_path = folder / "checkpoint-previous.pt"
@@ -109,7 +109,7 @@ class Record:
     @property
     def row_paths(self) -> tuple[Path, Path, Path]:
         """The files of rows, the metrics first."""
-        return self.metrics_path, self.timing_path, self.spectra_path
+        return self.metrics_path, self.timing_path, self.evaluations_path
 
     @contextmanager
     def claim(self) -> Iterator[bool]:
@@ -180,12 +180,13 @@ class Record:
             os.replace(self.checkpoint_path, self.previous_checkpoint_path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """One row: `time/*` goes to timing.jsonl, `spectrum/*` to spectra.jsonl, all else to metrics.jsonl."""
-        others = {"time/": self.timing_path, "spectrum/": self.spectra_path}
-        metrics = {key: value for key, value in row.items() if not key.startswith(tuple(others))}
+        """One row: `time/*` goes to timing.jsonl, lists of numbers to evaluations.jsonl, all else to metrics.jsonl."""
+        timing = {key: value for key, value in row.items() if key.startswith("time/")}
+        lists = {key: value for key, value in row.items() if isinstance(value, list)}
+        metrics = {key: value for key, value in row.items() if key not in timing | lists}
         _append_line(self.metrics_path, to_json(metrics))
-        for prefix, path in others.items():
-            if part := {key: value for key, value in row.items() if key.startswith(prefix)}:
+        for path, part in ((self.timing_path, timing), (self.evaluations_path, lists)):
+            if part:
                 _append_line(path, to_json({"step": row["step"], **part}))
 
     def sample_path(self, step: int) -> Path:
@@ -286,7 +287,7 @@ class Record:
         return read_rows(self.metrics_path)
 
     def history(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
-        """The rows with their timing and spectra, and with the sample grids that were made at their steps."""
+        """The rows with their timing and lists, and with the sample grids that were made at their steps."""
         others = [{row["step"]: row for row in readable_rows(path)[0]} for path in self.row_paths[1:]]
         history = []
         for row in self.rows():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
@@ -29,6 +30,7 @@ _STOP_SECONDS = 5.0
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _THREAD = "W&B of a run"
 _FULL_BYTES = 2**20
+_BINS = 100  # of a histogram, at most
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
 _SUMMARIES = {  # start of a metric's name -> what the summary says of it; of others the last value
     **dict.fromkeys(("eval/fd", "eval/kd", "eval/mode_kl"), "min,last"),
@@ -92,6 +94,7 @@ class Tracker:
     ) -> None:  # fmt: skip
         self._config, self._study, self._folder, self._tags, self._past = config, study, folder, tags, past
         self._summary, self._defined = summary or {}, set[str]()
+        self._frames: list[Path] = []  # sample grids in order of steps
         self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
         for row, _ in past:
             self._modes.lost(row)
@@ -222,7 +225,12 @@ class Tracker:
             if summary := next((kind for start, kind in _SUMMARIES.items() if key.startswith(start)), None):
                 run.define_metric(key, step_metric="step", summary=summary)
         self._defined |= row.keys()
-        run.log(_media(row, images))
+        if "samples" in images:
+            self._frames.append(images["samples"])
+        media = _media(row, images)
+        if row["step"] == self._config.steps and len(self._frames) > 1:
+            media["evolution"] = _gif(self._frames)
+        run.log(media)
 
     def _forget(self) -> None:
         """End W&B's service, which else keeps the id of a run that it could not start."""
@@ -294,15 +302,31 @@ class ModeWatch:
 
 
 def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
-    """The row as W&B takes it: spectra as histograms, PNG files as images."""
+    """The row as W&B takes it: spectra and classes as histograms, PNG files as images."""
     import wandb
 
-    logged = {key: value for key, value in row.items() if not key.startswith("spectrum/")}
+    logged = {key: value for key, value in row.items() if not isinstance(value, list)}
     for key in row.keys() - logged.keys():
         values = [value for value in row[key] if value is not None and math.isfinite(value)]
-        if values:
+        if key == "class_counts":
+            width = -(-len(values) // _BINS)  # classes a bin
+            counts = [sum(values[i : i + width]) for i in range(0, len(values), width)]
+            logged[key] = wandb.Histogram(np_histogram=(counts, [i * width for i in range(len(counts) + 1)]))
+        elif values:
             logged[key] = wandb.Histogram(values)
     return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
+
+
+def _gif(frames: list[Path]) -> wandb.Video:
+    """The sample grids as a film, four a second."""
+    import wandb
+    from PIL import Image
+
+    images = [Image.open(path) for path in frames]
+    film = io.BytesIO()
+    images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)
+    film.seek(0)
+    return wandb.Video(film, format="gif", caption="the same latents through training")
 
 
 def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:

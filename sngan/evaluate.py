@@ -63,10 +63,11 @@ class Evaluation:
         }
 
     @torch.no_grad()
-    def __call__(self, G: nn.Module) -> dict[str, float]:
+    def __call__(self, G: nn.Module) -> dict[str, Any]:
         """`eval/*` of G in eval mode: distances by the first n samples, modes by all. NaN where samples are not finite.
 
-        Nothing of G is moved; afterwards it is in train mode.
+        Beside them `class_counts`: how many samples the yardstick takes for each class, absent where they are not
+        finite. Nothing of G is moved; afterwards it is in train mode.
         """
         features, labels = [], []
         with evaluating(G):
@@ -77,8 +78,9 @@ class Evaluation:
         fake = torch.cat(features)
         if not fake.isfinite().all():
             return dict.fromkeys(EVALUATED, float("nan"))
-        counts = self._reference.class_counts
-        return scores(self._reference.features, fake[: self._n], torch.cat(labels), counts)
+        counts, labels = self._reference.class_counts, torch.cat(labels)
+        found = torch.bincount(labels, minlength=len(counts)).tolist()
+        return scores(self._reference.features, fake[: self._n], labels, counts) | {"class_counts": found}
 
 
 def scores(real: Tensor, fake: Tensor, labels: Tensor, class_counts: np.ndarray) -> dict[str, float]:

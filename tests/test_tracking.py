@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import wandb
 from conftest import ROOT, small
+from PIL import Image
 
 from analysis.events import Thresholds, find_events
 from experiments import tracking
@@ -63,7 +64,9 @@ def test_offline_files_equal_the_record(tmp_path: Path) -> None:
         rest = {key.split(".")[0] for key in set(sent) - set(row) if not key.startswith("_")}
         evaluated = row["step"] in record.config().evaluation_steps()
         spectra = {f"spectrum/conv{i}" for i in (1, 2, 3)}
-        assert rest == (spectra | {"samples"} if evaluated else set()) | ({"real"} if row["step"] == 0 else set())
+        only = {0: {"real"}, record.config().steps: {"evolution"}}
+        expected_media = spectra | {"samples", "class_counts"} if evaluated else set()
+        assert rest == expected_media | only.get(row["step"], set())
     (run,) = found["run"]
     assert run["run_id"] == f"tiny-{record.run_id}"
     assert run["display_name"] == record.run_id
@@ -89,16 +92,19 @@ def test_offline_files_equal_the_record(tmp_path: Path) -> None:
     assert summary["eval/fd"] == {"last": fd[-1], "min": min(fd)}
     sigma = [row["sigma_raw/conv2"] for row in record.rows()]
     assert summary["sigma_raw/conv2"] == {"last": sigma[-1], "max": max(sigma)}
+    (film,) = (wandb_file(record).parent / "files" / "media" / "videos").glob("evolution_*.gif")
+    with Image.open(film) as images:
+        assert 1 < images.n_frames <= len(record.config().evaluation_steps())  # equal grids become one
     media = wandb_file(record).parent / "files" / "media" / "images"
     assert len(list(media.glob("samples_*.png"))) == len(record.config().evaluation_steps())
     assert len(list(media.glob("real_*.png"))) == 1
 
 
-def test_spectra_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:
+def test_spectra_and_classes_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:
     """The largest singular value is the sigma that was measured by another way; resuming cuts the file back."""
     record = train_offline(tmp_path, arm="sn_dcgan")
     rows = {row["step"]: row for row in record.rows()}
-    spectra = read_rows(record.spectra_path)
+    spectra = read_rows(record.evaluations_path)
     assert [row["step"] for row in spectra] == record.config().evaluation_steps()
     for row in spectra:
         for layer, size in (("conv1", 16), ("conv2", 32), ("conv3", 1)):
@@ -107,12 +113,16 @@ def test_spectra_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:
             assert values == sorted(values, reverse=True)
             assert values[0] == pytest.approx(rows[row["step"]][f"sigma_raw/{layer}"], rel=1e-9)
             energy = sum(value**2 for value in values)
+            assert sum(row["class_counts"]) == record.config().n_fake
+            assert sum(count > 0 for count in row["class_counts"]) == rows[row["step"]]["eval/modes"]
             assert energy**0.5 == pytest.approx(rows[row["step"]][f"weight_norm/{layer}"], rel=1e-6)
     (sent,) = (row for row in history_of(inspect(wandb_file(record))) if row["step"] == 20)
     assert sent["spectrum/conv2._type"] == "histogram"
     assert sum(sent["spectrum/conv2.values"]) == 32
+    assert sent["class_counts.values"] == spectra[1]["class_counts"]
+    assert sent["class_counts.bins"] == list(range(11))
     record.cut_back(record.config(), 20, record.metrics_path.stat().st_size)
-    assert [row["step"] for row in read_rows(record.spectra_path)] == [
+    assert [row["step"] for row in read_rows(record.evaluations_path)] == [
         row["step"] for row in spectra if row["step"] < 21
     ]
 
@@ -126,7 +136,7 @@ def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:
         for kind, payload in artifacts.items()
     }
     assert files["model"] == {"checkpoint.pt": str(record.checkpoint_path)}
-    names = ("config.json", "protocol.json", "metrics.jsonl", "timing.jsonl", "spectra.jsonl")
+    names = ("config.json", "protocol.json", "metrics.jsonl", "timing.jsonl", "evaluations.jsonl")
     assert files["record"] == {name: str(record.folder / name) for name in names}
     assert files["dataset"] == {"images": f"urn:sha256:{record.protocol()['reference_sha256']}"}
     for kind in ("model", "record"):
