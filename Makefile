@@ -26,7 +26,7 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/sngan sweep demo --wandb offline
 	@$(BIN)/sngan report demo
-	@echo "W&B runs (offline): $${SNGAN_RUNS:-runs}/demo/wandb; look with: $(BIN)/wandb leet $${SNGAN_RUNS:-runs}/demo/wandb"
+	@echo "W&B runs (offline): $${SNGAN_RUNS:-runs}/demo/wandb; look with: $(BIN)/sngan dashboard demo"
 
 test: setup
 	@$(BIN)/pytest -n 2 --dist worksteal --durations 25 -m "not slow and not cluster and not gpu"

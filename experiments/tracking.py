@@ -311,7 +311,8 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
         if key == "class_counts":
             width = -(-len(values) // _BINS)  # classes a bin
             counts = [sum(values[i : i + width]) for i in range(0, len(values), width)]
-            logged[key] = wandb.Histogram(np_histogram=(counts, [i * width for i in range(len(counts) + 1)]))
+            edges = [i * width for i in range(len(counts) + 1)]
+            logged[key] = wandb.Histogram(np_histogram=(counts, edges))  # type: ignore[arg-type]
         elif values:
             logged[key] = wandb.Histogram(values)
     return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from conftest import small, write_study
 
 from analysis.load import load, sound
@@ -216,6 +217,7 @@ def test_files_have_the_users_umask_and_no_secret(
     train = ["train", "--steps", 20, "--g-width", 8, "--n-fake", 100, "--wandb", "offline", "--device", "cpu"]
     for name in ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
         monkeypatch.setenv(name, secret)
+    wandb.teardown()  # W&B's service keeps the umask that it was started with
     before = os.umask(0o027)
     try:
         for batch_size, code in ((16, 0), (1800, 1)):  # the second fails, with a traceback

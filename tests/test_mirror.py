@@ -1,6 +1,7 @@
 """The same runs read from records and from what W&B's client wrote: equal frames."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,6 +89,17 @@ def test_non_finite_numbers_and_missing_ones_stay_what_they_are(tmp_path: Path) 
     assert expected.account["diverged"] == 1
     assert found.history["loss/d"].isna().sum() > 2  # at each step 0, and where it diverged
     assert found.history["sigma_bn/conv1"].isna().any()  # plain has no batch norm: the key is absent
+
+
+def test_the_words_of_wandb_for_numbers_that_are_none() -> None:
+    rows = [
+        {"step": 0, "a/b": "Infinity", "c/d": "NaN", "e/f": None, "g/h": 1, "samples": "x", "time/x": 1, "_step": 4},
+        {"step": 10, "a/b": math.inf, "c/d": math.nan, "e/f": "-Infinity", "g/h": 2, "spectrum/x": [1.0]},
+    ]
+    frame, damage = mirror._frame(rows)
+    assert (list(frame), damage) == (["step", "a/b", "c/d", "e/f", "g/h"], "")
+    assert frame[["a/b", "c/d", "e/f"]].isna().all(axis=None)
+    assert frame["g/h"].to_list() == [1, 2]
 
 
 def test_a_resumed_run_counts_once(tmp_path: Path) -> None:

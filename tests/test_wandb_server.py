@@ -310,7 +310,9 @@ def agent(server: Server, folder: Path, path: Path) -> subprocess.Popen[str]:
 
 def write_sweep(folder: Path, **parameters: object) -> Path:
     path = write_study(folder, **parameters)
-    command = '["${env}", "${interpreter}", "-m", "experiments", "train", "--study", "tiny", "--threads", "1", "${args}"]'
+    command = (
+        '["${env}", "${interpreter}", "-m", "experiments", "train", "--study", "tiny", "--threads", "1", "${args}"]'
+    )
     path.write_text(f"program: experiments/__main__.py\ncommand: {command}\n{path.read_text()}")
     return path
 
@@ -408,6 +410,9 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run(online: bool, server: Server
     assert list(server.runs) == [f"tiny-{record.run_id}"]
     (run,) = server.runs.values()
     assert arrived(run) == expected(record)
+    files = {name: content for artifact in run.artifacts for name, content in artifact.files.items()}
+    assert files["checkpoint.pt"] == record.checkpoint_path.read_bytes()
+    assert files["metrics.jsonl"] == record.metrics_path.read_bytes()
     assert (run.exit_code, run.summary["state"]) == (0, "finished")
 
 
