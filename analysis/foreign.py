@@ -12,12 +12,13 @@ the name needs no mention.
 | `loss`, `loss_g` | | of D and of G |
 | `grad_g` | | norm of G's gradient |
 | `dataset`, `setting` | | runs that differ there are not compared |
-| `state` | | `finished`, `diverged`, `failed`; else a run has diverged whose quality or loss is infinite at the end, or
-missing there for longer than ever between two values |
+| `state` | | `finished`, `diverged`, `failed`; else a run has diverged whose loss (or quality, where it has none) is
+infinite at the end, or missing there for longer than ever between two values |
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from experiments.record import STATES
 from sngan.config import InputError, suggestion
 
 METRICS = {"quality": "eval/fd", "loss": "loss/d", "loss_g": "loss/g", "grad_g": "grad_norm/g"}
-_REQUIRED = ("arm", "seed", "quality")
+REQUIRED = ("arm", "seed", "quality")
 COLUMNS = ("arm", "seed", "step", "dataset", "setting", "state", *METRICS)
+_NAMES = ("arm", "dataset", "setting", "state")
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 _UNKNOWN = (  # of what `analysis.load` tells of a run
     *("error", "device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_dirty"),
     *("training_version", "wandb_url", "metrics_sha256"),
@@ -40,36 +43,66 @@ _UNKNOWN = (  # of what `analysis.load` tells of a run
 def parse_mapping(text: str) -> dict[str, str]:
     """`quality=fid,arm=method` -> {"quality": "fid", "arm": "method"}. Raises InputError for what is no such name."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    names, columns = ([pair[i].strip() for pair in pairs] for i in (0, 2))
+    for values, what in ((names, "name"), (columns, "column")):
+        if twice := [value for value in values if value and values.count(value) > 1]:
+            raise InputError(f"--map {text!r}: the {what} {twice[0]!r} stands there twice")
     for name, equals, column in pairs:
-        if name.strip() not in COLUMNS or not equals or not column.strip():
+        if name.strip() in COLUMNS and not column.strip():
+            raise InputError(f"--map {text!r}: {name.strip()} lacks its column; write {name.strip()}=COLUMN")
+        if name.strip() not in COLUMNS or not equals:
             known = f"{', '.join(COLUMNS)}{suggestion(name, COLUMNS)}"
             raise InputError(f"--map {text!r}: {name!r} is none of {known}; write NAME=COLUMN,..")
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def read_csv(path: Path, mapping: Mapping[str, str], folder: Path, baseline: str = "") -> Study:
-    """A CSV file as a study whose report belongs into `folder`. Raises InputError where it cannot be read."""
+    """A CSV file as a study whose report belongs into `folder`. Raises InputError where it cannot be read.
+
+    Missing are an empty cell, NA, NaN and null; in columns of names (arm, dataset, setting, state) only an empty cell.
+    """
+    words = {mapping.get(known, known) for known in _NAMES}
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"cannot read {path} as CSV: {error}") from error
-    return from_table(table, mapping, path.stem, folder, baseline)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
+            columns = pd.read_csv(path, nrows=0, index_col=False).columns
+            missing = {column: [""] if column in words else _MISSING for column in columns}
+            table = pd.read_csv(path, index_col=False, keep_default_na=False, na_values=missing)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"cannot read {path} as CSV with commas and a header: {error}") from error
+    command = f"sngan report --csv {path.name}" + (f" --map {_written(mapping)}" if mapping else "")
+    return from_table(table, mapping, path.stem, folder, baseline, command)
 
 
-def from_table(table: pd.DataFrame, mapping: Mapping[str, str], name: str, folder: Path, baseline: str = "") -> Study:
+def _written(mapping: Mapping[str, str]) -> str:
+    return ",".join(f"{known}={column}" for known, column in mapping.items())
+
+
+def from_table(
+    table: pd.DataFrame, mapping: Mapping[str, str], name: str, folder: Path, baseline: str = "", command: str = ""
+) -> Study:
     """A study from a table as described above; `baseline` is the arm that others are compared with, else the first.
+
+    `command` made it; its page says so.
 
     Raises InputError for a column that is missing or holds something else than it should.
     """
     column = {known: mapping.get(known, known) for known in COLUMNS}
-    missing = [known for known in COLUMNS if (known in _REQUIRED or known in mapping) and column[known] not in table]
+    missing = [known for known in COLUMNS if (known in REQUIRED or known in mapping) and column[known] not in table]
     if missing:
         wanted = ", ".join(f"{known} (column {column[known]!r})" for known in missing)
         raise InputError(f"{name} lacks {wanted}; its columns are {', '.join(map(str, table))}: say which with --map")
     rows = pd.DataFrame({known: table[column[known]] for known in COLUMNS if column[known] in table})
     if rows.empty:
         raise InputError(f"{name} has no rows")
-    rows["arm"] = rows["arm"].astype(str).str.replace(",", ";")  # a comma parts an arm from its parameters
+    for known in set(rows) & {*_NAMES}:
+        if (lacking := rows[known].isna()).any():
+            raise InputError(f"{name}: {known} (column {column[known]!r}) is empty in row {lacking.argmax() + 1}")
+        rows[known] = rows[known].astype(str)
+    before = rows["arm"].nunique()
+    rows["arm"] = rows["arm"].str.replace(",", ";")  # a comma parts an arm from its parameters
+    if rows["arm"].nunique() < before:
+        raise InputError(f"{name}: arms differ only in commas and semicolons, which are taken for the same")
     for known in ("seed", "step"):
         if known in rows:
             rows[known] = _whole(rows[known], f"{name}: {known} (column {column[known]!r})")
@@ -81,9 +114,11 @@ def from_table(table: pd.DataFrame, mapping: Mapping[str, str], name: str, folde
     if (rows["quality"] <= 0).any():
         raise InputError(f"{name}: quality (column {column['quality']!r}) must be positive, lower being better")
     for known, default in (("dataset", name), ("setting", "custom")):
-        rows[known] = rows[known].astype(str) if known in rows else default
+        rows[known] = rows.get(known, default)
     keys = ["dataset", "setting", "arm", "seed"]
     rows["run_id"] = rows[keys].astype(str).agg("-".join, axis=1)
+    if rows["run_id"].nunique() < len(rows[keys].drop_duplicates()):
+        raise InputError(f"{name}: two runs would both be called alike; do without dashes in dataset, setting or arm")
     if "step" not in rows:
         rows["step"] = rows.groupby("run_id").cumcount()
     if (twice := rows.duplicated(["run_id", "step"])).any():
@@ -106,12 +141,14 @@ def from_table(table: pd.DataFrame, mapping: Mapping[str, str], name: str, folde
         f"Runs of another program. What this page calls fd is their {column['quality']}; whether they ever were "
         "healthy is not known, so of failures only divergence and errors are counted."
     )
-    return Study(name, description, folder, runs, history, account, [], baseline=baseline)
+    return Study(
+        name, description, folder, runs, history, account, [], baseline=baseline, command=command, foreign=True
+    )
 
 
 def _whole(values: pd.Series, what: str) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce")
-    if (bad := values[numbers.isna() | (numbers % 1 != 0)]).size:
+    if (bad := values[numbers.isna() | (numbers % 1 != 0) | (numbers.abs() > 2**53)]).size:
         raise InputError(f"{what} must hold whole numbers, got {bad.tolist()[0]!r}")
     return numbers.astype("int64")
 
@@ -125,8 +162,17 @@ def _states(rows: pd.DataFrame, name: str) -> pd.Series:
             raise InputError(f"{name}: state {unknown.pop()!r} is none of finished, diverged, failed")
         return states
     watched = [known for known in ("quality", "loss") if known in rows]
-    lost = {run_id: any(_is_lost(run[known].to_numpy()) for known in watched) for run_id, run in by_run}
+    lost = {run_id: _diverged({known: run[known].to_numpy() for known in watched}) for run_id, run in by_run}
     return pd.Series(lost).map({True: "diverged", False: "finished"})
+
+
+def _diverged(run: Mapping[str, np.ndarray]) -> bool:
+    """By its loss, where it has one, and by infinite quality; else by its quality."""
+    quality, loss = run["quality"], run.get("loss")
+    if loss is None or np.isnan(loss).all():
+        return _is_lost(quality)
+    known = quality[~np.isnan(quality)]
+    return _is_lost(loss) or bool(len(known) and np.isinf(known[-1]))
 
 
 def _is_lost(values: np.ndarray) -> bool:

@@ -16,6 +16,7 @@ from sngan.config import InputError
 
 _SCHEMA = 1
 _MANIFEST = "manifest.json"
+_ABOUT = ("name", "description", "extra", "protocols", "baseline", "command", "foreign")
 
 
 def freeze(study: Study, folder: Path) -> Path:
@@ -32,7 +33,7 @@ def freeze(study: Study, folder: Path) -> Path:
     study.runs.to_parquet(folder / "runs.parquet", index=False)
     study.history.to_parquet(folder / "history.parquet", index=False)
     summarize(sound(study).history, study.runs).to_parquet(folder / "statistics.parquet", index=False)
-    about = {name: getattr(study, name) for name in ("name", "description", "extra", "protocols")}
+    about = {name: getattr(study, name) for name in _ABOUT}
     write_atomically(folder / "study.json", to_json(about | {"schema": _SCHEMA}, indent=1) + "\n")
     for run_id in study.runs["run_id"]:
         for step, grid in study.samples.get(run_id, {}).items():
@@ -74,8 +75,9 @@ def thaw(folder: Path) -> Study:
     history = pd.read_parquet(folder / "history.parquet")
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     return Study(
-        about["name"], about["description"], folder, runs, history, account, about["extra"], about["protocols"],
-        folder / "bench", {run_id: grids(Record(folder / run_id).samples_path) for run_id in runs["run_id"]},
+        folder=folder, runs=runs, history=history, account=account, bench=folder / "bench",
+        **{name: about[name] for name in _ABOUT if name in about},
+        samples={run_id: grids(Record(folder / run_id).samples_path) for run_id in runs["run_id"]},
     )  # fmt: skip
 
 

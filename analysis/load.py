@@ -51,7 +51,8 @@ class Study:
     not plan; they are left out of all else.
     `protocols`: run id -> how its samples were judged, of the runs that say so. `bench`: where benchmarks' files lie.
     `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `folder`: of the records, or where a report
-    of what W&B has belongs. `baseline`: the variant that others are compared with, if it is not the first.
+    of what W&B has belongs. `baseline`: the variant that others are compared with, if it is not the first;
+    `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another program's.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Study:
     bench: Path | None = None
     samples: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     baseline: str = ""
+    command: str = ""
+    foreign: bool = False
 
 
 class Found(NamedTuple):
@@ -119,9 +122,11 @@ def load(
     runs.sort(key=lambda run: (run.found.status["state"] in RESULTS, run.started))  # what comes later, counts
     found = {run.config.run_id: run.found for run in runs}
     configs = {run.config.run_id: run.config for run in runs}
-    newest = max(runs, key=lambda run: run.started)
-    if newest.study_file:
-        plan = parse_study(newest.study_file)
+    files = [(run.started, run.study_file) for run in runs if run.study_file]
+    if home and (home / "study.yaml").exists():  # W&B's files beside the records
+        plan = read_study(home / "study.yaml")
+    elif files:
+        plan = parse_study(max(files)[1])
     else:
         plan = Plan(names[0], "Single runs.", [configs[run_id] for run_id in sorted(configs)], len(configs), "")
     return _assemble(plan, home or runs_root(runs_dir) / plan.name, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import subprocess
 import tempfile
@@ -16,11 +17,13 @@ from urllib.parse import urlsplit
 import pandas as pd
 import platformdirs
 
+from analysis.foreign import COLUMNS, REQUIRED
 from analysis.load import Found, Study, load, wandb_client
 from experiments.record import KILLED, RESULTS, write_atomically
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
 _NOT_METRICS = ("_", "time/", "spectrum/", "class_counts", "samples", "real", "evolution")
+_LOG = logging.getLogger(__name__)
 _PER_PAGE = 50
 _NON_FINITE = {"NaN", "Infinity", "-Infinity"}
 Tell = Callable[[int, int], None]
@@ -55,11 +58,11 @@ class RemoteFile:
 def differences(study: Study, found: Mapping[str, Study]) -> tuple[list[str], int]:
     """Where W&B has something else than the record, a line each, and how many runs were compared.
 
-    `study`: of the records; `found`: run id -> the study that W&B has it in. Runs that are missing in the records are
-    left out.
+    `study`: of the records; `found`: run id -> the study that W&B has it in. Runs that are missing in the records, or
+    train right now, are left out.
     """
     texts, compared = [], 0
-    for run in study.runs[study.runs["state"] != "missing"].itertuples():
+    for run in study.runs[~study.runs["state"].isin(["missing", "running"])].itertuples():
         mirrored = found.get(run.run_id)
         if mirrored is None or run.run_id not in set(mirrored.runs["run_id"]):
             texts.append(f"{run.run_id}: W&B does not have it")
@@ -69,13 +72,17 @@ def differences(study: Study, found: Mapping[str, Study]) -> tuple[list[str], in
         for name in ("state", "step", "error", "metrics_sha256", "damage"):
             ours, theirs = getattr(run, name), other[name]
             if ours != theirs and not (pd.isna(ours) and pd.isna(theirs)):
-                texts.append(f"{run.run_id}: {name} is {ours!r} in the record and {theirs!r} in W&B")
+                texts.append(f"{run.run_id}: {name} is {_shown(ours)} in the record and {_shown(theirs)} in W&B")
         ours, theirs = (
             s.history[s.history["run_id"] == run.run_id].set_index("step") if len(s.history) else pd.DataFrame()
             for s in (study, mirrored)
         )  # fmt: skip
         texts += [f"{run.run_id}: {text}" for text in _different_rows(ours, theirs)]
     return texts, compared
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def mirrors(study: Study, tell: Tell) -> dict[str, Study]:
@@ -120,7 +127,18 @@ def offline_runs(folder: Path) -> list[Mirrored]:
     files = sorted(folder.glob("*run-*/run-*.wandb"))
     if not files:
         raise InputError(f"no W&B files at {folder}: expected folders such as offline-run-20260101_000000-<id> in it")
-    return [run for file in files if (run := _offline_run(file))]
+    runs, refusals = [], []
+    for file in files:
+        try:
+            run = _offline_run(file)
+        except InputError as error:  # such as of a run that was killed before W&B wrote anything
+            refusals.append(error)
+            _LOG.warning("%s; it is left out", error)
+            continue
+        runs += [run] if run else []
+    if refusals and not runs:
+        raise refusals[0]
+    return runs
 
 
 def _offline_run(file: Path) -> Mirrored | None:
@@ -139,7 +157,8 @@ def _offline_run(file: Path) -> Mirrored | None:
         elif kind == "history":
             items.append(content["item"])
         over |= kind == "exit"
-    state, files = "" if over else "interrupted", file.parent / "files"
+    known = over or summary.get("state") not in (None, "running")
+    state, files = "" if known else "interrupted", file.parent / "files"
     return _mirrored(config, summary, state, started, lambda: items, files.joinpath)
 
 
@@ -177,17 +196,21 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
 def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], tell: Tell) -> pd.DataFrame:
     """The runs of any W&B project as a table for `analysis.foreign`: a row a logged step.
 
-    A column of `mapping` comes from the rows, or else from the run's configuration or summary. Raises InputError where
-    the project cannot be had.
+    A column comes from the rows, or else from the run's configuration or summary. Runs without an arm, a seed or any
+    quality are left out, which is said. Raises InputError where the project cannot be had.
     """
+    columns = {known: mapping.get(known, known) for known in COLUMNS}
 
     def rows_of(run: Any) -> pd.DataFrame:
         rows = pd.DataFrame(list(run.scan_history())).replace(dict.fromkeys(_NON_FINITE, math.nan))
         of_run = {**run.summary_metrics, **run.config}
-        for column in mapping.values():
-            if column not in rows and column in of_run:
+        for column in columns.values():
+            if column not in rows and isinstance(of_run.get(column), str | int | float):
                 rows[column] = of_run[column]
-        return rows[[column for column in mapping.values() if column in rows]]
+        if lacking := [column for known, column in columns.items() if known in REQUIRED and column not in rows]:
+            _LOG.warning("%s is left out: it has no %s", run.url, ", ".join(lacking))
+            return pd.DataFrame()
+        return rows[[column for column in columns.values() if column in rows]]
 
     return pd.concat([pd.DataFrame(), *_each_run(path, filters, tell, rows_of)], ignore_index=True)
 
@@ -204,10 +227,10 @@ def _each_run(path: str, filters: dict[str, Any], tell: Tell, call: Callable[[An
     except InputError:
         raise
     except Exception as error:  # W&B's client raises errors of many kinds
-        raise InputError(
-            f"cannot read W&B's project {path}: {' '.join(str(error).split())}; log in with `wandb login`, and give it "
-            "as ENTITY/PROJECT"
-        ) from error
+        text = " ".join(str(error).split()).rstrip(".")
+        if "wandb login" not in text:
+            text += "; is it ENTITY/PROJECT, and is this the account that may see it?"
+        raise InputError(f"cannot read W&B's project {path}: {text}") from error
 
 
 def _online_run(run: Any) -> Mirrored | None:

@@ -34,6 +34,7 @@ _STYLE = {
 }
 _DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
 _ORDER = list(ARMS)
+_FAR = 1e100  # what is larger cannot be drawn
 _STEP = "generator updates (step)"
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -85,13 +86,15 @@ def curves(
         figure = Figure(figsize=(width, 2.5 * rows + 0.5), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, (title, frame) in zip(axes, panels.items(), strict=False):
+            drawn = frame[["centre", "low", "high"]]
+            frame = frame.assign(**drawn.where(drawn.abs() < _FAR))
             _curve(axis, frame)
             axis.set(title=title, xlabel=x_label, ylabel="")
             for value in (marks or {}).get(title, ()):
                 low, high = axis.get_ylim()
                 axis.axhline(value, color="0.3", linewidth=0.9, linestyle=":")
                 axis.set_ylim(min(low, value - 0.1), max(high, value + 0.1))
-            if log_y:
+            if log_y and (frame["centre"] > 0).any():
                 axis.set_yscale("log")
                 _label_decades(axis.yaxis)
             else:

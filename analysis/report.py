@@ -41,6 +41,13 @@ READING = (
     "what it learned, in the features of a small classifier named below; and look at the samples.",
 )
 
+READING_FOREIGN = (
+    "A run is one training of another program. Runs of different arms with one seed are compared as pairs.",
+    *READING[1:3],
+    "The papers' claims are not judged: they are of this project's arms. Comparisons and intervals stand for "
+    "themselves.",
+)
+
 _STRIPS = 20  # seeds of an arm that have a strip of their own
 _FILM_BYTES = 5e6  # of PNG files; a third more in the page
 _IN_STATISTICS = (
@@ -107,7 +114,7 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     summary = summarize(study.history, study.runs, thresholds)
     summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
     comparisons = tables.compare_arms(study, summary)
-    claims = judge(study, summary)
+    claims = judge(study, summary.iloc[:0] if study.foreign else summary)  # the papers' claims are of our arms
     others = tables.sensitivity_table(study, thresholds)
     shown = [tables.account_table(study), tables.verdicts_table(claims), tables.arms_table(summary)]
     shown += [tables.failures_table(summary), tables.paired_failures_table(summary)]
@@ -294,7 +301,8 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
             slug = "" if frame["context"].nunique() == 1 else "-" + _slug(str(context))
             caption = (
                 f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
-                "initial weights, data order and latents. Left of zero the arm is the steadier one."
+                f"{'seed' if study.foreign else 'initial weights, data order and latents'}. "
+                "Left of zero the arm is the steadier one."
             )
             figure = plots.differences(of, titles)
             pictures.append(draw(figure, "differences" + slug, f"Paired differences: {context}", caption))
@@ -464,13 +472,13 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
         "tables": shown,
         "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.frame["claim"]},
         "thresholds": thresholds.table(),
-        "reading": READING,
+        "reading": READING_FOREIGN if study.foreign else READING,
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [
             {"slug": arm, "label": ARMS[arm].label, "source": ARMS[arm].source}
             for arm in ARMS if (runs["arm"] == arm).any()
         ],
-        "command": f"sngan report {study.name}",
+        "command": study.command or f"sngan report {study.name}",
     }  # fmt: skip
 
 
@@ -493,7 +501,7 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
         "",
         "## How to read this page",
         "",
-        *(f"{i}. {text}" for i, text in enumerate(READING, start=1)),
+        *(f"{i}. {text}" for i, text in enumerate(content["reading"], start=1)),
         "",
     ]
     lines = []

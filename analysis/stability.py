@@ -67,7 +67,8 @@ def summarize(
 
     - `failure`: whether any event happened (`analysis.events`), None for a run that is not over; `cause` and
       `failure_step` are those of the first, `healthy_step` the first evaluation at which it was healthy.
-    - `q_end` of a run that diverged or failed, or lacks three evaluations, is the trivial sampler's: `imputed`.
+    - `q_end` of a run that diverged or failed, or lacks three evaluations, is the trivial sampler's: `imputed`. Where
+      that is not known, it is the median of what evaluations a finished run has.
     - `notes` say why a number is NaN or imputed.
 
     A statistic whose metric is absent, or that a run is too short or not positive enough for, is NaN. The common
@@ -168,13 +169,15 @@ def _outcome(
     lost = state in ("diverged", "failed") or cause == "divergence"
     if not over:
         notes.append(f"{state}: no end")
-    elif lost or len(q) < _END_ROWS:
+    elif lost or not len(q) or (len(q) < _END_ROWS and np.isfinite(trivial)):
         result |= {"q_end": trivial, "imputed": True}
         notes.append(f"fd at the end is the trivial sampler's: {state if lost else f'{len(q)} evaluations'}")
         if not np.isfinite(trivial):
             notes.append("which is not known")
     else:
         result["q_end"] = float(np.median(q[-_END_ROWS:]))
+        if len(q) < _END_ROWS:
+            notes.append(f"fd at the end is of {len(q)} evaluation{'s' if len(q) > 1 else ''}")
         if "eval/kd" in at:
             result["kd_end"] = float(np.median(at["eval/kd"][-_END_ROWS:]))
     if over and not np.isfinite(trivial):

@@ -255,7 +255,7 @@ class Dashboard:
 class Report:
     """Statistics, figures, tables and one self-contained HTML page from a study's records, or from what W&B has."""
 
-    study: Positional[Annotated[str, arg(metavar="STUDY", help="a study's name, or its folder of records")]] = ""
+    study: Positional[Annotated[str, arg(metavar="[STUDY]", help="a study's name, or its folder of records")]] = ""
     freeze: Annotated[str, arg(metavar="DIR", help="also keep there all that the report is made of")] = ""
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
     csv: Annotated[str, arg(metavar="FILE", help="instead of STUDY: anyone's runs, see analysis/foreign.py")] = ""
@@ -272,8 +272,15 @@ class Report:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        if [bool(self.study), bool(self.frozen), bool(self.csv)].count(True) != 1:
+        named = self.study or (self.map and self.project.rpartition("/")[2])
+        if [bool(named), bool(self.frozen), bool(self.csv)].count(True) != 1:
             raise InputError("give a study, or --from with a frozen one, or --csv with a table")
+        if not named and self.source != "local":
+            raise InputError("--source says where a study's runs are: it does not go with --csv or --from")
+        if self.publish and (self.csv or self.map):
+            raise InputError("--publish is for studies of this program: their runs are on W&B")
+        if self.publish and tracking.resolve_mode("auto") != "online":
+            raise InputError("--publish needs W&B's server: log in with `wandb login`")
         if self.baseline and not (self.csv or self.map):
             raise InputError("--baseline is for --csv or --map; a study's baseline is the first of its arms")
         if self.map and not (self.csv or self.source == "wandb"):
@@ -293,8 +300,6 @@ class Report:
         if self.publish:
             from experiments.dashboard import publish
 
-            if tracking.resolve_mode("auto") != "online":
-                raise InputError("--publish needs W&B's server: log in with `wandb login`")
             print(publish(f"sngan {study.name}", study.name, report.parts))
         return DONE
 
@@ -302,25 +307,35 @@ class Report:
         from analysis.foreign import from_table, parse_mapping, read_csv
         from analysis.load import load
 
-        root = record.runs_root(self.runs_dir)
         if self.csv:
             path = Path(self.csv)
-            return read_csv(path, parse_mapping(self.map), root / path.stem, self.baseline)
+            return read_csv(path, parse_mapping(self.map), self._foreign_folder(path.stem), self.baseline)
         if self.source == "local":
             return load(self._folder())
         if self.source == "wandb-files":
-            return load(f"wandb-files:{self._folder()}")
+            given = Path(self.study)
+            files = given if given.name == "wandb" else given / "wandb"
+            return load(f"wandb-files:{files if files.is_dir() else self._folder()}")
         from experiments.display import counting
 
         name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
+        name = name or self.project.rpartition("/")[2]
         with counting(f"runs read from {self.project}") as tell:
             if self.map:
                 from analysis.mirror import table
 
-                mapping, folder = parse_mapping(self.map), root / studies.check_name(name)
+                mapping, folder = parse_mapping(self.map), self._foreign_folder(studies.check_name(name))
                 rows = table(self.project, mapping, _filters(self.filter), tell)
-                return from_table(rows, mapping, name, folder, self.baseline)
+                command = f"sngan report {name} --source wandb --project {self.project} --map {self.map}"
+                return from_table(rows, mapping, name, folder, self.baseline, command)
             return load(f"wandb:{self.project}", name, _filters(self.filter), self.runs_dir, tell)
+
+    def _foreign_folder(self, name: str) -> Path:
+        """For the report of another program's runs. Raises InputError where it would replace that of records."""
+        folder = record.runs_root(self.runs_dir) / name
+        if (folder / "study.yaml").exists() or record.run_folders(folder):
+            raise InputError(f"{folder} holds records of a study; give the table another name, or another --runs-dir")
+        return folder
 
     def _folder(self) -> Path:
         """Of the study of that name, or else that folder itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,7 @@ def view_offline(folder: Path) -> int:
         raise InputError(f"no W&B runs at {files}: train with --wandb offline, or log in to see the workspace online")
     viewer = Path(sys.executable).with_name("wandb")
     if not sys.stdout.isatty():
-        print(f"{viewer} leet {files}")
+        print(shlex.join([str(viewer), "leet", str(files)]))
         return 0
     return subprocess.run([viewer, "leet", files], check=False).returncode
 

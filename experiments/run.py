@@ -235,14 +235,14 @@ class _Attempt:
         return self._end(outcome.state, outcome.step, outcome.reason or None)
 
     def _train(self) -> Outcome:
+        if self._config.threads:  # first of all: the last bits of every number depend on it
+            torch.set_num_threads(self._config.threads)
         self._record.write_protocol(Evaluation(self._config, self._data).protocol)
         self._tracker = self._open_tracker(
             past=self._record.history() if self._resume else [],
             summary=_summary(self._status, self._record, self._record.folder.parent),
         )
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
-        if self._config.threads:
-            torch.set_num_threads(self._config.threads)
         if self._data.images.is_cuda:
             torch.cuda.reset_peak_memory_stats(self._data.images.device)
         with _stop.gracefully():

@@ -94,7 +94,7 @@ class Tracker:
     ) -> None:  # fmt: skip
         self._config, self._study, self._folder, self._tags, self._past = config, study, folder, tags, past
         self._summary, self._defined = summary or {}, set[str]()
-        self._frames: list[Path] = []  # sample grids in order of steps
+        self._frames = [images["samples"] for _, images in past if "samples" in images]  # in order of steps
         self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
         for row, _ in past:
             self._modes.lost(row)
@@ -115,7 +115,9 @@ class Tracker:
         """One call per row, with all its keys; `images` are PNG files by key."""
         lost = self._modes.lost(row)
         if self._thread.is_alive():
-            self._calls.put(lambda run: self._log(run, row, images))
+            self._frames += [images["samples"]] if "samples" in images else []
+            film = [*self._frames] if row["step"] == self._config.steps else []
+            self._calls.put(lambda run: self._log(run, row, images, film))
             if lost:
                 self._calls.put(lambda run: run.alert("mode collapse", f"{self._config.run_id}: {lost}", level="WARN"))
 
@@ -220,16 +222,17 @@ class Tracker:
                 self._log(run, row, images)
         return run
 
-    def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path]) -> None:
+    def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path], film: Sequence[Path] = ()) -> None:
         for key in row.keys() - self._defined:  # W&B lets only one of its patterns apply, and that is `*`
             if summary := next((kind for start, kind in _SUMMARIES.items() if key.startswith(start)), None):
                 run.define_metric(key, step_metric="step", summary=summary)
         self._defined |= row.keys()
-        if "samples" in images:
-            self._frames.append(images["samples"])
         media = _media(row, images)
-        if row["step"] == self._config.steps and len(self._frames) > 1:
-            media["evolution"] = _gif(self._frames)
+        if film:
+            import wandb
+
+            caption = "the same latents through training"
+            media["evolution"] = wandb.Video(film_of(film), format="gif", caption=caption)
         run.log(media)
 
     def _forget(self) -> None:
@@ -242,10 +245,10 @@ class Tracker:
         if self.mode == "online":
             _Server.failed = True
         if not self.error:  # one warning a run
-            self.error = f"W&B {what}: {' '.join(str(error).split())}"
+            self.error = f"W&B {what}: {' '.join(str(error).split()).rstrip('.')}"
             self._warn(
                 f"{self.error}. Training goes on and the record is complete; once that is mended, "
-                f"`cd {self._folder} && wandb sync --include-online` sends what is missing"
+                f"`cd {self._folder} && wandb sync --include-online --yes` sends what is missing"
             )
 
 
@@ -318,16 +321,15 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
     return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
 
 
-def _gif(frames: list[Path]) -> wandb.Video:
-    """The sample grids as a film, four a second."""
-    import wandb
+def film_of(frames: Sequence[Path]) -> io.BytesIO:
+    """The PNG files as a GIF, four a second."""
     from PIL import Image
 
     images = [Image.open(path) for path in frames]
     film = io.BytesIO()
     images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)
     film.seek(0)
-    return wandb.Video(film, format="gif", caption="the same latents through training")
+    return film
 
 
 def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:

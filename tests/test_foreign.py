@@ -10,7 +10,9 @@ import pytest
 from conftest import small
 
 from analysis.foreign import COLUMNS, from_table, parse_mapping, read_csv
+from analysis.freeze import freeze, thaw
 from analysis.load import load
+from analysis.report import write_report
 from analysis.stability import summarize
 from analysis.tables import compare_arms
 from sngan.config import InputError
@@ -66,6 +68,8 @@ def test_states(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"seed": "x"}, "seed .* must hold whole numbers, got 'x'"),
+        ({"seed": 2.0**70}, "must hold whole numbers"),
+        ({"method": None}, "arm .* is empty in row 1"),
         ({"seed": 0.5}, "must hold whole numbers, got 0.5"),
         ({"fid": "high"}, "holds 'high', which is no number"),
         ({"fid": -1.0}, "must be positive"),
@@ -79,8 +83,10 @@ def test_what_a_table_may_not_hold(change: dict[str, object], message: str, tmp_
 
 def test_mappings_and_files(tmp_path: Path) -> None:
     assert parse_mapping("quality=fid, arm=method") == {"quality": "fid", "arm": "method"}
-    for wrong in ("qualty=fid", "quality", "quality="):
-        with pytest.raises(InputError, match="is none of arm, seed"):
+    wrongs = {"qualty=fid": "is none of arm, seed", "quality": "lacks its column", "quality=": "lacks its column",
+              "arm=a,arm=b": "the name 'arm' stands there twice", "arm=a,seed=a": "the column 'a' stands"}  # fmt: skip
+    for wrong, message in wrongs.items():
+        with pytest.raises(InputError, match=message):
             parse_mapping(wrong)
     with pytest.raises(InputError, match=r"lacks arm \(column 'arm'\), quality \(column 'nothing'\); its columns are"):
         from_table(some_table(), {"quality": "nothing"}, "mine", tmp_path)
@@ -102,12 +108,85 @@ def test_the_command_writes_the_whole_report(tmp_path: Path, command: Callable[.
     assert (code, output.strip()) == (0, str(tmp_path / "mine" / "report" / "index.html")), errors
     page = Path(output.strip()).read_text()
     assert "What this page calls fd is their fid" in page
+    assert "--csv mine.csv --map" in page
     assert "better; lr 1" in page
     first = Path(output.strip()).read_bytes()
     command(*arguments)
     assert Path(output.strip()).read_bytes() == first
     for wrong in (["--csv", path, "demo"], ["demo", "--map", "arm=x"], ["demo", "--baseline", "x"]):
         assert command("report", *wrong)[0] == 2
+
+
+def test_words_that_mean_nothing_elsewhere_are_names_here(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("arm,seed,quality\nNone,1,2\nSN,1,null\n")
+    study = read_csv(path, {}, tmp_path)
+    assert study.runs.set_index("arm")["state"].to_dict() == {"None": "finished", "SN": "diverged"}
+    path.write_text("arm,seed,quality\n,1,2\n")
+    with pytest.raises(InputError, match="empty in row 1"):
+        read_csv(path, {}, tmp_path)
+    path.write_text("arm,seed,quality\na,1,2,\na,2,3,\n")  # longer than its header
+    with pytest.raises(InputError, match="cannot read"):
+        read_csv(path, {}, tmp_path)
+    both = pd.DataFrame({"arm": ["a,1", "a;1"], "seed": 0, "quality": 1.0})
+    with pytest.raises(InputError, match="differ only in commas"):
+        from_table(both, {}, "t", tmp_path)
+    alike = pd.DataFrame({"arm": ["a", "a-"], "seed": [-1, 1], "quality": 1.0})
+    with pytest.raises(InputError, match="called alike"):
+        from_table(alike, {}, "t", tmp_path)
+
+
+def test_a_metric_that_a_run_never_had_is_no_divergence(tmp_path: Path) -> None:
+    quality = [math.nan, 3.0, math.nan]  # evaluated once, then another row
+    table = pd.DataFrame({"arm": "a", "seed": 0, "quality": quality, "loss": [1.0, 1.0, 1.0]})
+    assert from_table(table, {}, "t", tmp_path).runs["state"].item() == "finished"
+    table = pd.DataFrame({"arm": "a", "seed": 0, "quality": [4.0, 3.0, 2.0], "loss": math.nan})
+    assert from_table(table, {}, "t", tmp_path).runs["state"].item() == "finished"
+    table["quality"] = [4.0, 3.0, math.inf]
+    assert from_table(table.assign(loss=1.0), {}, "t", tmp_path).runs["state"].item() == "diverged"
+
+
+def test_a_row_a_run_is_enough(tmp_path: Path) -> None:
+    table = pd.DataFrame({"arm": ["a"] * 8 + ["b"] * 8, "seed": [*range(8)] * 2, "quality": np.arange(1.0, 17)})
+    study = from_table(table, {}, "t", tmp_path)
+    summary = summarize(study.history, study.runs)
+    assert summary.set_index(["arm", "seed"])["q_end"].to_dict() == {
+        (arm, seed): value for arm, seed, value in table.itertuples(index=False)
+    }
+    assert not summary["imputed"].any()
+    assert set(summary["notes"].str.contains("is of 1 evaluation")) == {True}
+
+
+@pytest.mark.parametrize("quality", [[math.inf, math.inf], [1.0, math.inf], [1e308, 1e-308]])
+def test_numbers_that_cannot_be_drawn_are_no_error(quality: list[float], tmp_path: Path) -> None:
+    table = pd.DataFrame({"arm": ["a", "b"], "seed": 1, "quality": quality, "loss": [-1e308, 1.0]})
+    page = write_report(from_table(table, {}, "t", tmp_path), kinds=["svg"])
+    assert page.exists()
+
+
+def test_a_report_of_others_judges_no_paper_and_keeps_its_baseline_when_frozen(tmp_path: Path) -> None:
+    table = some_table().replace({"base": "dcgan", "better, lr 1": "sn_dcgan"})
+    study = from_table(table, MAPPING, "t", tmp_path / "t", baseline="sn_dcgan", command="sngan report --csv t.csv")
+    report = write_report(study, kinds=["svg"]).parent
+    text = (report / "report.md").read_text()
+    assert "contradicted" not in text
+    assert "initial weights" not in text
+    assert "Made by `sngan report --csv t.csv`" in text
+    freeze(study, tmp_path / "frozen")
+    again = write_report(thaw(tmp_path / "frozen"), kinds=["svg"]).parent
+    assert (again / "report.md").read_text() == text
+    assert (again / "statistics.json").read_bytes() == (report / "statistics.json").read_bytes()
+
+
+def test_a_table_never_replaces_a_studys_report(
+    mixed_study: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / "tiny.csv"
+    some_table().rename(columns={"method": "arm", "fid": "quality"}).to_csv(path, index=False)
+    code, _, errors = command("report", "--csv", path, "--runs-dir", mixed_study.parent)
+    assert code == 2
+    assert "holds records of a study" in errors
+    assert not (mixed_study / "report").exists()
 
 
 def test_our_own_history_as_a_table_gives_our_own_statistics(mixed_study: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
     assert [(row["step"], row["loss/d"]) for row in found] == [(0, 0.0), (10, 1.0), (20, 3.0), (30, 4.0), (40, 5.0)]
 
 
-def test_a_killed_run_is_interrupted(tmp_path: Path, study_folder: Path) -> None:
+def test_a_killed_run_is_interrupted(study_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An exit record that never came, as kill -9 leaves it."""
     (file,) = study_folder.glob("wandb/*-dcgan-C-s00-*/run-*.wandb")
     content = file.read_bytes()
@@ -118,9 +118,30 @@ def test_a_killed_run_is_interrupted(tmp_path: Path, study_folder: Path) -> None
     run = load(f"wandb-files:{study_folder}").runs.set_index("run_id").iloc[0]
     assert (run["state"], run["error"], run["attempts"]) == ("interrupted", KILLED, 1)
     assert 0 < run["step"] <= 60
-    file.write_bytes(b"")
+    others = load(f"wandb-files:{study_folder}").runs[1:]
+    caplog.clear()
+    for rest in (b"", content[:7]):  # killed before W&B wrote anything
+        file.write_bytes(rest)
+        runs = load(f"wandb-files:{study_folder}").runs
+        assert runs["state"].iloc[0] == "missing"
+        pd.testing.assert_frame_equal(runs[1:].drop(columns="trivial_fd"), others.drop(columns="trivial_fd"))
+    assert [f"{file}: W&B's reader cannot read it" in text for text in caplog.messages] == [True, True]
+    for each in study_folder.glob("wandb/*/run-*.wandb"):
+        each.write_bytes(b"")
     with pytest.raises(InputError, match="W&B's reader cannot read it"):
         load(f"wandb-files:{study_folder}")
+
+
+def test_a_run_whose_summary_says_how_it_ended_has_ended(study_folder: Path) -> None:
+    """Its exit record alone is lost; and the plan is that of whichever run still has it."""
+    expected = load(study_folder)
+    files = sorted(study_folder.glob("wandb/*/run-*.wandb"))
+    files[0].write_bytes(files[0].read_bytes()[:-10])
+    assert_equal(load(f"wandb-files:{study_folder}"), expected)
+    files[-1].write_bytes(files[-1].read_bytes()[:1500])
+    (study_folder / "study.yaml").unlink()
+    found = load(f"wandb-files:{study_folder}")
+    assert (found.description, len(found.runs)) == (expected.description, 6)
 
 
 def test_rows_that_wandb_lacks_are_named(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +173,12 @@ def test_what_wandb_has_otherwise_is_named(study_folder: Path, command: Command)
     assert "metrics_sha256 is" in sha
     assert missing == f"{changed.run_id}: 1 rows are not in the record, the first at step 40"
     assert loss.startswith(f"{changed.run_id}: loss/d differs at 1 of 6 steps, first at step 20: ")
+    changed.write_status(changed.status() | {"state": "running"})
+    with changed.claim() as mine:
+        assert mine
+        code, output, _ = command(*arguments)
+    assert "4 runs compared" not in output  # one of them trains right now
+    assert "state is" not in output
     shutil.rmtree(study_folder / "wandb")
     code, _, errors = command(*arguments)
     assert code == 2
@@ -163,6 +190,10 @@ def test_the_command_reads_wandbs_files(study_folder: Path, command: Command) ->
         "report", "tiny", "--source", "wandb-files", "--figures", "svg", "--runs-dir", study_folder.parent
     )
     assert (code, output.strip()) == (0, str(study_folder / "report" / "index.html")), errors
+    alone = study_folder.parent.parent / "elsewhere"
+    shutil.move(study_folder / "wandb", alone / "wandb")
+    code, output, errors = command("report", alone, "--source", "wandb-files", "--figures", "svg")
+    assert (code, output.strip()) == (0, str(alone / "report" / "index.html")), errors
     for wrong in (["--source", "wandb"], ["--project", "a/b"], ["--filter", "lr=1"]):
         assert command("report", "tiny", *wrong)[0] == 2
 

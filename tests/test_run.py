@@ -7,18 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, small
+from conftest import ROOT, small, write_study
 from PIL import Image
 
 from experiments import checkpoint
 from experiments import run as running
-from experiments.record import Record
+from experiments.record import Record, run_folders
 from experiments.run import execute, explain, grid_png, resolve_device
 from sngan.config import InputError
 from sngan.data import load
@@ -211,3 +212,14 @@ def test_a_run_on_cuda(tmp_path: Path) -> None:
     assert execute(config, "single", tmp_path, lambda *m: None).state == "finished"
     status = json.loads((tmp_path / config.run_id / "status.json").read_text())
     assert status["attempts"][0]["device_name"] == torch.cuda.get_device_name()
+
+
+def test_the_first_run_of_a_process_is_judged_as_the_others_are(
+    tmp_path: Path, sngan: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The last bits depend on the number of threads, which a fresh process has of its own."""
+    path = write_study(tmp_path, seed=[0, 1], steps=2, n_fake=500)
+    done = sngan("sweep", path, "--workers", 1, "--wandb", "disabled", "--runs-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (record.protocol_path.read_bytes() for record in run_folders(tmp_path / "tiny"))
+    assert first == second

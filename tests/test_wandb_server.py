@@ -34,6 +34,7 @@ from experiments.dashboard import workspace
 from experiments.record import KILLED, Record, run_folders
 from experiments.run import execute
 from experiments.study import BUNDLED, bundled_names, find, read
+from experiments.tracking import film_of
 from sngan.config import InputError
 
 _SLOW = pytest.mark.slow
@@ -407,6 +408,8 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run(online: bool, server: Server
     assert list(server.runs) == [f"tiny-{record.run_id}"]
     (run,) = server.runs.values()
     assert arrived(run) == expected(record)
+    (film,) = (content for name, content in run.files.items() if name.startswith("media/videos/"))
+    assert film == film_of(sorted(record.samples_path.glob("step-*.png"))).getvalue()
     files = {name: content for artifact in run.artifacts for name, content in artifact.files.items()}
     assert files["checkpoint.pt"] == record.checkpoint_path.read_bytes()
     assert files["metrics.jsonl"] == record.metrics_path.read_bytes()
