@@ -114,10 +114,9 @@ class Tracker:
     def log(self, row: dict[str, Any], images: dict[str, Path]) -> None:
         """One call per row, with all its keys; `images` are PNG files by key."""
         lost = self._modes.lost(row)
+        self._frames += [images["samples"]] if "samples" in images else []
         if self._thread.is_alive():
-            self._frames += [images["samples"]] if "samples" in images else []
-            film = [*self._frames] if row["step"] == self._config.steps else []
-            self._calls.put(lambda run: self._log(run, row, images, film))
+            self._calls.put(lambda run: self._log(run, row, images))
             if lost:
                 self._calls.put(lambda run: run.alert("mode collapse", f"{self._config.run_id}: {lost}", level="WARN"))
 
@@ -222,17 +221,17 @@ class Tracker:
                 self._log(run, row, images)
         return run
 
-    def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path], film: Sequence[Path] = ()) -> None:
+    def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path]) -> None:
         for key in row.keys() - self._defined:  # W&B lets only one of its patterns apply, and that is `*`
             if summary := next((kind for start, kind in _SUMMARIES.items() if key.startswith(start)), None):
                 run.define_metric(key, step_metric="step", summary=summary)
         self._defined |= row.keys()
         media = _media(row, images)
-        if film:
+        if row["step"] == self._config.steps and self._frames:
             import wandb
 
             caption = "the same latents through training"
-            media["evolution"] = wandb.Video(film_of(film), format="gif", caption=caption)
+            media["evolution"] = wandb.Video(film_of(self._frames), format="gif", caption=caption)
         run.log(media)
 
     def _forget(self) -> None:

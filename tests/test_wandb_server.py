@@ -341,6 +341,7 @@ def test_an_agent_trains_a_grid_and_a_finished_cell_only_says_so(server: Server,
         record = records[run.values()["run_id"]]
         assert arrived(run) == expected(record)
         assert (run.exit_code, run.summary["metrics_sha256"]) == (0, record.metrics_sha256())
+        assert any(name.startswith("media/videos/") for name in run.files)
 
 
 @_SLOW
