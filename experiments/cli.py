@@ -343,6 +343,8 @@ class Report:
         root, itself = record.runs_root(self.runs_dir), Path(name)
         candidates = [root / name, itself] if itself.name == name else [itself]
         with_records = [f for f in candidates if (f / "study.yaml").is_file() or record.run_folders(f)]
+        if not with_records and itself.name == name:
+            studies.find(name, self.runs_dir)  # raises, with the nearest names, where there is no such study
         return with_records[0] if with_records else root / studies.check_name(name)
 
 
@@ -384,7 +386,7 @@ class Bench:
     threads: Annotated[int, arg(help="CPU threads; 0: all cores")] = 0
     device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
     data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
-    seconds: Annotated[float, arg(help="about how long all rows together may take")] = 60.0
+    seconds: Annotated[float, arg(help="about how long all rows together may take, from a minute on")] = 60.0
     report: Annotated[bool, arg(help="instead: the report, over up to 1,000 synthetic runs; 5 minutes")] = False
     out: Annotated[str, arg(help="JSON file to write; default: bench/<machine>.json in the runs folder")] = ""
     runs_dir: _RunsDir = ""
