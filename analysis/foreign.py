@@ -42,18 +42,18 @@ _UNKNOWN = (  # of what `analysis.load` tells of a run
 
 def parse_mapping(text: str) -> dict[str, str]:
     """`quality=fid,arm=method` -> {"quality": "fid", "arm": "method"}. Raises InputError for what is no such name."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    names, columns = ([pair[i].strip() for pair in pairs] for i in (0, 2))
-    for values, what in ((names, "name"), (columns, "column")):
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    pairs = [(name.strip(), column.strip()) for name, _, column in parts]
+    for values, what in zip(zip(*pairs, strict=True), ("name", "column"), strict=False):
         if twice := [value for value in values if value and values.count(value) > 1]:
             raise InputError(f"--map {text!r}: the {what} {twice[0]!r} stands there twice")
-    for name, equals, column in pairs:
-        if name.strip() in COLUMNS and not column.strip():
-            raise InputError(f"--map {text!r}: {name.strip()} lacks its column; write {name.strip()}=COLUMN")
-        if name.strip() not in COLUMNS or not equals:
+    for name, column in pairs:
+        if name not in COLUMNS:
             known = f"{', '.join(COLUMNS)}{suggestion(name, COLUMNS)}"
             raise InputError(f"--map {text!r}: {name!r} is none of {known}; write NAME=COLUMN,..")
-    return {name.strip(): column.strip() for name, _, column in pairs}
+        if not column:
+            raise InputError(f"--map {text!r}: {name} lacks its column; write {name}=COLUMN")
+    return dict(pairs)
 
 
 def read_csv(path: Path, mapping: Mapping[str, str], folder: Path, baseline: str = "") -> Study:

@@ -96,6 +96,8 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
 
 def save_workspace(study: Study) -> str:
     """Create the study's workspace on W&B, or replace it, and return its URL. Raises InputError where W&B refuses."""
+    import wandb
+
     with _Refusal("save the workspace"):
         entity, project = _place()
         view = workspace(study, entity, project)
@@ -103,7 +105,7 @@ def save_workspace(study: Study) -> str:
             view._internal_id = internal.View.from_name(entity, project, view._internal_name).id
         except ValueError as error:  # no such project, or no such workspace in it
             if "Project" in str(error):
-                _create_project(entity, project)
+                wandb.Api().create_project(project, entity)
         return view.save().url
 
 
@@ -247,12 +249,6 @@ def _place() -> tuple[str, str]:
     import wandb
 
     return os.environ.get("WANDB_ENTITY") or str(wandb.Api().default_entity), tracking.project()
-
-
-def _create_project(entity: str, project: str) -> None:
-    import wandb
-
-    wandb.Api().create_project(project, entity)
 
 
 def _stable(*words: str) -> str:

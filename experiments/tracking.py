@@ -371,7 +371,7 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
         "config_sha256": hashlib.sha256(to_json(identity).encode()).hexdigest(),
         **_plain({key: summary.get(key) for key in ("state", "error", "metrics_sha256")}),
     }
-    name = f"{run.config['study']}-{config.run_id}"[:110]
+    name = f"{run.config['study']}-{config.run_id}"[-120:]  # W&B takes 128 characters; the run id's hash stays
     data = _plain(summary.get("protocol", {})).get("reference_sha256")
     if data:
         artifact = wandb.Artifact(f"data-{config.dataset}", "dataset", metadata={"sha256": data})

@@ -123,13 +123,18 @@ def needs(present: object, reason: str) -> None:
         (pytest.fail if os.environ.get("SNGAN_SKIP_NOTHING") else pytest.skip)(reason)
 
 
+def launched_study(folder: Path) -> list[RunConfig]:
+    """The study `tiny` of two arms and three seeds in its folder, as a sweep leaves it before its first run."""
+    folder.mkdir()
+    path = write_study(folder, "study", arm=["dcgan", "sn"], seed=[0, 1, 2], steps=60)
+    path.write_text(path.read_text().replace("name: study", "name: tiny\ndescription: Which is which?"))
+    return read(path).configs
+
+
 @pytest.fixture(scope="session")
 def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixed") / "tiny"
-    folder.mkdir()
-    path = write_study(folder, "study", arm=["dcgan", "sn"], seed=[0, 1, 2], steps=60)
-    path.write_text(path.read_text().replace("name: study", "name: tiny"))
-    configs = {(config.arm, config.seed): config for config in read(path).configs}
+    configs = {(config.arm, config.seed): config for config in launched_study(folder)}
     extra = small(arm="penalty", steps=60)
     for config in (*configs.values(), extra):
         if config != configs["sn", 2]:

@@ -156,8 +156,7 @@ def test_the_terminal_viewer_lists_the_runs_and_shows_their_losses(tmp_path: Pat
         terminal.press("/")
         terminal.press("-l", "loss/d")
         terminal.press("Enter")
-        screen = terminal.wait_for(r"Metrics \[1-5 of 5 filtered", r"loss/d +\[x: step\]")
-    print(screen)
+        terminal.wait_for(r"Metrics \[1-5 of 5 filtered", r"loss/d +\[x: step\]")
 
 
 def _last_column(screen: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import small, write_study
+from conftest import launched_study, small
 from test_tracking import train_offline
 
 from analysis import mirror
@@ -18,7 +18,6 @@ from analysis.report import write_report
 from experiments.cli import _filters
 from experiments.record import KILLED, Record
 from experiments.run import execute
-from experiments.study import read
 from sngan.config import InputError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -26,12 +25,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def _study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with runs that finished, diverged, failed, are missing and are extra, each mirrored offline."""
+    """A study with runs that finished, failed, are missing and are extra, mirrored offline."""
     folder = tmp_path_factory.mktemp("mirrored") / "tiny"
-    folder.mkdir()
-    path = write_study(folder, "study", arm=["dcgan", "sn"], seed=[0, 1, 2], steps=60)
-    path.write_text(path.read_text().replace("name: study", "name: tiny\ndescription: Which is which?"))
-    configs = read(path).configs
+    configs = launched_study(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_API_KEY", "")
         for config in (*configs[:5], small(arm="penalty", steps=60)):

@@ -146,6 +146,15 @@ def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:
         assert metadata["metrics_sha256"] == record.metrics_sha256()
 
 
+def test_artifacts_of_long_names_end_with_the_whole_run_id(tmp_path: Path) -> None:
+    """A study's name may have 64 characters, and a seed ten digits."""
+    record = train_offline(tmp_path, study="s" * 64, arm="penalty_dcgan", lr=0.001, seed=2**32 - 1)
+    names = {payload["type"]: payload["name"] for payload in inspect(wandb_file(record))["artifact"]}
+    assert names["model"].endswith(record.run_id)
+    assert names["record"].endswith(record.run_id)
+    assert max(map(len, names.values())) <= 128
+
+
 def test_alerts_name_what_ended_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "alert" not in inspect(wandb_file(train_offline(tmp_path)))
     diverged = train_offline(tmp_path, arm="plain", steps=2000, lr=10.0, beta1=0.999, beta2=0.0)
@@ -283,4 +292,7 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_mode("auto")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert resolve_mode("auto") == "online"
+    code = "from experiments.tracking import resolve_mode; print(resolve_mode('auto'))"  # this process stays logged out
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "online"

@@ -237,9 +237,9 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     assert cli._run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0
 
     mapping = "quality=eval/fd,loss=loss/d,arm=arm,seed=seed,step=step"
-    arguments = ["report", "any", "--source", "wandb", "--project", "tester/sngan", "--map", mapping]
+    arguments = ["report", "--source", "wandb", "--project", "tester/sngan", "--map", mapping]
     assert cli._run([*arguments, "--baseline", "sn", "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
-    statistics = json.loads((tmp_path / "any" / "report" / "statistics.json").read_text())
+    statistics = json.loads((tmp_path / "sngan" / "report" / "statistics.json").read_text())
     theirs = {(run["arm"], run["seed"]): run["q_best"] for run in statistics["runs"]}
     summary = summarize(expected_study.history, expected_study.runs)
     assert theirs == {(run.arm, run.seed): pytest.approx(run.q_best) for run in summary.itertuples()}
