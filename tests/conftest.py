@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,8 @@ class Terminal:
     """A program in tmux, as a person sees and uses it."""
 
     def __init__(self, line: str, width: int, height: int, **environment: str) -> None:
-        self._tmux = ["tmux", "-L", f"sngan-{os.getpid()}"]
+        # a server of its own: one that is told to end takes the next session with it while it does
+        self._tmux = ["tmux", "-L", f"sngan-{uuid.uuid4().hex}"]
         # without the size of another terminal, which readline puts into pytest's environment
         kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         start = ["-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), line]
