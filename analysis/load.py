@@ -285,7 +285,7 @@ def _rows(path: Path) -> tuple[pd.DataFrame, str]:
         table = json.read_json(path, read_options=json.ReadOptions(use_threads=False, block_size=2**28))
         if pyarrow.types.is_int64(table.schema.field("step").type) and not table["step"].null_count:
             return table.to_pandas(), ""
-    except (pyarrow.ArrowException, OSError, KeyError):
+    except (pyarrow.ArrowException, OSError, KeyError, UnicodeDecodeError):
         pass  # missing, empty, torn or damaged
     rows, wrong = readable_rows(path)
     return pd.DataFrame(rows), wrong

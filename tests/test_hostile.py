@@ -171,6 +171,16 @@ def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: P
         assert len(study.history) == len(original.rows())
 
 
+def test_a_name_in_metrics_that_is_no_text_is_damage(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "runs")
+    metrics = Record(folder / small(**OFTEN).run_id).metrics_path
+    metrics.write_bytes(metrics.read_bytes().replace(b'"loss/g"', b'"l\xe1ss/g"'))
+    (folder / "study.yaml").write_text(write_study(tmp_path, "single", **_study_fields()).read_text())
+    study = sound(load(folder))
+    assert study.runs["damage"].str.contains("metrics.jsonl").all()
+    assert study.history.empty
+
+
 def _study_fields() -> dict[str, object]:
     return {key: value for key, value in OFTEN.items() if key != "checkpoint_every"}
 
