@@ -107,7 +107,10 @@ def _next(state: str, damage: str, launch: str) -> str | None:
 
 
 def step_flop(config: RunConfig) -> float:
-    """Floating point operations that one step needs, from the multiplications of G and D."""
+    """Floating point operations that one step needs, from the multiplications of G and D.
+
+    As convolutions are defined: `sngan.convolutions.toom_cook` needs fewer.
+    """
     d, c = config.d_width, config.channels
     g_products = _g_products(config)
     d_products = 16 * (169 * c * d + 25 * 2 * d * d + 2 * d)

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from sngan import models
 from sngan.config import ARMS, RunConfig
-from sngan.convolutions import Conv2d, ConvTranspose2d
+from sngan.convolutions import Conv2d, ConvTranspose2d, toom_cook
 from sngan.data import load
 from sngan.train import build, train
 
 LAYERS = [  # class, torch's, input, arguments: the networks' own, three channels, odd sizes, and what torch computes
     (ConvTranspose2d, nn.ConvTranspose2d, (4, 64, 1, 1), (64, 256, 3, 2)),
     (ConvTranspose2d, nn.ConvTranspose2d, (4, 32, 3, 3), (32, 16, 4, 1)),
+    (ConvTranspose2d, nn.ConvTranspose2d, (4, 8, 2, 2), (8, 6, 5, 1)),
+    (ConvTranspose2d, nn.ConvTranspose2d, (4, 8, 2, 2), (8, 6, 2, 1)),
+    (ConvTranspose2d, nn.ConvTranspose2d, (4, 8, 4, 4), (8, 6, 4, 1)),
+    (ConvTranspose2d, nn.ConvTranspose2d, (4, 8, 3, 2), (8, 6, 4, 1)),
     (ConvTranspose2d, nn.ConvTranspose2d, (4, 16, 6, 6), (16, 8, 3, 2)),
     (ConvTranspose2d, nn.ConvTranspose2d, (4, 8, 13, 13), (8, 1, 4, 2)),
     (ConvTranspose2d, nn.ConvTranspose2d, (4, 8, 6, 9), (8, 3, 6, 2)),
@@ -55,13 +59,35 @@ def test_values_and_gradients_of_both_orders_are_torchs(
     assert layer(x.detach()).shape == y.shape  # also where the input wants no gradient
 
 
+def test_few_multiplications_round_little() -> None:
+    """The generator's second layer at the sizes of training, against float64; in bfloat16 torch computes it."""
+    torch.manual_seed(0)
+    layer = ConvTranspose2d(256, 128, 4, bias=False)
+    nn.init.normal_(layer.weight, std=0.02)
+    x, gradient = torch.randn(128, 256, 3, 3).relu(), torch.randn(128, 128, 6, 6)
+
+    def results(of: Any, dtype: torch.dtype) -> list[Tensor]:
+        weight, inputs = layer.weight.detach().to(dtype).requires_grad_(), x.to(dtype).requires_grad_()
+        y = of(inputs, weight)
+        return [y.detach(), *torch.autograd.grad(y, (inputs, weight), gradient.to(dtype))]
+
+    exact = results(nn.functional.conv_transpose2d, torch.float64)
+    for found, expected in zip(results(toom_cook, torch.float32), exact, strict=True):
+        assert (found.double() - expected).norm() < 3e-6 * expected.norm()
+    assert torch.equal(layer(x), toom_cook(x, layer.weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), nn.functional.conv_transpose2d(x.bfloat16(), layer.weight.bfloat16()))
+
+
 def test_no_images_changes_in_place_and_wider_types_are_as_torch_has_them() -> None:
     x = torch.randn(0, 8, 6, 6, requires_grad=True)
     ConvTranspose2d(8, 6, 3, 2)(x).sum().backward()
     assert x.grad is not None
     assert x.grad.shape == x.shape
-    layer = nn.Sequential(ConvTranspose2d(8, 1, 4, 2, bias=False), nn.ReLU(inplace=True))
-    layer(torch.randn(2, 8, 6, 6)).sum().backward()
+    assert ConvTranspose2d(8, 6, 4)(torch.randn(0, 8, 3, 3)).shape == (0, 6, 6, 6)
+    for arguments in ((8, 6, 4, 1), (8, 1, 4, 2)):
+        layer = nn.Sequential(ConvTranspose2d(*arguments, bias=False), nn.ReLU(inplace=True))
+        layer(torch.randn(2, 8, 3, 3)).sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.double()(torch.randn(2, 8, 6, 6, dtype=torch.float64)).dtype == torch.float64
         assert layer.float()(torch.randn(2, 8, 6, 6)).dtype == torch.bfloat16
