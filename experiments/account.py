@@ -17,8 +17,8 @@ from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, 
 from experiments.study import Study
 from sngan.config import RunConfig, unused_parameters
 
-# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 41 ms at 2.1 GFLOP, 137 ms at 8.4 GFLOP a step.
-_SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.009, 0.0152
+# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP a step.
+_SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
 _SECONDS_A_PAIR = 6e-8  # of samples whose features are compared in an evaluation
 
 

@@ -146,7 +146,7 @@ class _TransposedConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if weight.shape[1] <= _FEW or not any(wanted):
+        if gradient.dtype != torch.bfloat16 or weight.shape[1] <= _FEW or not any(wanted):
             return *_gradients(gradient, x, weight, ctx, transposed=True, wanted=wanted), None
         inputs, outputs, kernel, _ = weight.shape
         n, _, height, width = x.shape
