@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import small
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sngan import models
+from sngan import convolutions, models
 from sngan.config import ARMS, RunConfig
 from sngan.convolutions import Conv2d, ConvTranspose2d, toom_cook
 from sngan.data import load
@@ -96,10 +97,27 @@ def test_few_multiplications_round_little() -> None:
 
     exact = results(nn.functional.conv_transpose2d, torch.float64)
     for found, expected in zip(results(toom_cook, torch.float32), exact, strict=True):
-        assert (found.double() - expected).norm() < 3e-6 * expected.norm()
+        assert (found.double() - expected).norm() < 2e-6 * expected.norm()
     assert torch.equal(layer(x), toom_cook(x, layer.weight))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), nn.functional.conv_transpose2d(x.bfloat16(), layer.weight.bfloat16()))
+
+
+def test_the_first_calls_mode_and_device_are_not_those_of_the_next() -> None:
+    layer, x = ConvTranspose2d(8, 6, 4), torch.randn(2, 8, 3, 3)
+    expected = nn.functional.conv_transpose2d(x, layer.weight, layer.bias)
+    for mode in (torch.inference_mode(), torch.device("meta"), FakeTensorMode(allow_non_fake_inputs=True)):
+        convolutions._at_points.cache_clear()
+        with mode:
+            layer(x)
+        layer(x).sum().backward()
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_wrong_channels_are_named() -> None:
+    for images in (0, 2):
+        with pytest.raises(RuntimeError, match=r"expected input.* to have 8 channels"):
+            ConvTranspose2d(8, 6, 4)(torch.randn(images, 7, 3, 3))
 
 
 def test_no_images_changes_in_place_and_wider_types_are_as_torch_has_them() -> None:
@@ -137,15 +155,25 @@ def closeness(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(float((found[n].double() - g.double()).norm() / g.double().norm()) for n, g in told.items())
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-def test_a_steps_gradients_are_those_of_torchs_layers_in_float32(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 2e-4 of each layer's norm: float32 sums in another order; the last bias sums 12,544 that nearly cancel."""
-    config = small(seed=1, arm="dcgan", g_width=32, memory_format=layout, init="dcgan")
+def test_a_steps_gradients_are_those_of_torchs_layers_in_float32(
+    layout: str, seed: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Within 1e-3 of each parameter's norm: float32 in another order; the last bias sums 12,544 that nearly cancel.
+
+    With smooth activations: where rounding takes one ReLU of 100,000 to its other side, a gradient moves by 1 %.
+    """
+    activations = pytest.MonkeyPatch()
+    request.addfinalizer(activations.undo)
+    activations.setattr(nn, "ReLU", nn.SiLU)
+    activations.setattr(nn, "LeakyReLU", lambda slope, inplace: nn.SiLU(inplace))
+    config = small(seed=seed, arm="dcgan", g_width=32, memory_format=layout, init="dcgan")
     ours, loss = gradients(config, monkeypatch, plain=False)
     torchs, plain_loss = gradients(config, monkeypatch, plain=True)
     assert set(ours) == set(torchs)
     assert any(not torch.equal(ours[n], torchs[n]) for n in ours)  # else nothing was compared
-    assert closeness(ours, torchs) < 2e-4
+    assert closeness(ours, torchs) < 1e-3
     assert loss == pytest.approx(plain_loss, rel=1e-6)
 
 
