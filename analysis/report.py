@@ -22,7 +22,7 @@ from analysis.load import Study, load, sound
 from analysis.stability import LOWER_IS_BETTER, STATISTICS, summarize
 from analysis.stats import APPROXIMATE_BELOW, bands, binned
 from analysis.tables import Table
-from experiments.record import to_json, write_atomically
+from experiments.record import RESULTS, to_json, write_atomically
 from sngan.config import ARMS, InputError
 
 KINDS = ("png", "svg")
@@ -460,8 +460,10 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
     reasons = [runs.loc[problems.index, name].fillna("") for name in ("error", "damage")]
     problems["error"] = [", ".join(filter(None, pair)) for pair in zip(*reasons, strict=True)]
     judged = Counter(context for context, _, _ in tables.protocols_of(study))
+    trained = runs.loc[runs["state"].isin(RESULTS), "training_version"].dropna().astype(int)
     return {
         "mixed_protocols": [context for context, count in judged.items() if count > 1],
+        "mixed_versions": sorted(set(trained)) if trained.nunique() > 1 else [],
         "name": study.name,
         "question": study.description,
         "account": study.account.to_dict(),

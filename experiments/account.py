@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from rich.table import Table
 from experiments.display import duration
 from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, spent, to_json
 from experiments.study import Study
-from sngan.config import RunConfig, unused_parameters
+from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
 
 # One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP a step.
 _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
@@ -26,7 +27,8 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     """Print the study's runs with state and estimated time on one CPU core. Starts nothing. Returns 0."""
     folder = runs_root(runs_dir) / study.name
     records = {config.run_id: Record(folder / config.run_id) for config in study.configs}
-    states = {run_id: record.status()["state"] for run_id, record in records.items()}
+    statuses = {run_id: record.status() for run_id, record in records.items()}
+    states = {run_id: found["state"] for run_id, found in statuses.items()}
     measured = _measured(study, records)
     costs = {c.run_id: measured.get(c.cell) or _estimated(c) for c in study.configs}
     seconds = {run_id: cost.seconds for run_id, cost in costs.items()}
@@ -59,7 +61,7 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     console.print(_summary(study, states))
     console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
     console.print(f"evaluation of samples: about {evaluation_share:.1%} of the time")
-    _print_extra(console, extra)
+    _print_notes(console, extra, statuses.values())
     return 0
 
 
@@ -69,16 +71,17 @@ def status(study: Study, given: str, runs_dir: str, as_json: bool) -> int:
     `given` is the study as the user named it, for the commands that are shown.
     """
     folder = runs_root(runs_dir) / study.name
-    launch = shlex.join(["sngan", "sweep", given, *(["--runs-dir", runs_dir] if runs_dir else [])])
-    runs = []
+    launch = command("sweep", given, runs_dir)
+    runs, statuses = [], []
     for c in study.configs:
         record = Record(folder / c.run_id)
         found = record.status()
+        statuses.append(found)
         damage = record.damage(found)
         reason = "; ".join(filter(None, (found.get("error"), damage)))
         run = {"run_id": c.run_id, "state": found["state"], "step": found["step"], "steps": c.steps}
         run |= {"error": reason or None, "attempts": len(found["attempts"])}
-        runs.append(run | {"next": _next(found["state"], damage, launch)})
+        runs.append(run | {"next": _next(record, found, damage, launch)})
     states = {run["run_id"]: run["state"] for run in runs}
     extra = _extra(study, folder)
     if as_json:
@@ -93,12 +96,23 @@ def status(study: Study, given: str, runs_dir: str, as_json: bool) -> int:
     console.print(_summary(study, states))
     for (state, what), number in Counter((run["state"], run["next"]) for run in runs if run["next"]).items():
         console.print(f"{number} {state}: {what}")
-    _print_extra(console, extra)
+    _print_notes(console, extra, statuses)
     return 0
 
 
-def _next(state: str, damage: str, launch: str) -> str | None:
-    """What to do about a run in this state, or nothing."""
+def command(name: str, study: str, runs_dir: str) -> str:
+    """`sngan name study`, as it is typed, for the same runs."""
+    return shlex.join(["sngan", name, study, *(["--runs-dir", runs_dir] if runs_dir else [])])
+
+
+def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> str | None:
+    """What to do about a run with this status, or nothing."""
+    state = found["state"]
+    if state == "interrupted" and found.get("training_version") != TRAINING_VERSION and record.checkpoint_path.exists():
+        return (
+            f"begun with other training code (version {found.get('training_version')}, this is {TRAINING_VERSION}): "
+            f"{launch} --force goes on with it all the same, or move its folder out of the study to train it anew"
+        )
     if damage:
         return f"no result is made of it; move its folder out of the study, and {launch} trains it anew"
     if state in ("missing", "interrupted"):
@@ -191,9 +205,23 @@ def _extra(study: Study, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _print_extra(console: Console, extra: list[dict[str, Any]]) -> None:
+def other_versions(statuses: Iterable[dict[str, Any]]) -> str:
+    """A line on results of training code whose bits differ from this one's, or nothing."""
+    over = [found.get("training_version") for found in statuses if found["state"] in RESULTS]
+    others = [str(version or "unknown") for version in over if version != TRAINING_VERSION]
+    if not others:
+        return ""
+    return (
+        f"{len(others)} of {len(over)} results are of version {', '.join(sorted(set(others)))} of the training code, "
+        f"this is {TRAINING_VERSION}: arms of a seed that have different ones are paired up to rounding only"
+    )
+
+
+def _print_notes(console: Console, extra: list[dict[str, Any]], statuses: Iterable[dict[str, Any]]) -> None:
     for run in extra:
         console.print(f"extra, not in the study: {run['run_id']} ({run['state']})")
+    if note := other_versions(statuses):
+        console.print(note)
 
 
 def _console() -> Console:

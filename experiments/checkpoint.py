@@ -75,8 +75,13 @@ def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:
         return None
     if final["metrics_sha256"] != metrics_sha256:
         return None
-    error = final["reason"] or None
-    return {"state": final["state"], "step": final["step"], "error": error, "metrics_sha256": metrics_sha256}
+    return {
+        "state": final["state"],
+        "step": final["step"],
+        "error": final["reason"] or None,
+        "metrics_sha256": metrics_sha256,
+        "training_version": final.get("training_version"),
+    }
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

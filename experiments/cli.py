@@ -109,6 +109,7 @@ class Sweep:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
+        from experiments.account import command, other_versions
         from experiments.display import Display, duration
         from experiments.run import stop_on_signals
         from experiments.sweep import Engine, pending, shard, sweep
@@ -151,6 +152,8 @@ class Sweep:
             part = f" of part {self.shard}" if self.shard else ""
             where = ", ".join(devices) or f"Ray{' at ' * bool(self.address)}{self.address}"
             display.say(f"{study.name}: {len(study.configs)} runs{part}, {len(todo)} to do, on {where}")
+            if note := other_versions(record.Record(folder / config.run_id).status() for config in study.configs):
+                display.say(f"warning: {note}")
             try:
                 with stop_on_signals():
                     account = sweep(
@@ -164,7 +167,7 @@ class Sweep:
         print(f"{study.name}: {states} after {duration(display.seconds)}")
         print(f"records: {folder}")
         if account["failed"] or account["missing"] or account["refused"]:
-            print(f"why: sngan status {self.study}; again: sngan sweep {self.study} --retry failed")
+            print(f"why, and what can be done: {command('status', self.study, self.runs_dir)}")
             return SOME_FAILED
         return INTERRUPTED if account["interrupted"] or account["running"] else DONE
 

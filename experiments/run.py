@@ -109,7 +109,7 @@ def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: T
     aside = record.set_status_aside()
     note = f"warning: {status['damaged']}; it is kept as {aside.name}"
     if over := checkpoint.outcome(record, config):
-        status = over | {"attempts": [], "training_version": TRAINING_VERSION}
+        status = over | {"attempts": []}
         record.write_status(status)
         note += f", and the run's final weights say that it is {status['state']}"
     tell("say", note)

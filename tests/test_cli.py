@@ -15,6 +15,7 @@ from conftest import ROOT, small, write_study
 
 from experiments.cli import Report
 from experiments.record import Record, run_folders
+from sngan.config import TRAINING_VERSION
 
 COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
 
@@ -218,6 +219,37 @@ def test_what_evaluations_took_is_what_the_plan_says(command: Callable, tmp_path
     attempt = {"wall_seconds": 50, "evaluation_seconds": 10.0}
     record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [attempt]})
     assert json.loads(command("plan", path, "--json", "--runs-dir", tmp_path)[1])["evaluation_share"] == 0.2
+
+
+def test_runs_of_other_training_code_are_named_with_what_can_be_done(
+    command: Callable, mixed_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("tiny", "--runs-dir", mixed_study.parent)
+    assert "training code" not in command("status", *arguments)[1]
+    begun = Record(mixed_study / small(arm="sn", seed=2, steps=60).run_id)
+    shutil.copytree(mixed_study / small(arm="sn", steps=60).run_id, begun.folder)
+    begun.write_status(begun.status() | {"state": "interrupted"})
+    for name in ("experiments.account", "experiments.checkpoint"):
+        monkeypatch.setattr(f"{name}.TRAINING_VERSION", 99)
+    for name in ("plan", "status"):
+        output = command(name, *arguments)[1]
+        assert f"4 of 4 results are of version {TRAINING_VERSION} of the training code, this is 99" in output
+    launch = f"sngan sweep tiny --runs-dir {mixed_study.parent}"
+    assert f"version {TRAINING_VERSION}, this is 99): {launch} --force goes on with it all the same" in output
+    assert f"{launch} goes on with it" not in output
+
+
+@pytest.mark.slow
+def test_a_sweep_says_how_to_learn_why_runs_failed(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    arguments = (path, "--runs-dir", tmp_path / "runs")
+    record = Record(tmp_path / "runs" / "tiny" / small().run_id)
+    record.folder.mkdir(parents=True)
+    record.write_status({"state": "failed", "step": 3, "error": "it broke", "attempts": []})
+    code, output, _ = command("sweep", *arguments)
+    assert code == 1
+    assert f"what can be done: sngan status {path} --runs-dir {tmp_path / 'runs'}" in output
+    assert "--retry failed tries it again" in command("status", *arguments)[1]
 
 
 @pytest.mark.slow

@@ -171,6 +171,18 @@ def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: P
         assert len(study.history) == len(original.rows())
 
 
+def test_a_lost_status_does_not_make_old_training_code_new(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "runs")
+    record = Record(folder / small(**OFTEN).run_id)
+    version = record.status()["training_version"]
+    (record.folder / "status.json").write_text("{")
+    monkeypatch.setattr(running, "TRAINING_VERSION", version + 1)
+    assert execute(small(**OFTEN), "single", folder, silent).state == "finished"
+    assert record.status()["training_version"] == version
+
+
 def test_a_name_in_metrics_that_is_no_text_is_damage(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "runs")
     metrics = Record(folder / small(**OFTEN).run_id).metrics_path

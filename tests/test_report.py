@@ -24,7 +24,7 @@ from analysis.synthetic import write_records
 from analysis.tables import compare_arms, judged, protocol_table, sigma_table
 from experiments.record import run_folders
 from experiments.run import execute
-from sngan.config import InputError
+from sngan.config import TRAINING_VERSION, InputError
 
 TABLES = (
     "account",
@@ -190,6 +190,13 @@ def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
     (record.folder / "protocol.json").write_text("[]")
     with pytest.raises(InputError, match=r"protocol\.json: expected an object"):
         load(mixed_study)
+
+
+def test_results_of_different_training_code_are_warned_of(mixed_study: Path) -> None:
+    record = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished")
+    assert "training code" not in page_of(load(mixed_study))
+    record.write_status(record.status() | {"training_version": 3})
+    assert f"Trained by versions 3 and {TRAINING_VERSION} of the training code" in page_of(load(mixed_study))
 
 
 def test_statistics_json_holds_the_same_numbers(page: Path) -> None:
