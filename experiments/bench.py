@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.account import step_flop
 from experiments.bench_notebook import notebook_steps
-from experiments.bench_sweep import further_run, sweep_throughput
+from experiments.bench_sweep import further_runs, sweep_throughput
 from experiments.record import Record, to_json, write_atomically
 from experiments.run import device_name, grid_png, keep_memory, resolve_device
 from experiments.tracking import Tracker
@@ -33,7 +34,7 @@ from sngan.evaluate import Evaluation
 from sngan.measure import Instruments, Window
 from sngan.train import build, train
 
-_ROUNDS = 5
+_ROUNDS, _SWEEP_ROUNDS = 5, 3
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
 _BFLOAT16 = "dcgan, bfloat16"
@@ -69,24 +70,25 @@ def bench(
     where = resolve_device(device)
     torch.set_num_threads(threads or cores())
     data = load(dataset, data_dir).to(where)
-    configs = {arm: RunConfig(dataset=dataset, arm=arm, batch_size=batch_size) for arm in ARMS}  # type: ignore[arg-type]
+    work = {"dataset": dataset, "batch_size": batch_size, "data_dir": data_dir}
+    configs = {arm: RunConfig(arm=arm, **work) for arm in ARMS}  # type: ignore[arg-type]
     keep_memory()
     rates = _rates(where)
     rows = _measure(_candidates(configs, data), seconds)
     sizes = {name: replace(configs["dcgan"], **changes) for name, changes in _SIZES.items()}
     rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3)
     instruments = _instrument_seconds(configs["sn_dcgan"], data)
-    rows |= {name: {"seconds": value} for name, value in instruments.items()}
-    rows[_FURTHER] = {"seconds": further_run(replace(configs["sn_dcgan"], device=device, data_dir=data_dir))}
+    rows |= {name: _spread("seconds", values) for name, values in instruments.items()}
+    rows[_FURTHER] = _spread("seconds", further_runs(replace(configs["sn_dcgan"], device=device)))
     rates = {name: max(rate, rates[name]) for name, rate in _rates(where).items()}  # the machine is shared
     if where.type == "cpu":
-        rows |= _sweeps(replace(configs["dcgan"], data_dir=data_dir), rows, seconds / 12)
+        rows |= _sweeps(configs["dcgan"], rows, seconds / 24)
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
         "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32 where no other is named"},
         "rows": rows,
-        "ratios": _ratios(rows, configs["dcgan"], rates["float32"]),
+        "ratios": _ratios(rows, configs["dcgan"], _flop_done(configs["dcgan"], data), rates["float32"]),
     }
     if out.suffix != ".json":
         out = out / f"{where.type}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}.json"
@@ -102,11 +104,9 @@ def bench(
 
 def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Callable[[int], None]]:
     """name -> train that many steps."""
-
-    device, batch_size = data.images.device, configs["dcgan"].batch_size
     streams = {
-        _NOTEBOOK: notebook_steps(data, device, batch_size),
-        _TUTORIAL: notebook_steps(data, device, batch_size, in_memory=True),
+        _NOTEBOOK: notebook_steps(configs["dcgan"], data),
+        _TUTORIAL: notebook_steps(configs["dcgan"], data, in_memory=True),
     }
     candidates: dict[str, Callable[[int], None]] = {
         name: lambda n, stream=stream: deque(itertools.islice(stream, n), maxlen=0).clear()
@@ -121,16 +121,22 @@ def _steps_of(config: RunConfig, data: ImageData) -> Callable[[int], None]:
 
 
 def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]], seconds: float) -> dict[str, dict[str, Any]]:
-    """All cores, as one worker or as many as there are cores; each about so many seconds."""
-    found = {}
-    for precision in ("float32", "bfloat16"):
-        pace = rows[_BFLOAT16 if precision == "bfloat16" else "dcgan"]["step_seconds"]
-        for workers, threads in sorted({(1, cores()), (cores(), 1)}):
-            Console(stderr=True, highlight=False).print(f"sweep of {workers} x {threads}, {precision}")
-            steps = max(5, round(seconds / pace / workers))
-            name = f"sweep, workers x threads {workers} x {threads}, {precision}"
-            found[name] = sweep_throughput(replace(config, precision=precision), workers, threads, steps)
-    return found
+    """All cores, as one worker or as many as there are cores; each about so many seconds a round."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for i in range(_SWEEP_ROUNDS):
+        Console(stderr=True, highlight=False).print(f"sweeps, round {i + 1} of {_SWEEP_ROUNDS}")
+        for precision in ("float32", "bfloat16"):
+            pace = rows[_BFLOAT16 if precision == "bfloat16" else "dcgan"]["step_seconds"]
+            for workers, threads in sorted({(1, cores()), (cores(), 1)}):
+                steps = max(5, round(seconds / pace / workers))
+                row = sweep_throughput(replace(config, precision=precision), workers, threads, steps)
+                found.setdefault(f"sweep, workers x threads {workers} x {threads}, {precision}", []).append(row)
+    return {
+        name: all_rounds[0]
+        | _spread("step_seconds", [row["step_seconds"] for row in all_rounds])
+        | {"peak_memory_bytes": max(row["peak_memory_bytes"] for row in all_rounds)}
+        for name, all_rounds in found.items()
+    }
 
 
 def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> dict[str, dict[str, float]]:
@@ -144,15 +150,11 @@ def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> di
         console.print(f"round {i + 1} of {_ROUNDS}")
         for name, steps in candidates.items():
             times[name].append(_time(steps, counts[name]) / counts[name])
-    return {
-        name: {
-            "step_seconds": median(values),
-            "fastest": min(values),
-            "slowest": max(values),
-            "rounds": _ROUNDS,
-        }
-        for name, values in times.items()
-    }
+    return {name: _spread("step_seconds", values) for name, values in times.items()}
+
+
+def _spread(name: str, values: list[float]) -> dict[str, Any]:
+    return {name: median(values), "fastest": min(values), "slowest": max(values), "rounds": len(values)}
 
 
 def _time(steps: Callable[[int], None], n: int) -> float:
@@ -163,7 +165,7 @@ def _time(steps: Callable[[int], None], n: int) -> float:
     return time.perf_counter() - start
 
 
-def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
+def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, list[float]]:
     """Seconds of what is done beside training: at every step, every row, every `instrument_every`, every evaluation."""
     device = data.images.device
     G, D, penalty = build(config, device)
@@ -190,9 +192,10 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
             _RECORD: lambda: record.append(full_row),
             _WANDB: lambda: (tracker.log(full_row, {}), tracker.settle()),
         }
-        seconds = {
-            name: median(_time(_repeat(action), 10) / 10 for _ in range(_ROUNDS)) for name, action in actions.items()
-        }
+        seconds: dict[str, list[float]] = {name: [] for name in actions}
+        for _ in range(_ROUNDS):
+            for name, action in actions.items():
+                seconds[name].append(_time(_repeat(action), 10) / 10)
 
         def evaluate() -> None:
             scores = evaluation(G)
@@ -202,9 +205,10 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, float]:
             tracker.settle()
 
         evaluate()
-        seconds[_EVALUATION] = median(_time(_repeat(evaluate), 1) for _ in range(_ROUNDS))
+        seconds[_EVALUATION] = [_time(_repeat(evaluate), 1) for _ in range(_ROUNDS)]
         tracker.finish("finished", {})
-    return seconds | {_OPERATORS: seconds[_OPERATORS] - seconds[_SIGMAS]}
+    more = [operators - sigmas for operators, sigmas in zip(seconds[_OPERATORS], seconds[_SIGMAS], strict=True)]
+    return seconds | {_OPERATORS: more}
 
 
 def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
@@ -215,18 +219,28 @@ def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
     return repeated
 
 
-def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, rate: float) -> dict[str, float]:
+def _flop_done(config: RunConfig, data: ImageData) -> int:
+    """Floating point operations in one step's matrix products and convolutions, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        _steps_of(config, data)(1)
+    return counter.get_total_flops()
+
+
+def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int, rate: float) -> dict[str, float]:
     step = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
     ratios = {"speed against the notebook's loop": step[_NOTEBOOK] / step["dcgan"]}
     ratios["speed against the same with images in memory"] = step[_TUTORIAL] / step["dcgan"]
     ratios["speed against the notebook's loop, bfloat16"] = step[_NOTEBOOK] / step[_BFLOAT16]
+    paces = {"one run": step["dcgan"]}
     for precision in ("float32", "bfloat16"):
         sweeps = [row["step_seconds"] for name, row in rows.items() if name.startswith("sweep") and precision in name]
         if sweeps:
             ratios[f"throughput of a sweep against the notebook's loop, {precision}"] = step[_NOTEBOOK] / min(sweeps)
             if precision == "float32":
-                ratios["share of the float32 matrix rate, sweep"] = step_flop(config) / min(sweeps) / rate
-    ratios["share of the float32 matrix rate"] = step_flop(config) / step["dcgan"] / rate
+                paces["a sweep"] = min(sweeps)
+    for name, pace in paces.items():  # as convolutions are defined, and what is done: `toom_cook` needs fewer
+        ratios[f"share of the float32 matrix rate, {name}"] = step_flop(config) / pace / rate
+        ratios[f"share of the float32 matrix rate, {name}, operations done"] = flop_done / pace / rate
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
     every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
              _WANDB: config.log_every, _EVALUATION: config.steps / len(config.evaluation_steps())}  # fmt: skip
@@ -263,9 +277,17 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instruction_sets": _instruction_sets(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def _instruction_sets() -> list[str]:
+    """Those of the CPU that matrix products can use, where Linux names them."""
+    file = Path("/proc/cpuinfo")
+    words = set(file.read_text().split()) if file.exists() else set()
+    return sorted(word for word in words if word.startswith(("avx", "amx", "fma", "sve", "asimd")))
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision import datasets, transforms
 
-from sngan.data import ImageData
+from sngan.config import RunConfig
+from sngan.data import ImageData, data_root
 
 
 class Images(Dataset):
-    """As torchvision's MNIST gives them: a PIL image, transformed on every access, and its label."""
+    """As torchvision's MNIST gives its images: one as PIL has it, transformed on every access, and its label."""
 
-    def __init__(self, data: ImageData, transform: transforms.Compose) -> None:
+    def __init__(self, data: ImageData, transform: Callable[[Image.Image], torch.Tensor]) -> None:
         self._images, self._labels, self._transform = data.images.cpu(), data.labels.cpu(), transform
-        self._to_pil = transforms.ToPILImage()
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self._transform(self._to_pil(self._images[index])), int(self._labels[index])
+        return self._transform(Image.fromarray(self._images[index, 0].numpy())), int(self._labels[index])
 
 
 def _generator(z_dim: int, width: int) -> nn.Sequential:
@@ -57,24 +58,21 @@ def _discriminator(width: int, sn: bool) -> nn.Sequential:
 
 
 def notebook_steps(
-    data: ImageData,
-    device: torch.device,
-    batch_size: int = 128,
-    z_dim: int = 64,
-    lr: float = 2e-4,
-    sn: bool = False,
-    in_memory: bool = False,
+    config: RunConfig, data: ImageData, sn: bool = False, in_memory: bool = False
 ) -> Iterator[tuple[float, float]]:
     """Endless training, one step a turn: the losses of D and of G, fetched every step.
 
     `in_memory`: the images are one tensor on the device, as in many tutorials; else a data loader transforms them.
     """
+    device, batch_size, z_dim, lr = data.images.device, config.batch_size, config.z_dim, config.lr
     G, D = _generator(z_dim, 64).to(device), _discriminator(16, sn).to(device)
     opt_g = torch.optim.Adam(G.parameters(), lr=lr, betas=(0.5, 0.999))
     opt_d = torch.optim.Adam(D.parameters(), lr=lr, betas=(0.5, 0.999))
     criterion = nn.BCEWithLogitsLoss()
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
-    loader = DataLoader(Images(data, transform), batch_size=batch_size, shuffle=True)
+    mnist = config.dataset == "mnist"
+    pictures = datasets.MNIST(data_root(config.data_dir), transform=transform) if mnist else Images(data, transform)
+    loader = DataLoader(pictures, batch_size=batch_size, shuffle=True)
     images = (data.images.to(device).float() / 127.5 - 1) if in_memory else None
     while True:
         batches = (real for real, _ in loader)

@@ -34,6 +34,9 @@ def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path, mon
     costs.append(ratios["cost of operator norms, spectra, gradients"])
     assert ratios["cost of all instruments, record and W&B"] == pytest.approx(sum(costs))
     assert ratios["cost of evaluation in a run of 23,450 steps"] > 0
+    share = "share of the float32 matrix rate, one run"
+    assert 0 < ratios[f"{share}, operations done"] < ratios[share]
+    assert all(row["fastest"] <= row.get("step_seconds", row.get("seconds")) <= row["slowest"] for row in rows.values())
     sweeps = {name: row for name, row in rows.items() if name.startswith("sweep, ")}
     assert len(sweeps) == 2
     fastest = min(row["step_seconds"] for name, row in sweeps.items() if "float32" in name)
