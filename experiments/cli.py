@@ -168,6 +168,8 @@ class Sweep:
         print(f"records: {folder}")
         if account["failed"] or account["missing"] or account["refused"]:
             print(f"why, and what can be done: {command('status', self.study, self.runs_dir)}")
+            if account["failed"]:
+                print(f"failed runs again: {command('sweep', self.study, self.runs_dir)} --retry failed")
             return SOME_FAILED
         return INTERRUPTED if account["interrupted"] or account["running"] else DONE
 
