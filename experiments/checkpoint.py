@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.record import Record, write_atomically
+from experiments.record import DIGESTS, Record, write_atomically
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
 
 
@@ -23,6 +23,8 @@ def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256:
         "metrics_bytes": record.metrics_path.stat().st_size,
         "metrics_sha256": record.metrics_sha256(),
     }
+    if "streams" not in state:  # final weights
+        content |= record.digests()
     content["sha256"] = _fingerprint(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -70,16 +72,15 @@ def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:
         final = read(record.checkpoint_path)
     except (FileNotFoundError, InputError):
         return None
-    metrics_sha256 = record.metrics_sha256()
     if "state" not in final or _completed(final["config"]) != config.identity():
         return None
-    if final["metrics_sha256"] != metrics_sha256:
+    if final["metrics_sha256"] != record.metrics_sha256():
         return None
     return {
         "state": final["state"],
         "step": final["step"],
         "error": final["reason"] or None,
-        "metrics_sha256": metrics_sha256,
+        **{name: final[name] for name in DIGESTS if name in final},
         "training_version": final.get("training_version"),
     }
 

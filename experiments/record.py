@@ -19,6 +19,8 @@ from sngan.config import InputError, RunConfig, from_parameters
 STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
 RESULTS = ("finished", "diverged")  # over, and not run again
 KILLED = "its process ended without a word (killed)"
+# in the status and the final weights of a run that is over: of all files that its result depends on
+DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _RESERVED_BYTES = 64 * 1024
 
 
@@ -315,14 +317,26 @@ class Record:
         return 0
 
     def damage(self, status: dict[str, Any]) -> str:
-        """What is wrong with the metrics of a run that is over, or nothing."""
+        """What is wrong with the files that a result depends on; nothing is said of a run that is no result."""
         if status["state"] not in RESULTS:
             return ""
-        if not self.metrics_path.exists():
-            return f"{self.metrics_path.name} is missing"
-        if "metrics_sha256" in status and status["metrics_sha256"] != self.metrics_sha256():
-            return f"{self.metrics_path.name} was changed after the run ended"
+        expected, found = {"metrics_sha256": None} | status, self.digests()
+        for name, path in self._result_paths.items():
+            if name in expected and name not in found:
+                return f"{path.name} is missing"
+            if expected.get(name) and expected[name] != found[name]:
+                return f"{path.name} was changed after the run ended"
         return ""
+
+    @property
+    def _result_paths(self) -> dict[str, Path]:
+        paths = (self.metrics_path, self.config_path, self.protocol_path, self.evaluations_path)
+        return dict(zip(DIGESTS, paths, strict=True))
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 under the names of DIGESTS, of those files that there are: a run may diverge before an evaluation."""
+        paths = self._result_paths.items()
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths if path.exists()}
 
     def metrics_sha256(self, size: int | None = None) -> str:
         """Of metrics.jsonl, or of its first `size` bytes; of nothing where there is none."""

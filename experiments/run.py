@@ -224,7 +224,7 @@ class _Attempt:
                 self._record.start_over(self._config)
             self._record.write_status(self._status)
             outcome = self._train()
-            self._status["metrics_sha256"] = self._record.metrics_sha256()
+            self._status |= self._record.digests()
         except KeyboardInterrupt as stop:
             self._end("interrupted", self._record.last_step(), f"stopped by a signal ({stop})")
             raise
@@ -420,11 +420,18 @@ def grid_png(images: Tensor) -> bytes:
 
 @functools.lru_cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether the checkout differs from it; None outside a checkout."""
+    """Commit of the code that runs, and whether the checkout differs from it; None outside a checkout.
+
+    `git_tree` is that of sngan/ at the commit: equal trees train equal bits, whatever else changed between commits.
+    """
     if not (Path(__file__).parents[1] / ".git").exists():
-        return {"git_commit": None, "git_dirty": None}
+        return {"git_commit": None, "git_tree": None, "git_dirty": None}
     changes = _git("status", "--porcelain")
-    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_tree": _git("rev-parse", "HEAD:sngan"),
+        "git_dirty": None if changes is None else bool(changes),
+    }
 
 
 @functools.lru_cache

@@ -11,7 +11,7 @@ import numbers
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-TRAINING_VERSION = 4  # raised whenever the bits of a run change for an unchanged RunConfig
+TRAINING_VERSION = 5  # raised whenever the bits of a run change for an unchanged RunConfig
 
 
 class InputError(ValueError):

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from sngan.config import DATASETS, InputError, RunConfig
 from sngan.data import ImageData, normalized
 from sngan.measure import evaluating
 from sngan.metrics import diversity, frechet_distance, kernel_distance, kernel_distance_error, mode_coverage, prdc
-from sngan.streams import numpy_generator, torch_generator
+from sngan.streams import normal, numpy_generator, torch_generator
 from sngan.yardstick import Yardstick, load_yardstick
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
@@ -20,10 +21,21 @@ _FEWEST = 20  # samples of each that the metrics need
 _BATCH = 250  # samples that are in memory at once
 
 
+class Judged(NamedTuple):
+    """What images are judged by: two views of them, and the yardstick's labels."""
+
+    features: Tensor  # (n, n_features) float32
+    pixels: Tensor  # (n, C * 196) float64 in [-1, 1]: the means of 2x2 pixels
+    labels: Tensor  # (n,) int64
+
+    def first(self, n: int) -> Judged:
+        return Judged(*(of_all[:n] for of_all in self))
+
+
 class Reference(NamedTuple):
     """The real images that samples are compared with, the same in all runs of a data set and n."""
 
-    features: Tensor  # (n, n_features) float32
+    images: Judged
     class_counts: np.ndarray  # (classes,) of the whole data set
     scale: dict[str, Any]  # what reals score against reals, and the trivial sampler against reals
 
@@ -43,9 +55,8 @@ class Evaluation:
             raise InputError(f"{data.name} has {n_images} images; to judge samples at least {2 * _FEWEST} are needed")
         self._n = min(config.n_compared, n_images)
         self._reference = _reference(data, self._yardstick, self._n, config.n_fake)
-        generator = torch_generator(config.seed, "evaluation", device)
-        dtype = getattr(torch, config.dtype)
-        self._z = torch.randn(config.n_fake, config.z_dim, generator=generator, device=device, dtype=dtype)
+        generator = torch_generator(config.seed, "evaluation")
+        self._z = normal((config.n_fake, config.z_dim), generator, getattr(torch, config.dtype), device)
         self.protocol = {
             "dataset": config.dataset,
             "reference": f"{self._n} of the {n_images} training images, drawn once for all runs",
@@ -57,6 +68,7 @@ class Evaluation:
             "feature_net_sha256": self._yardstick.sha256,
             "feature_net_accuracy": self._yardstick.accuracy,
             "n_features": self._yardstick.n_features,
+            "pixels": f"means of 2x2 pixels in [-1, 1], {self._reference.images.pixels.shape[1]} numbers an image",
             "batch_norm": "running statistics",
             "k": NEIGHBOURS,
             **self._reference.scale,
@@ -69,32 +81,39 @@ class Evaluation:
         Beside them `class_counts`: how many samples the yardstick takes for each class, absent where they are not
         finite. Nothing of G is moved; afterwards it is in train mode.
         """
-        features, labels = [], []
         with evaluating(G):
-            for z in self._z.split(_BATCH):
-                found = self._yardstick.embed(G(z))
-                features.append(found[0])
-                labels.append(found[1])
-        fake = torch.cat(features)
-        if not fake.isfinite().all():
+            parts = [judge(self._yardstick, G(z)) for z in self._z.split(_BATCH)]
+        fake = Judged(*map(torch.cat, zip(*parts, strict=True)))
+        if not (fake.features.isfinite().all() and fake.pixels.isfinite().all()):
             return dict.fromkeys(EVALUATED, float("nan"))
-        counts, labels = self._reference.class_counts, torch.cat(labels)
-        found = torch.bincount(labels, minlength=len(counts)).tolist()
-        return scores(self._reference.features, fake[: self._n], labels, counts) | {"class_counts": found}
+        counts = self._reference.class_counts
+        found = torch.bincount(fake.labels, minlength=len(counts)).tolist()
+        return scores(self._reference.images, fake.first(self._n), fake.labels, counts) | {"class_counts": found}
 
 
-def scores(real: Tensor, fake: Tensor, labels: Tensor, class_counts: np.ndarray) -> dict[str, float]:
-    """`eval/*` of fakes (n, d) against reals (n, d), modes by the fakes' labels against the data's class counts.
+def judge(yardstick: Yardstick, images: Tensor) -> Judged:
+    """Images (n, C, 28, 28), uint8 or floating point in [-1, 1], as the yardstick sees them, and at half their size."""
+    features, labels = yardstick.embed(images)
+    pixels = normalized(images, torch.float64) if images.dtype == torch.uint8 else images.double()
+    return Judged(features, avg_pool2d(pixels, 2).flatten(1), labels)
+
+
+def scores(real: Judged, fake: Judged, labels: Tensor, class_counts: np.ndarray) -> dict[str, float]:
+    """`eval/*` of fakes against as many reals, modes by `labels` (of more fakes, as a rule) against the class counts.
 
     Of more than 100 classes (stacked_mnist) the reference is uniform, as where its modes are usually counted.
+    `eval/fd_pixels` is the view that noise and grey backgrounds do not fool, as they fool precision, density and a
+    yardstick that was trained against them; noise with the pixels' means and covariances fools it in turn.
     """
-    neighbours = prdc(real, fake, NEIGHBOURS)
+    features = real.features, fake.features
+    neighbours = prdc(*features, NEIGHBOURS)
     uniform = len(class_counts) > 100
     modes = mode_coverage(labels, len(class_counts), None if uniform else class_counts)
     return {
-        "eval/fd": frechet_distance(real, fake),
-        "eval/kd": kernel_distance(real, fake),
-        "eval/kd_error": kernel_distance_error(real, fake),
+        "eval/fd": frechet_distance(*features),
+        "eval/fd_pixels": frechet_distance(real.pixels, fake.pixels),
+        "eval/kd": kernel_distance(*features),
+        "eval/kd_error": kernel_distance_error(*features),
         "eval/precision": neighbours.precision,
         "eval/recall": neighbours.recall,
         "eval/density": neighbours.density,
@@ -103,12 +122,13 @@ def scores(real: Tensor, fake: Tensor, labels: Tensor, class_counts: np.ndarray)
         "eval/modes_5": modes.modes_5,
         "eval/effective_modes": modes.effective_modes,
         "eval/mode_kl": modes.kl,
-        "eval/diversity": diversity(real, fake),
+        "eval/diversity": diversity(*features),
     }
 
 
 EVALUATED = (
-    *("eval/fd", "eval/kd", "eval/kd_error", "eval/precision", "eval/recall", "eval/density", "eval/coverage"),
+    *("eval/fd", "eval/fd_pixels", "eval/kd", "eval/kd_error"),
+    *("eval/precision", "eval/recall", "eval/density", "eval/coverage"),
     *("eval/modes", "eval/modes_5", "eval/effective_modes", "eval/mode_kl", "eval/diversity"),
 )
 
@@ -134,20 +154,19 @@ def _make_reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int
     """
     order = torch.from_numpy(numpy_generator(0, "evaluation").permutation(len(data.images))).to(data.images.device)
     images = data.images[order[:n]]
-    features, _ = yardstick.embed(images)
+    reals = judge(yardstick, images)
     m = min(n, len(order) // 2)
-    others, other_labels = yardstick.embed(data.images[order[m : m + n_labels]])
+    others = judge(yardstick, data.images[order[m : m + n_labels]])
     counts = np.bincount(data.labels.cpu().numpy(), minlength=DATASETS[data.name][1])
     pixels = normalized(images, torch.float64)
     noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
-    trivial = (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1)
-    trivial_features, trivial_labels = yardstick.embed(trivial)
+    trivial = judge(yardstick, (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1))
     by_name = lambda values: {key.removeprefix("eval/"): value for key, value in values.items()}  # noqa: E731
-    real_against_real = by_name(scores(features[:m], others[:m], other_labels, counts))
-    trivial_scores = by_name(scores(features, trivial_features, trivial_labels, counts))
+    real_against_real = by_name(scores(reals.first(m), others.first(m), others.labels, counts))
+    trivial_scores = by_name(scores(reals, trivial, trivial.labels, counts))
     scale = {
-        "real_against_real": {"n": m, "n_labels": len(other_labels), **real_against_real},
+        "real_against_real": {"n": m, "n_labels": len(others.labels), **real_against_real},
         "trivial_sampler": {"n": n, "n_labels": n, **trivial_scores},
         "trivial_fd": trivial_scores["fd"],
     }
-    return Reference(features, counts, scale)
+    return Reference(reals, counts, scale)

@@ -24,7 +24,7 @@ from sngan.sigma import (
     standing_still,
 )
 from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, sigma_estimates, spectral_norm_of, weight_layers
-from sngan.streams import numpy_generator, torch_generator
+from sngan.streams import normal, numpy_generator, torch_generator
 
 N_SAMPLES = 64  # images of a sample grid
 N_POINTS = 64  # images of each kind at which D's gradient with respect to its input is measured
@@ -100,7 +100,7 @@ class Instruments:
 
     `sigma_estimate/<layer>` is the power iteration's running value u'Wv: of the training where the arm has one,
     else of an instrument's own vectors (stream `power_iteration/<layer>`), advanced one round a row. `sigma_conv`
-    is a lower bound whose vectors are warm: 20 steps a time. The points of `grad_x` are the same all through a run
+    is a lower bound within 1e-6 of a singular value. The points of `grad_x` are the same all through a run
     and in all arms of a seed (stream `instruments`): 64 real images, the images of 64 latents, and random points
     between the two. Batch norm uses its running statistics, which mix real and fake images.
     """
@@ -116,14 +116,13 @@ class Instruments:
         self._probe = None
         if not constrained and penalty is None:
             self._probe = SpectralPenalty(D, generator=layer_generators(config.seed))
-        generator = torch_generator(config.seed, "samples", device)
         dtype = getattr(torch, config.dtype)
-        self._z = torch.randn(N_SAMPLES, config.z_dim, generator=generator, device=device, dtype=dtype)
+        self._z = normal((N_SAMPLES, config.z_dim), torch_generator(config.seed, "samples"), dtype, device)
         chosen = numpy_generator(config.seed, "instruments").integers(len(data.images), size=N_POINTS)
         self._x_real = normalized(data.images[torch.from_numpy(chosen).to(device)], dtype)
-        generator = torch_generator(config.seed, "instruments", device)
-        self._z_points = torch.randn(N_POINTS, config.z_dim, generator=generator, device=device, dtype=dtype)
-        self._mixture = torch.rand(N_POINTS, 1, 1, 1, generator=generator, device=device, dtype=dtype)
+        generator = torch_generator(config.seed, "instruments")
+        self._z_points = normal((N_POINTS, config.z_dim), generator, dtype, device)
+        self._mixture = torch.rand(N_POINTS, 1, 1, 1, generator=generator, dtype=dtype).to(device)
         sizes = _input_sizes(D, self._x_real[:1])
         self._operators = {
             name: ConvSigma(layer, sizes[name], torch_generator(config.seed, f"instruments/{name}"))

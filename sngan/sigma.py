@@ -21,6 +21,9 @@ from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 _ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm)  # their weights are gains, no matrices
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _START_SEED = 0  # of the vector that conv_sigma starts from
+_BASIS = 192  # vectors that are in memory at once
+_LOOK = 16  # steps between two looks at how far it is: each waits for the device
+_EXHAUSTED = 1e-14  # of the largest singular value: what rounding leaves when there is no further direction
 
 
 @torch.no_grad()
@@ -101,16 +104,19 @@ class ConvSigma:
     """Operator norm of a convolution as the layer runs on inputs of one size; its vector is kept from call to call.
 
     Conv1d, Conv2d and ConvTranspose2d, with their stride, padding, dilation, groups and output padding; the bias is
-    no part of it. `input_hw` is the input's (height, width), of a Conv1d its length. Each call runs `iterations`
-    steps on the weight as eval mode uses it now and returns |A x| / |x|, a () float64 tensor: a lower bound that
-    tightens from call to call. A weight with a non-finite entry gives nan and leaves the vector as it was.
+    no part of it. `input_hw` is the input's (height, width), of a Conv1d its length. Each call runs at most
+    `iterations` steps on the weight as eval mode uses it now, and fewer if |A'Ax - s^2 x| <= `tolerance` s^2 before,
+    s = |A x|, |x| = 1. It returns s, a () float64 tensor: a lower bound, and within `tolerance` s of a singular value.
+    A weight with a non-finite entry gives nan and leaves the vector as it was.
 
-    The start vector is drawn from `generator` (on the CPU), else from a fixed one of its own. `vector` (C, H, W)
-    may be stored and set. Raises ValueError for another layer, or an input that is too small for it.
+    Each call starts from the sum of the vector that the last one found and of a fixed one, drawn from `generator` (on
+    the CPU), else from one of its own. From the vector alone it would stay with a former top singular vector after
+    the next one has overtaken it. `vector` (C, H, W) may be stored and set. Raises ValueError for another layer, or
+    an input that is too small for it.
 
-    Source: power iteration on x -> A'Ax, with A' the adjoint (vector-Jacobian product) of the layer. Deviation: each
-    step takes the best of the plane of x, the residual and the last direction (LOBPCG of block size one, Knyazev
-    2001), which costs the same two applications and needs tens of steps where the power iteration needs hundreds.
+    Source: power iteration on x -> A'Ax, with A' the adjoint (vector-Jacobian product) of the layer. Deviation: it
+    takes the best vector of all that the power iteration spans (Golub & Kahan 1965), which costs the same two
+    applications a step and needs tens of steps where the power iteration needs hundreds.
     """
 
     def __init__(
@@ -124,8 +130,8 @@ class ConvSigma:
                              f"sizes, got {input_hw!r}")  # fmt: skip
         self._module = module
         generator = generator or torch.Generator().manual_seed(_START_SEED)
-        vector = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
-        self.vector = vector / vector.norm()
+        start = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
+        self.vector = self._start = start / start.norm()
         try:
             shape = self._apply(self.vector, torch.zeros_like(self._weight(), device="cpu")).shape
         except RuntimeError as error:
@@ -149,7 +155,7 @@ class ConvSigma:
             return (hooked["weight"]() if "weight" in hooked else self._module.weight).detach().double()
 
     @torch.no_grad()
-    def __call__(self, iterations: int = 20) -> Tensor:
+    def __call__(self, iterations: int = 200, tolerance: float = 1e-6) -> Tensor:
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
         weight = self._weight()
@@ -158,8 +164,9 @@ class ConvSigma:
             return torch.full_like(scale, torch.nan)
         if not scale:
             return torch.zeros_like(scale)
-        self.vector = self.vector.to(weight.device)
-        self.vector, sigma = _largest(partial(self._apply, weight=weight / scale), self.vector, iterations)
+        warm, fixed = self.vector.to(weight.device), self._start.to(weight.device)
+        start = warm + torch.where((warm * fixed).sum() < 0, -fixed, fixed)  # which never cancel out
+        self.vector, sigma = _largest(partial(self._apply, weight=weight / scale), start, iterations, tolerance)
         return scale * sigma
 
 
@@ -169,11 +176,14 @@ def conv_sigma(module: nn.Module, input_hw: int | tuple[int, ...], iterations: i
     Stateless: the same layer gives the same number. At most `iterations` steps; it ends when nothing is gained any
     more. See `ConvSigma` for what is supported, the errors, and the method.
     """
-    return ConvSigma(module, input_hw)(iterations)
+    return ConvSigma(module, input_hw)(iterations, tolerance=1e-13)
 
 
-def _largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Unit x and |A x| after `iterations` steps towards the largest singular value of the linear map `apply`."""
+def _largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Unit x and s = |A x| after at most `iterations` steps towards the largest singular value of the linear map A.
+
+    `apply` is A. It ends as soon as |A'Ax - s^2 x| <= `tolerance` s^2.
+    """
     with torch.enable_grad():
         origin = torch.zeros_like(x, requires_grad=True)
         image = apply(origin)
@@ -181,43 +191,48 @@ def _largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> t
     def adjoint(y: Tensor) -> Tensor:
         return torch.autograd.grad(image, origin, y, retain_graph=True)[0]
 
-    x = x / x.norm()
-    y, direction = apply(x), None  # y = A x; the last direction and its image
-    for _ in range(iterations):
-        square = y.square().sum()
-        residual = adjoint(y) - square * x
-        if residual.norm() <= 1e-13 * square:
+    for start in range(0, iterations, _BASIS):
+        x, converged = _krylov(apply, adjoint, x, min(_BASIS, iterations - start), tolerance)
+        if converged:
             break
-        basis, images = [x], [y]
-        _extend(basis, images, residual, apply(residual))
-        if direction:
-            _extend(basis, images, *direction)
-        if len(basis) == 1:
-            break
-        gram = torch.stack([torch.stack([(a * b).sum() for a in images]) for b in images])
-        best = torch.linalg.eigh(gram).eigenvectors[:, -1]
-        step, step_image = (
-            torch.stack([c * v for c, v in zip(best[1:], vs[1:], strict=True)]).sum(0) for vs in (basis, images)
-        )
-        direction = step, step_image
-        x, y = best[0] * x + step, best[0] * y + step_image
-        x, y = x / x.norm(), y / x.norm()
     return x, apply(x).norm()
 
 
-def _extend(basis: list[Tensor], images: list[Tensor], vector: Tensor, image: Tensor) -> None:
-    """Add the vector to the orthonormal basis, and what A makes of it to the images, unless it is in it already."""
-    size = vector.norm()
-    if not size > 0:
-        return
-    vector, image = vector / size, image / size
-    for _ in range(2):  # once is not orthogonal enough
-        for b, a in zip(basis, images, strict=True):
-            c = (b * vector).sum()
-            vector, image = vector - c * b, image - c * a
-    if (rest := vector.norm()) > 1e-6:
-        basis.append(vector / rest)
-        images.append(image / rest)
+def _krylov(
+    apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], x: Tensor, steps: int, tolerance: float
+) -> tuple[Tensor, bool]:
+    """The best unit vector in the span of x, A'Ax, (A'A)^2 x, .. of at most `steps` dimensions, and whether it will do.
+
+    Golub & Kahan's bidiagonalization: A V = U B with orthonormal V and upper bidiagonal B, whose largest singular value
+    is that of A on the span.
+    """
+    v, beta = x / x.norm(), x.new_zeros(())
+    u, tiny = torch.zeros_like(apply(v)), torch.finfo(x.dtype).tiny
+    steps = min(steps, x.numel(), u.numel() + 1)
+    V = x.new_zeros(steps, x.numel())
+    diagonal, above = [], []  # of B; they stay on the device until they are looked at
+    for k in range(steps):
+        V[k] = v.flatten()
+        u = apply(v) - beta * u
+        alpha = u.norm()
+        u = u / alpha.clamp_min(tiny)
+        w = adjoint(u).flatten()
+        for _ in range(2):  # once is not orthogonal enough; the first time takes alpha v away
+            w = w - V[: k + 1].T @ (V[: k + 1] @ w)
+        beta = w.norm()
+        v = (w / beta.clamp_min(tiny)).view_as(x)
+        diagonal.append(alpha)
+        above.append(beta)
+        if k == steps - 1 or k % _LOOK == _LOOK - 1:
+            alphas, betas = torch.stack([torch.stack(diagonal), torch.stack(above)]).cpu().numpy()
+            exhausted = np.flatnonzero(betas <= _EXHAUSTED * alphas.max())  # what comes after it, is rounding
+            n = exhausted[0] + 1 if len(exhausted) else k + 1
+            left, sigmas, right = np.linalg.svd(np.diag(alphas[:n]) + np.diag(betas[: n - 1], 1))
+            residual = betas[n - 1] * abs(left[-1, 0])
+            if residual <= tolerance * sigmas[0]:
+                break
+    best = torch.from_numpy(right[0]).to(V) @ V[:n]
+    return (best / best.norm()).view_as(x), bool(residual <= tolerance * sigmas[0])
 
 
 @contextmanager

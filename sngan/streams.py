@@ -13,10 +13,19 @@ def stream(seed: int, name: str) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, zlib.crc32(name.encode())])
 
 
-def torch_generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator on `device` that starts at the named stream; torch's global generator is not touched."""
-    generator = torch.Generator(device)
-    return generator.manual_seed(int(stream(seed, name).generate_state(1, np.uint64)[0]))
+def torch_generator(seed: int, name: str) -> torch.Generator:
+    """A torch generator that starts at the named stream; torch's global generator is not touched.
+
+    It draws on the CPU whatever the device that the numbers are for: a seed is the same experiment on every device.
+    """
+    return torch.Generator().manual_seed(int(stream(seed, name).generate_state(1, np.uint64)[0]))
+
+
+def normal(
+    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    """Standard normal draws of a named stream, moved to `device`."""
+    return torch.randn(shape, generator=generator, dtype=dtype).to(device)
 
 
 def numpy_generator(seed: int, name: str) -> np.random.Generator:

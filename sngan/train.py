@@ -24,7 +24,7 @@ from sngan.spectral import (
     raw_weight,
     weight_layers,
 )
-from sngan.streams import torch_generator
+from sngan.streams import normal, torch_generator
 
 
 class Outcome(NamedTuple):
@@ -64,7 +64,7 @@ def train(
         for network in (G, D)
     )
     batches = Batches(data, config.batch_size, config.seed, dtype)
-    z_d, z_g = (torch_generator(config.seed, name, device) for name in ("z_d", "z_g"))
+    z_d, z_g = (torch_generator(config.seed, name) for name in ("z_d", "z_g"))
     evaluations = set(config.evaluation_steps())
     instruments = Instruments(config, G, D, penalty, data) if log else None
     evaluation = Evaluation(config, data) if log else None
@@ -96,7 +96,7 @@ def train(
         log(instruments.row(0, {}), None)
 
     def latents(generator: torch.Generator) -> Tensor:  # (N, z_dim)
-        return torch.randn(config.batch_size, config.z_dim, generator=generator, device=device, dtype=dtype)
+        return normal((config.batch_size, config.z_dim), generator, dtype, device)
 
     def forward(network: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -150,7 +150,9 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
 
     Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
     initialization reached the raw parameters: after the constraint, writing to `.weight` would do nothing.
+    From here on float32 products of this process are float32 on CUDA too, whose libraries would take TF32 by default.
     """
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     arm, dtype = ARMS[config.arm], getattr(torch, config.dtype)
     layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator

@@ -27,7 +27,7 @@ from sngan.yardstick import load_yardstick
 
 DESIGN_KEYS = {
     f"eval/{name}"
-    for name in ("fd", "kd", "kd_error", "precision", "recall", "density", "coverage", "modes", "modes_5",
+    for name in ("fd", "fd_pixels", "kd", "kd_error", "precision", "recall", "density", "coverage", "modes", "modes_5",
                  "effective_modes", "mode_kl", "diversity")
 }  # fmt: skip
 
@@ -50,6 +50,14 @@ class Features(nn.Module):
         return load_yardstick("digits").network.features(images)
 
 
+def pixel_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Frechet distance of the means of 2x2 pixels, with the matrix square root of scipy."""
+    a, b = (x.reshape(len(x), x.shape[1], 14, 2, 14, 2).mean((3, 5)).reshape(len(x), -1) for x in (real, fake))
+    covariances = np.cov(a.T), np.cov(b.T)
+    roots = np.linalg.eigvals(covariances[0] @ covariances[1]).astype(complex) ** 0.5
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + sum(map(np.trace, covariances)) - 2 * roots.real.sum()
+
+
 def scores_of_others(config: RunConfig, G: nn.Module) -> dict[str, float]:
     """Everything once more, from the named streams up."""
     n = min(config.n_fake, 1797)
@@ -69,6 +77,7 @@ def scores_of_others(config: RunConfig, G: nn.Module) -> dict[str, float]:
     found["eval/fd"], found["eval/kd"] = fid.compute().item(), kid.compute()[0].item()
     with torch.no_grad():
         f_real, f_fake = (Features()(x).double().numpy() for x in (real, fake[:n]))
+    found["eval/fd_pixels"] = pixel_distance(real.numpy(), fake[:n].numpy())
     radii = [NearestNeighbors(n_neighbors=6).fit(x).kneighbors(x)[0][:, -1] for x in (f_real, f_fake)]
     distances = np.linalg.norm(f_real[:, None] - f_fake[None], axis=2)  # (real, fake)
     found["eval/precision"] = (distances < radii[0][:, None]).any(0).mean()
@@ -219,6 +228,21 @@ def test_reals_against_reals_are_disjoint_halves() -> None:
     roots = np.sqrt(np.linalg.eigvals(np.cov(first.T) @ np.cov(second.T)).astype(complex)).real.sum()
     assert halves["fd"] == pytest.approx(fid + np.trace(np.cov(first.T) + np.cov(second.T)) - 2 * roots, rel=1e-4)
     assert halves["coverage"] == pytest.approx(1 - 0.5**5, abs=0.02)  # of equal distributions
+    first, second = (load("digits").images[part].numpy() / 127.5 - 1 for part in (chosen[:898], chosen[898:1796]))
+    assert halves["fd_pixels"] == pytest.approx(pixel_distance(first, second), rel=1e-4)
+
+
+def test_noise_and_grey_backgrounds_fool_the_yardstick_and_not_the_pixels() -> None:
+    """The two views: a grey background hardly moves fd, and moves fd_pixels far. Noise has precision and no shape."""
+    evaluation = Evaluation(small(n_fake=800), load("digits"))
+    reals, trivial = (evaluation.protocol[name] for name in ("real_against_real", "trivial_sampler"))
+    images = load("digits").images[digits_in_order(5)][:800]
+    good, grey = (evaluation(Sampler(x)) for x in (images, (images * 0.8 + 51).to(torch.uint8)))
+    assert good["eval/fd_pixels"] < 1.1 * reals["fd_pixels"]
+    assert grey["eval/fd"] < 0.1 * trivial["fd"]
+    assert grey["eval/fd_pixels"] > 0.5 * trivial["fd_pixels"] > 5 * reals["fd_pixels"]
+    assert trivial["precision"] > 0.7 > trivial["effective_modes"] / 10  # so fd and modes judge health
+    assert evaluation.protocol["pixels"].startswith("means of 2x2 pixels in [-1, 1], 196 numbers")
 
 
 # --- protocol, cache, trouble ---
@@ -271,6 +295,7 @@ def test_stacked_images_are_judged_by_three_digits(tmp_path: Path, monkeypatch: 
     stacked = load("stacked_mnist", str(tmp_path))
     evaluation = Evaluation(config, stacked)
     assert [evaluation.protocol[key] for key in ("n_real", "n_labels", "n_features")] == [500, 700, 192]
+    assert "588 numbers an image" in evaluation.protocol["pixels"]
     found = evaluation(Sampler(stacked.images.repeat(2, 1, 1, 1)))
     _, labels = load_yardstick("stacked_mnist").embed(stacked.images.repeat(2, 1, 1, 1)[:700])
     p = np.bincount(labels) / 700

@@ -158,14 +158,22 @@ def test_the_state_of_the_checkout_is_recorded(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(running, "__file__", str(tmp_path / "experiments" / "run.py"))
     outside = running.git_state.__wrapped__()
-    assert outside == {"git_commit": None, "git_dirty": None}
+    assert outside == dict.fromkeys(("git_commit", "git_tree", "git_dirty"))
     git("init", "--quiet")
-    git("commit", "--quiet", "--allow-empty", "--message", "x")
-    assert running.git_state.__wrapped__() == {"git_commit": git("rev-parse", "HEAD"), "git_dirty": False}
+    (tmp_path / "sngan").mkdir()
+    (tmp_path / "sngan" / "train.py").write_text("x")
+    git("add", "sngan")
+    git("commit", "--quiet", "--message", "x")
+    tree = git("rev-parse", "HEAD:sngan")
+    assert running.git_state.__wrapped__() == {
+        "git_commit": git("rev-parse", "HEAD"), "git_tree": tree, "git_dirty": False,
+    }  # fmt: skip
+    git("commit", "--quiet", "--allow-empty", "--message", "y")
+    assert running.git_state.__wrapped__()["git_tree"] == tree  # of the training code only
     (tmp_path / "new.py").touch()
     assert running.git_state.__wrapped__()["git_dirty"] is True
     monkeypatch.setenv("PATH", "")
-    assert running.git_state.__wrapped__() == {"git_commit": None, "git_dirty": None}  # no git here
+    assert running.git_state.__wrapped__() == dict.fromkeys(("git_commit", "git_tree", "git_dirty"))  # no git here
 
 
 def test_lack_of_memory_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

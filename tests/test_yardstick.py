@@ -28,7 +28,9 @@ def test_shipped_weights_are_small_and_those_of_the_table(name: str) -> None:
     content = (folder_of_weights() / f"{name}.safetensors").read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHIPPED[name].sha256 == load_yardstick(name).sha256
     assert len(content) < 1_000_000
-    assert SHIPPED[name].accuracy >= LOWEST_ACCURACY[name] >= {"mnist": 0.992, "digits": 0.98}[name]
+    assert (
+        SHIPPED[name].accuracy >= LOWEST_ACCURACY[name] >= {"mnist": 0.992, "digits": 0.98, "fashion_mnist": 0.88}[name]
+    )
 
 
 def test_digits_accuracy_is_that_of_the_table() -> None:
@@ -148,7 +150,8 @@ def test_every_data_set_has_a_yardstick_or_a_lowest_accuracy() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A cache of its own, one epoch, any accuracy, and a data set of noise where Fashion-MNIST should be."""
+    """A cache of its own, one epoch, any accuracy, and noise as Fashion-MNIST, for which no weights are shipped."""
+    monkeypatch.delitem(yardstick.SHIPPED, "fashion_mnist")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("SNGAN_DATA", str(tmp_path))
     monkeypatch.setattr(yardstick, "EPOCHS", dict.fromkeys(LOWEST_ACCURACY, 1))
