@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import hashlib
 import io
 import os
 import platform
@@ -420,18 +421,35 @@ def grid_png(images: Tensor) -> bytes:
 
 @functools.lru_cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether the checkout differs from it; None outside a checkout.
+    """Commit of the code that runs, and whether the checkout differs from it, None outside a checkout; and `git_tree`.
 
-    `git_tree` is that of sngan/ at the commit: equal trees train equal bits, whatever else changed between commits.
+    That is what `git rev-parse COMMIT:sngan` prints for the training code as it stands, in a checkout or not: equal
+    trees are equal code, whatever else changed between two commits.
     """
-    if not (Path(__file__).parents[1] / ".git").exists():
-        return {"git_commit": None, "git_tree": None, "git_dirty": None}
+    root = Path(__file__).parents[1]
+    tree = _tree(root / "sngan").hex() if (root / "sngan").is_dir() else None
+    if not (root / ".git").exists():
+        return {"git_commit": None, "git_tree": tree, "git_dirty": None}
     changes = _git("status", "--porcelain")
-    return {
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_tree": _git("rev-parse", "HEAD:sngan"),
-        "git_dirty": None if changes is None else bool(changes),
-    }
+    dirty = None if changes is None else bool(changes)
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_tree": tree, "git_dirty": dirty}
+
+
+def _tree(folder: Path) -> bytes:
+    """The SHA-1 that git gives a folder without links; Python's caches are no part of it."""
+
+    def sha1(kind: str, content: bytes) -> bytes:
+        return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).digest()
+
+    entries = []
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != "__pycache__":
+            entries.append((path.name + "/", "40000", _tree(path)))  # git sorts a folder as if it ended with a slash
+        elif path.is_file():
+            mode = "100755" if path.stat().st_mode & 0o100 else "100644"
+            entries.append((path.name, mode, sha1("blob", path.read_bytes())))
+    lines = (f"{mode} {name.removesuffix('/')}\0".encode() + digest for name, mode, digest in sorted(entries))
+    return sha1("tree", b"".join(lines))
 
 
 @functools.lru_cache

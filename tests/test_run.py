@@ -170,10 +170,20 @@ def test_the_state_of_the_checkout_is_recorded(tmp_path: Path, monkeypatch: pyte
     }  # fmt: skip
     git("commit", "--quiet", "--allow-empty", "--message", "y")
     assert running.git_state.__wrapped__()["git_tree"] == tree  # of the training code only
+    for name, mode in (("a", 0o644), ("a.py", 0o755), ("sub/a", 0o644), ("sub.py", 0o644), ("é", 0o644)):
+        path = tmp_path / "sngan" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+        path.chmod(mode)
+    changed = running.git_state.__wrapped__()["git_tree"]  # as it stands
+    git("add", "sngan")
+    git("commit", "--quiet", "--message", "z")
+    assert changed == running.git_state.__wrapped__()["git_tree"] == git("rev-parse", "HEAD:sngan") != tree
     (tmp_path / "new.py").touch()
     assert running.git_state.__wrapped__()["git_dirty"] is True
     monkeypatch.setenv("PATH", "")
-    assert running.git_state.__wrapped__() == dict.fromkeys(("git_commit", "git_tree", "git_dirty"))  # no git here
+    without_git = {"git_commit": None, "git_tree": changed, "git_dirty": None}
+    assert running.git_state.__wrapped__() == without_git
 
 
 def test_lack_of_memory_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
