@@ -35,8 +35,8 @@ COLUMNS = ("arm", "seed", "step", "dataset", "setting", "state", *METRICS)
 _NAMES = ("arm", "dataset", "setting", "state")
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 _UNKNOWN = (  # of what `analysis.load` tells of a run
-    *("error", "device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_dirty"),
-    *("training_version", "wandb_url", "metrics_sha256"),
+    *("error", "device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
+    *("git_dirty", "training_version", "wandb_url", "metrics_sha256"),
 )
 
 

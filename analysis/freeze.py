@@ -1,63 +1,265 @@
-"""A study's data without its runs: Parquet, sample grids, and a manifest of digests; read back, the same Study."""
+"""A study's results without its runs' folders: parts that are only ever added, read back as any other source.
+
+manifest.json        SHA-256 of every file, by part; replaced last
+study.json           name and schema
+study.yaml           the plan, as it was launched last
+bench/*.json         benchmarks of the runs folder
+parts/<digest>/      some runs that ended; never changed
+    runs.parquet         per run: configuration, status (attempts, digests) and protocol, as JSON
+    history.parquet      the rows, in the types of `analysis.load`
+    evaluations.parquet  per evaluation: samples by class, singular values of D's layers
+    weights/RUN.safetensors   D's final weights as trained, of the first three seeds of a cell
+    samples/RUN/*.png         sample grids in 16 greys: eight steps of one seed of a cell, the last of two more
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+import pyarrow
+from PIL import Image
+from pyarrow import compute, parquet
 
-from analysis.load import Study, grids, sound
-from analysis.stability import summarize
-from experiments.record import STATES, Record, to_json, write_atomically
-from sngan.config import InputError
+from analysis.load import COUNTS, Found, Study, assemble, grids
+from experiments.record import RESULTS, to_json, write_atomically
+from experiments.study import Study as Plan
+from experiments.study import read as read_study
+from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
-_SCHEMA = 1
+_SCHEMA = 2
 _MANIFEST = "manifest.json"
-_ABOUT = ("name", "description", "extra", "protocols", "baseline", "command", "foreign")
+_PART_BYTES = 4_000_000
+_WITH_WEIGHTS, _FILMS, _WITH_GRIDS = 3, 1, 3  # runs of a cell with D's weights, with a film, with grids at all
+_FILM_STEPS, _GREYS = 8, 16
 
 
-def freeze(study: Study, folder: Path) -> Path:
-    """Write what the report is made of into `folder`, which must be empty or new, and return its manifest.
+class Frozen(NamedTuple):
+    """What `freeze` found and did, in numbers of runs; nothing in it says how a run ended."""
 
-    runs.parquet and history.parquet are the frames of `analysis.load`, statistics.parquet that of `summarize` at the
-    default thresholds, for readers of other programs; study.json holds name, description, protocols and the runs
-    outside the study; RUN/samples the grids; bench the benchmarks' files. The manifest has the SHA-256 of every file.
-    Raises InputError where the folder holds something else.
+    folder: Path
+    planned: int
+    before: int
+    added: int
+    parts: int
+    added_bytes: int
+    left_out: list[str]
+    """why, of each run that ended and is not frozen"""
+
+    def __str__(self) -> str:
+        done = self.before + self.added
+        lines = [
+            f"{self.folder}: {done} of {self.planned} runs frozen, {self.added} of them now "
+            f"({self.parts} part{'s' * (self.parts != 1)}, {self.added_bytes / 1e6:.2f} MB)"
+        ]
+        if waiting := self.planned - done - len(self.left_out):
+            lines.append(f"{waiting} have not ended")
+        return "\n".join([*lines, *(f"not frozen: {text}" for text in self.left_out)])
+
+
+def freeze(
+    study: Study,
+    folder: Path,
+    weights: Callable[[str], bytes | None] = lambda run_id: None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Frozen:
+    """Add the study's runs that are finished or diverged, and not in `folder` yet, to what is frozen there.
+
+    Whole seeds lie in a part as far as it stays below 4 MB. What is there is never changed, but for the plan and the
+    manifest; if it is killed in between, the frozen study is as it was. `weights(run_id)`: D's final ones as a
+    safetensors file; `tell(done, total)` hears of progress. Failed runs are named, since they are to be tried again;
+    so are those whose files were changed after they ended, and those of which another result is frozen already.
+
+    Raises InputError if the folder holds something else, and for runs that are not this program's.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty: give --freeze a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    study.runs.to_parquet(folder / "runs.parquet", index=False)
-    study.history.to_parquet(folder / "history.parquet", index=False)
-    summarize(sound(study).history, study.runs).to_parquet(folder / "statistics.parquet", index=False)
-    about = {name: getattr(study, name) for name in _ABOUT}
-    write_atomically(folder / "study.json", to_json(about | {"schema": _SCHEMA}, indent=1) + "\n")
-    for run_id in study.runs["run_id"]:
-        for step, grid in study.samples.get(run_id, {}).items():
-            path = Record(folder / run_id).sample_path(step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, grid.read_bytes())
-    if study.bench and study.bench.is_dir():
+    if study.foreign:
+        raise InputError("a table of another program's runs has no records to freeze: keep the table itself")
+    if (folder / _MANIFEST).exists():
+        manifest = _manifest(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty, and no frozen study: give --freeze a new folder")
+    else:
+        manifest = {"schema": _SCHEMA, "files": {}, "parts": {}}
+    before = {run_id: digest for part in manifest["parts"].values() for run_id, digest in part["runs"].items()}
+    runs, left_out = {}, []
+    for run in sorted(study.runs.to_dict("records"), key=lambda run: run["seed"]):  # stable: the plan's order otherwise
+        run_id, digest = run["run_id"], run["metrics_sha256"]
+        if run["state"] == "failed":
+            left_out.append(f"{run_id} failed, and is to be tried again: {run['error']}")
+        elif run["state"] in RESULTS and run["damage"]:
+            left_out.append(f"{run_id}: {run['damage']}")
+        elif run["state"] in RESULTS and run_id not in before:
+            runs[run_id] = from_parameters({name: run[name] for name in IDENTITY_FIELDS})
+        elif run["state"] in RESULTS and before[run_id] != digest:
+            left_out.append(f"{run_id}: another result of it is frozen already (metrics {before[run_id][:12]}..)")
+    writer = _Writer(study, folder, weights, tell, manifest)
+    manifest["parts"] |= (parts := dict(writer.write(runs)))
+    manifest["files"] = _write_about(study, folder)
+    write_atomically(folder / _MANIFEST, to_json(manifest, indent=1) + "\n")
+    n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
+    there = len(before.keys() & set(study.runs["run_id"]))
+    return Frozen(folder, len(study.runs), there, len(runs), len(parts), n_bytes, left_out)
+
+
+def _write_about(study: Study, folder: Path) -> dict[str, str]:
+    """What is no run; returns each file's digest."""
+    write_atomically(folder / "study.json", to_json({"schema": _SCHEMA, "name": study.name}, indent=1) + "\n")
+    if study.plan:
+        write_atomically(folder / "study.yaml", study.plan)
+    if study.bench and study.bench.is_dir() and study.bench != folder / "bench":
         for path in sorted(study.bench.glob("*.json")):
             (folder / "bench").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "bench" / path.name)
-    manifest = {str(path.relative_to(folder)): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    write_atomically(folder / _MANIFEST, to_json(manifest, indent=1) + "\n")
-    return folder / _MANIFEST
+    paths = [folder / "study.json", folder / "study.yaml", *sorted((folder / "bench").glob("*.json"))]
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths if path.exists()}
+
+
+class _Writer:
+    """Writes parts; knows what of each cell is there already."""
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        weights: Callable[[str], bytes | None],
+        tell: Callable[[int, int], None],
+        manifest: dict[str, Any],
+    ) -> None:
+        self._study, self._weights, self._tell = study, weights, tell
+        self._folder = folder / "parts"
+        self._kept: Counter[tuple[str, str]] = Counter()  # (what, cell): of how many runs
+        self._rows = dict(list(study.history.groupby("run_id", sort=False)))
+        for name, part in manifest["parts"].items():
+            for run_id, config in _configurations(self._folder / name).items():
+                grids = sum(file.startswith(f"samples/{run_id}/") for file in part["files"])
+                self._kept["weights", config.cell] += f"weights/{run_id}.safetensors" in part["files"]
+                self._kept["film", config.cell] += grids > 1
+                self._kept["grids", config.cell] += grids > 0
+
+    def write(self, runs: dict[str, RunConfig]) -> list[tuple[str, dict[str, Any]]]:
+        """Digest and manifest entry of the parts that hold these runs."""
+        if not runs:
+            return []
+        extras: dict[str, dict[str, bytes]] = {}
+        for done, (run_id, config) in enumerate(runs.items()):
+            extras[run_id] = self._extras(run_id, config.cell)
+            self._tell(done + 1, len(runs))
+        return self._split(runs, extras)
+
+    def _extras(self, run_id: str, cell: str) -> dict[str, bytes]:
+        """Weights and sample grids that are kept of a run: file -> content."""
+        files = {}
+        if self._kept["weights", cell] < _WITH_WEIGHTS and (content := self._weights(run_id)):
+            files[f"weights/{run_id}.safetensors"] = content
+            self._kept["weights", cell] += 1
+        grids = self._study.samples.get(run_id, {})
+        if not grids or self._kept["grids", cell] >= _WITH_GRIDS:
+            return files
+        steps = sorted(grids)
+        if film := self._kept["film", cell] < _FILMS:
+            chosen = np.unique(np.linspace(0, len(steps) - 1, _FILM_STEPS).round().astype(int))
+            steps = [steps[i] for i in chosen]
+        self._kept["film", cell] += film
+        self._kept["grids", cell] += 1
+        for step in steps if film else steps[-1:]:
+            with suppress(OSError, SyntaxError):  # no picture; SyntaxError is Pillow's for a broken PNG
+                files[f"samples/{run_id}/step-{step:06d}.png"] = _in_few_greys(grids[step].read_bytes())
+        return files
+
+    def _split(
+        self, runs: dict[str, RunConfig], extras: dict[str, dict[str, bytes]]
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """In one part, or if that would be too large in two halves, between two seeds if they have several."""
+        files = self._tables(runs) | {name: content for run_id in runs for name, content in extras[run_id].items()}
+        ids = list(runs)
+        if len(ids) > 1 and sum(map(len, files.values())) > _PART_BYTES:
+            seeds = [runs[run_id].seed for run_id in ids]
+            places = [i for i in range(1, len(ids)) if seeds[i] != seeds[i - 1]] or range(1, len(ids))
+            place = min(places, key=lambda i: abs(i - len(ids) / 2))
+            halves = ids[:place], ids[place:]
+            return [part for half in halves for part in self._split({i: runs[i] for i in half}, extras)]
+        digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+        name = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
+        temporary = self._folder / f".{os.getpid()}.tmp"
+        for leftover in (temporary, self._folder / name):  # of one that was killed: no manifest names it
+            shutil.rmtree(leftover, ignore_errors=True)
+        for file, content in files.items():
+            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(temporary / file, content)
+        os.replace(temporary, self._folder / name)
+        statuses = {run_id: self._study.found[run_id].status for run_id in ids}
+        return [(name, {"runs": {i: s.get("metrics_sha256", "") for i, s in statuses.items()}, "files": digests})]
+
+    def _tables(self, runs: dict[str, RunConfig]) -> dict[str, bytes]:
+        """The three Parquet files of some runs."""
+        found = {run_id: self._study.found[run_id] for run_id in runs}
+        about = [
+            {"run_id": run_id, "config": to_json(config.identity()), "status": to_json(_without_paths(found[run_id])),
+             "protocol": to_json(found[run_id].protocol)}
+            for run_id, config in runs.items()
+        ]  # fmt: skip
+        rows = pd.concat([self._rows[run_id] for run_id in runs if run_id in self._rows] or [self._study.history[:0]])
+        keys = ["run_id", *(name for name in rows if name in COUNTS or "/" in name)]
+        evaluations = [found[run_id].evaluations() for run_id in runs]
+        names = [pyarrow.array([run_id] * len(table)) for run_id, table in zip(runs, evaluations, strict=True)]
+        evaluations = [table.add_column(0, "run_id", [name]) for table, name in zip(evaluations, names, strict=True)]
+        return {
+            "runs.parquet": _parquet(pyarrow.Table.from_pylist(about)),
+            "history.parquet": _parquet(pyarrow.Table.from_pandas(rows[keys], preserve_index=False)),
+            "evaluations.parquet": _parquet(pyarrow.concat_tables(evaluations, promote_options="default")),
+        }
+
+
+def _without_paths(found: Found) -> dict[str, Any]:
+    """The status, without where the data set lay on the machine."""
+    attempts = [{name: a[name] for name in a if name != "data_dir"} for a in found.status["attempts"]]
+    return found.status | {"attempts": attempts}
+
+
+def _parquet(table: pyarrow.Table) -> bytes:
+    """Numbers by bytes of one significance together, which compress best, words and whole numbers as usual."""
+    floating = []
+    for field in table.schema:
+        inner = field.type.value_type if pyarrow.types.is_list(field.type) else field.type
+        if pyarrow.types.is_floating(inner):
+            floating.append(field.name if inner == field.type else f"{field.name}.list.element")
+    words = [field.name for field in table.schema if pyarrow.types.is_string(field.type)]
+    buffer = pyarrow.BufferOutputStream()
+    parquet.write_table(
+        table.replace_schema_metadata(), buffer, compression="zstd", compression_level=19, write_statistics=False,
+        use_byte_stream_split=floating, use_dictionary=words,
+    )  # fmt: skip
+    return buffer.getvalue().to_pybytes()
+
+
+def _in_few_greys(png: bytes) -> bytes:
+    """A PNG of half the size: 16 greys, or 256 colours."""
+    image, buffer = Image.open(io.BytesIO(png)), io.BytesIO()
+    if image.mode == "L":
+        image, colours = image.point(lambda value: round(value / 17) * 17), _GREYS
+    else:
+        image, colours = image.convert("RGB"), 256
+    image.quantize(colours).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def thaw(folder: Path) -> Study:
-    """The study that was frozen there. Raises InputError where there is none, or a file is not what was frozen."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        files = {name: str(digest) for name, digest in manifest.items()}
-    except FileNotFoundError as error:
-        raise InputError(f"no frozen study at {folder}: {_MANIFEST} is missing") from error
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{folder / _MANIFEST}: not readable as JSON ({error})") from error
+    """The study that is frozen there. Raises InputError if there is none, or a file is not what was frozen."""
+    manifest = _manifest(folder)
+    files = dict(manifest["files"])
+    for name, part in manifest["parts"].items():
+        files |= {f"parts/{name}/{file}": digest for file, digest in part["files"].items()}
     for name, digest in files.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -66,19 +268,61 @@ def thaw(folder: Path) -> Study:
             raise InputError(f"{path} is missing")
         if _sha256(path) != digest:
             raise InputError(f"{path} is not what was frozen: its SHA-256 has changed")
-    if missing := {"runs.parquet", "history.parquet", "study.json"} - set(files):
-        raise InputError(f"{folder / _MANIFEST} lacks {', '.join(sorted(missing))}")
-    about = json.loads((folder / "study.json").read_text())
-    if about.get("schema") != _SCHEMA:
-        raise InputError(f"{folder / 'study.json'}: schema {about.get('schema')!r}, expected {_SCHEMA}")
-    runs = pd.read_parquet(folder / "runs.parquet")
-    history = pd.read_parquet(folder / "history.parquet")
-    account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
-    return Study(
-        folder=folder, runs=runs, history=history, account=account, bench=folder / "bench",
-        **{name: about[name] for name in _ABOUT if name in about},
-        samples={run_id: grids(Record(folder / run_id).samples_path) for run_id in runs["run_id"]},
-    )  # fmt: skip
+    runs: dict[str, tuple[RunConfig, Found]] = {}
+    for name in manifest["parts"]:
+        runs |= _read_part(folder / "parts" / name)
+    if "study.yaml" in files:
+        plan = read_study(folder / "study.yaml")
+    else:
+        name = json.loads((folder / "study.json").read_text())["name"]
+        plan = Plan(name, "Single runs.", [config for config, _ in runs.values()], len(runs), "")
+    planned = {config.run_id for config in plan.configs}
+    # a stored id stays valid: one that is not planned may be, under today's defaults, by its configuration
+    found = {id_ if id_ in planned else config.run_id: run for id_, (config, run) in runs.items()}
+    return replace(assemble(plan, folder, found), bench=folder / "bench")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Raises InputError if there is none, or it is not one of this schema."""
+    path = folder / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"no frozen study at {folder}: {_MANIFEST} is missing") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA:
+        schema = manifest.get("schema", 1) if isinstance(manifest, dict) else manifest
+        raise InputError(f"{path}: schema {schema!r}, expected {_SCHEMA}; freeze the records again into a new folder")
+    parts, files = manifest.get("parts"), manifest.get("files")
+    wanted = [files, parts, *(parts.values() if isinstance(parts, dict) else ())]
+    if not all(isinstance(found, dict) for found in wanted) or not all(
+        isinstance(part.get(name), dict) for part in parts.values() for name in ("runs", "files")
+    ):
+        raise InputError(f"{path}: not the manifest of a frozen study (files; parts, each with runs and files)")
+    return manifest
+
+
+def _configurations(part: Path) -> dict[str, RunConfig]:
+    table = parquet.read_table(part / "runs.parquet", columns=["run_id", "config"]).to_pylist()
+    return {row["run_id"]: from_parameters(json.loads(row["config"])) for row in table}
+
+
+def _read_part(part: Path) -> dict[str, tuple[RunConfig, Found]]:
+    configurations = _configurations(part)
+    history = dict(list(parquet.read_table(part / "history.parquet").to_pandas().groupby("run_id", sort=False)))
+    evaluations = parquet.read_table(part / "evaluations.parquet")
+    found = {}
+    for row in parquet.read_table(part / "runs.parquet").to_pylist():
+        run_id = row["run_id"]
+        rows = history.get(run_id, pd.DataFrame()).drop(columns="run_id", errors="ignore")
+        mine = evaluations.filter(compute.equal(evaluations["run_id"], run_id)).drop_columns("run_id")
+        run = Found(
+            json.loads(row["status"]), "", json.loads(row["protocol"]), lambda rows=rows: (rows, ""),
+            grids(part / "samples" / run_id), lambda mine=mine: mine,
+        )  # fmt: skip
+        found[run_id] = configurations[run_id], run
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow
 from pyarrow import json, parquet
@@ -31,7 +32,8 @@ from experiments.study import read as read_study
 from sngan.config import ARMS, InputError, RunConfig
 
 _CACHE = ".history.cache"
-_COUNTS = ("step", "d_updates", "images_seen")
+_NOT_METRICS = ("step", "d_updates", "images_seen", "run_id", "metrics_sha256")
+COUNTS = ("step", "d_updates", "images_seen")
 _KEYS = ["run_id", "dataset", "arm", "setting", "seed", "variant", "context"]
 _ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
 _NOT_CONTEXT = {"arm", "seed", *_ARM_PARAMETERS}
@@ -47,10 +49,12 @@ class Study:
     `exact` (False: it was resumed under other conditions), `wall_seconds` of all attempts since its start, and
     `trivial_fd` (what the trivial sampler scores; of a run without protocol that of its context).
     `history`: one row a logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
-    (NaN where null or absent). `account`: number of runs in each state. `extra`: run ids on disk that the study does
+    (NaN where null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
+    every source. `account`: number of runs in each state. `extra`: run ids on disk that the study does
     not plan; they are left out of all else.
     `protocols`: run id -> how its samples were judged, of the runs that say so. `bench`: where benchmarks' files lie.
-    `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `folder`: of the records, or where a report
+    `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `found`: run id -> what the source has of
+    the run, `plan`: the study's file. `folder`: of the records, or where a report
     of what W&B has belongs. `baseline`: the variant that others are compared with, if it is not the first;
     `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another program's.
     """
@@ -68,12 +72,16 @@ class Study:
     baseline: str = ""
     command: str = ""
     foreign: bool = False
+    found: Mapping[str, Found] = field(default_factory=dict)
+    plan: str = ""
 
 
 class Found(NamedTuple):
     """What a source has of one run: status as in status.json, what is wrong with it, protocol, rows, sample grids.
 
-    `rows()`: a row a logged step, and what is wrong with those that cannot be read.
+    `rows()`: a row a logged step, and what is wrong with those that cannot be read. `evaluations()`: at each
+    evaluation `class_counts` (samples by class) and `spectrum/<layer>` (singular values, float32), by `step`; of what
+    W&B has, nothing.
     """
 
     status: dict[str, Any]
@@ -81,6 +89,7 @@ class Found(NamedTuple):
     protocol: dict[str, Any]
     rows: Callable[[], tuple[pd.DataFrame, str]]
     samples: Mapping[int, Any]
+    evaluations: Callable[[], pyarrow.Table] = lambda: evaluation_table([])
 
 
 def load(
@@ -129,7 +138,7 @@ def load(
         plan = parse_study(max(files)[1])
     else:
         plan = Plan(names[0], "Single runs.", [configs[run_id] for run_id in sorted(configs)], len(configs), "")
-    return _assemble(plan, home or runs_root(runs_dir) / plan.name, found)
+    return assemble(plan, home or runs_root(runs_dir) / plan.name, found)
 
 
 def wandb_client() -> Any:
@@ -155,13 +164,24 @@ def _load_records(folder: Path) -> Study:
     planned = {config.run_id for config in plan.configs}
     found = {run_id: _of_record(Record(folder / run_id)) for run_id in planned}
     extra = [record.run_id for record in records if record.run_id not in planned]
-    return _assemble(plan, folder, found, extra, cached=True)
+    return assemble(plan, folder, found, extra, cached=True)
 
 
 def _of_record(record: Record) -> Found:
     status = record.status()
     rows = functools.partial(_rows, record.metrics_path)
-    return Found(status, record.damage(status), record.protocol(), rows, grids(record.samples_path))
+    return Found(
+        status, record.damage(status), record.protocol(), rows, grids(record.samples_path),
+        lambda: evaluation_table(readable_rows(record.evaluations_path)[0]),
+    )  # fmt: skip
+
+
+def evaluation_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
+    """Rows of evaluations.jsonl with their types."""
+    names = sorted({name for row in rows for name in row} - {"step", "class_counts"})
+    kinds = {name: pyarrow.list_(pyarrow.float32()) for name in names}
+    fields = {"step": pyarrow.int64(), "class_counts": pyarrow.list_(pyarrow.int32()), **kinds}
+    return pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields.items()))
 
 
 def grids(folder: Path) -> dict[int, Path]:
@@ -170,7 +190,7 @@ def grids(folder: Path) -> dict[int, Path]:
     return {int(step): path for step, path in found.items() if step.isdecimal()}
 
 
-def _assemble(
+def assemble(
     plan: Plan, folder: Path, found: dict[str, Found], extra: list[str] | None = None, cached: bool = False
 ) -> Study:
     """The frames of a plan's runs. `cached`: whether rows of results may be kept in `folder`."""
@@ -192,8 +212,9 @@ def _assemble(
     runs["trivial_fd"] = runs["trivial_fd"].fillna(of_context)
     samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
     return Study(
-        plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples
-    )
+        plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples,
+        found=found, plan=plan.text,
+    )  # fmt: skip
 
 
 def sound(study: Study) -> Study:
@@ -216,7 +237,7 @@ def _run(config: RunConfig, found: Found) -> dict[str, Any]:
     row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
     row |= {
         name: status.get(name)
-        for name in ("git_commit", "git_dirty", "training_version", "wandb_url", "metrics_sha256")
+        for name in ("git_commit", "git_tree", "git_dirty", "training_version", "wandb_url", "metrics_sha256")
     }
     return row | {"attempts": len(status["attempts"])}
 
@@ -235,9 +256,8 @@ def _history(runs: pd.DataFrame, found: dict[str, Found], folder: Path | None) -
     for run_id in runs.loc[~runs["run_id"].isin(known), "run_id"]:
         rows, wrong = found[run_id].rows()
         if not rows.empty:
-            others = {name: float for name in rows if name not in _COUNTS and rows[name].dtype != float}
             try:
-                rows = (rows.astype(others) if others else rows).drop_duplicates("step", keep="last")
+                rows = _typed(rows).drop_duplicates("step", keep="last")
             except (TypeError, ValueError) as error:
                 rows, wrong = pd.DataFrame(), f"a metric is no number ({error}), so no row is used"
         if not rows.empty:
@@ -251,13 +271,21 @@ def _history(runs: pd.DataFrame, found: dict[str, Found], folder: Path | None) -
     new = rows[rows["metrics_sha256"].notna()]
     if folder and set(new["run_id"]) != known:
         _keep(new, folder)
-    metrics = sorted(name for name in rows if name not in (*_COUNTS, "run_id", "metrics_sha256"))
-    counts = [name for name in _COUNTS if name in rows]
+    metrics = sorted(name for name in rows if name not in _NOT_METRICS)
+    counts = [name for name in COUNTS if name in rows]
     place = rows["run_id"].map({run_id: i for i, run_id in enumerate(runs["run_id"])})
     rows = rows.iloc[place.argsort(kind="stable")][["run_id", *counts, *metrics]]
     keys = runs.set_index("run_id")[_KEYS[1:]]
     identity = pd.DataFrame({name: rows["run_id"].map(keys[name]) for name in keys})
     return pd.concat([rows[["run_id"]], identity, rows[[*counts, *metrics]]], axis=1).reset_index(drop=True), damage
+
+
+def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the types of `Study.history`; what float32 cannot hold is infinite."""
+    metrics = [name for name in rows if name not in _NOT_METRICS]
+    kinds = {name: np.float64 if name.startswith("eval/") else np.float32 for name in metrics}
+    with np.errstate(over="ignore"):
+        return rows.astype({name: kind for name, kind in kinds.items() if rows[name].dtype != kind})
 
 
 def _kept(folder: Path) -> pd.DataFrame:
@@ -267,7 +295,7 @@ def _kept(folder: Path) -> pd.DataFrame:
         content = b""
     if hashlib.sha256(content[32:]).digest() != content[:32]:  # none, or damaged: everything is read anew
         return pd.DataFrame(columns=["run_id", "metrics_sha256"])
-    return parquet.read_table(pyarrow.BufferReader(content[32:])).to_pandas()
+    return _typed(parquet.read_table(pyarrow.BufferReader(content[32:])).to_pandas())
 
 
 def _keep(rows: pd.DataFrame, folder: Path) -> None:

@@ -6,7 +6,7 @@ import base64
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,8 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     Raises InputError where there are no records, one cannot be read, or a kind is not known.
     """
     study, thresholds = sound(source if isinstance(source, Study) else load(source)), thresholds or Thresholds()
+    single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
+    study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
     if unknown := set(kinds) - {"png", "svg", "pdf"}:
         raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
     out = study.folder / "report"
@@ -427,7 +429,8 @@ def _sample_pictures(study: Study, context: str, slug: str, draw: _Draw) -> list
             caption += f" The first {len(seeds)} of {runs['seed'].nunique()} seeds."
         figure = plots.sample_matrix(chosen)
         pictures.append(draw(figure, "samples" + slug, f"Samples at step {last:,}: {context}", caption))
-    if len(shared) > 2:
+    shared = sorted(set.intersection(*(set(found) for (_, seed), found in grids.items() if seed == seeds[0])))
+    if len(shared) > 2:  # frozen results keep the steps of one seed only
         steps = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, 5).round().astype(int))]
         first = {
             (plots.label_of(v), f"step {step:,}"): grids[v, seeds[0]][step]

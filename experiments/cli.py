@@ -261,7 +261,8 @@ class Report:
     """Statistics, figures, tables and one self-contained HTML page from a study's records, or from what W&B has."""
 
     study: Positional[Annotated[str, arg(metavar="[STUDY]", help="a study's name, or its folder of records")]] = ""
-    freeze: Annotated[str, arg(metavar="DIR", help="also keep there all that the report is made of")] = ""
+    freeze: Annotated[str, arg(metavar="DIR", help="also add the runs that ended to what is frozen there")] = ""
+    report: Annotated[bool, arg(help="--no-report: only --freeze, which prints counts and computes no outcome")] = True
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
     csv: Annotated[str, arg(metavar="FILE", help="instead of STUDY: anyone's runs, see analysis/foreign.py")] = ""
     map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns are, as quality=fid,arm=method")] = ""
@@ -294,12 +295,19 @@ class Report:
             raise InputError("--source wandb and --project ENTITY/PROJECT belong together")
         if self.filter and self.source != "wandb":
             raise InputError("--filter chooses among W&B's runs: it needs --source wandb")
-        from analysis.freeze import freeze, thaw
-        from analysis.report import write
+        if self.freeze and (self.frozen or self.csv or self.map):
+            raise InputError("--freeze keeps the records of a study: it does not go with --from, --csv or --map")
+        if not self.report and (not self.freeze or self.publish):
+            raise InputError("--no-report is for --freeze alone")
+        from analysis.freeze import thaw
 
         study = thaw(Path(self.frozen)) if self.frozen else self._load()
         if self.freeze:
-            print(freeze(study, Path(self.freeze)))
+            self._freeze(study)
+        if not self.report:
+            return DONE
+        from analysis.report import write
+
         report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
         print(report.page)
         if self.publish:
@@ -307,6 +315,15 @@ class Report:
 
             print(publish(f"sngan {study.name}", study.name, report.parts))
         return DONE
+
+    def _freeze(self, study: Any) -> None:
+        from analysis.freeze import freeze
+        from experiments.display import counting
+        from experiments.export import discriminator_weights
+
+        with counting("runs read") as tell:
+            weights = lambda run_id: discriminator_weights(record.Record(study.folder / run_id))  # noqa: E731
+            print(freeze(study, Path(self.freeze), weights, tell))
 
     def _load(self) -> Any:
         from analysis.foreign import from_table, parse_mapping, read_csv

@@ -45,6 +45,15 @@ def networks(record: Record) -> tuple[nn.Module, nn.Module]:
     return G.eval(), D.eval()
 
 
+def discriminator_weights(record: Record) -> bytes | None:
+    """D's final weights as trained (raw parameters, u and v, batch norm), as a safetensors file; None without any."""
+    try:
+        _, D = networks(record)
+    except InputError:
+        return None
+    return save({key: value.contiguous() for key, value in D.state_dict().items()})
+
+
 @torch.no_grad()
 def write_samples(record: Record, seed: int = 0) -> Path:
     """64 samples of new latents (stream `sample` of `seed`) into <run>/samples/sample.png."""

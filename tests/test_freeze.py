@@ -1,5 +1,8 @@
-"""Frozen data give the same study, the same page, and nothing where a byte has changed."""
+"""Frozen results: the same study as its records, grown by parts that never change, nothing where a byte has."""
 
+import dataclasses
+import hashlib
+import io
 import json
 import math
 import re
@@ -10,41 +13,226 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, write_study
+from PIL import Image
+from pyarrow import parquet
+from safetensors.torch import load as load_safetensors
 
+from analysis import freeze as freezing
 from analysis.freeze import freeze, thaw
 from analysis.load import load
 from analysis.report import write_report
-from sngan.config import InputError
+from experiments.export import discriminator_weights, networks
+from experiments.record import Record
+from experiments.run import execute
+from experiments.study import read
+from sngan.config import InputError, RunConfig
+
+
+def kept_weights(folder: Path) -> Callable[[str], bytes | None]:
+    return lambda run_id: discriminator_weights(Record(folder / run_id))
+
+
+def result_ids(folder: Path) -> list[str]:
+    runs = load(folder).runs
+    return list(runs.loc[runs["state"].isin(["finished", "diverged"]), "run_id"])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
 def frozen(mixed_study: Path, tmp_path: Path) -> Path:
-    return freeze(load(mixed_study), tmp_path / "frozen").parent
+    return freeze(load(mixed_study), tmp_path / "frozen", kept_weights(mixed_study)).folder
 
 
-def test_frames_come_back_as_they_were(frozen: Path, mixed_study: Path) -> None:
-    study, again = load(mixed_study), thaw(frozen)
-    pd.testing.assert_frame_equal(again.runs, study.runs)
-    pd.testing.assert_frame_equal(again.history, study.history)
-    pd.testing.assert_series_equal(again.account, study.account)
-    for name in ("name", "description", "extra", "protocols"):
-        assert getattr(again, name) == getattr(study, name)
+def test_what_ended_comes_back_as_it_was(frozen: Path, mixed_study: Path) -> None:
+    study, again, ids = load(mixed_study), thaw(frozen), result_ids(mixed_study)
+    assert len(ids) == 4
+    for frame in ("runs", "history"):
+        one, other = (getattr(s, frame) for s in (study, again))
+        one, other = (f[f["run_id"].isin(ids)].reset_index(drop=True) for f in (one, other))
+        pd.testing.assert_frame_equal(other[list(one)], one, check_dtype=frame == "history")
+    assert again.account["missing"] == len(study.runs) - 4
+    assert again.protocols == {run_id: study.protocols[run_id] for run_id in ids}
+    assert (again.name, again.description, again.plan) == (study.name, study.description, study.plan)
+    for run_id in ids:
+        found, expected = again.found[run_id], study.found[run_id]
+        assert found.evaluations().equals(expected.evaluations())
+        assert found.evaluations().num_rows > 0
+        attempts = [{name: a[name] for name in a if name != "data_dir"} for a in expected.status["attempts"]]
+        assert found.status == expected.status | {"attempts": attempts}
+
+
+def test_numbers_are_single_precision_from_every_source_but_quality_and_counts(frozen: Path, mixed_study: Path) -> None:
+    run_id = result_ids(mixed_study)[0]
+    rows = Record(mixed_study / run_id).rows()
+    for study in (load(mixed_study), thaw(frozen)):
+        history = study.history[study.history["run_id"] == run_id]
+        kinds = {name: str(history[name].dtype) for name in history if "/" in name}
+        assert {kind for name, kind in kinds.items() if name.startswith("eval/")} == {"float64"}
+        assert {kind for name, kind in kinds.items() if not name.startswith("eval/")} == {"float32"}
+        assert {str(history[name].dtype) for name in ("step", "d_updates", "images_seen")} == {"int64"}
+        assert list(history["loss/g"])[1:] == [float(np.float32(row["loss/g"])) for row in rows[1:]]
+        assert list(history["eval/fd"].dropna()) == [row["eval/fd"] for row in rows if "eval/fd" in row]
+
+
+def test_weights_and_grids_of_a_cells_first_seeds_are_kept(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2, 3], arm=["sn_dcgan", "plain"], steps=40, log_every=2, n_evaluations=10)
+    folder = trained(path, tmp_path)
+    kept = freeze(load(folder), tmp_path / "frozen", kept_weights(folder)).folder
+    (part,) = (kept / "parts").iterdir()
+    for config in read(path).configs:
+        weights, grids = (
+            part / f"weights/{config.run_id}.safetensors",
+            sorted((part / "samples" / config.run_id).glob("*")),
+        )
+        assert weights.exists() == (config.seed < 3)
+        assert len(grids) == {0: 8, 1: 1, 2: 1, 3: 0}[config.seed]
+        if config.seed < 3:
+            assert grids[-1].name == "step-000040.png"
+            assert grids[0].name == ("step-000004.png" if config.seed == 0 else "step-000040.png")
+            found, D = load_safetensors(weights.read_bytes()), networks(Record(folder / config.run_id))[1]
+            assert set(found) == set(D.state_dict())
+            assert all(torch.equal(found[name], value) for name, value in D.state_dict().items())
+            original = Image.open(folder / config.run_id / "samples" / grids[-1].name)
+            pixels = np.asarray(Image.open(io.BytesIO(grids[-1].read_bytes())).convert("L")).astype(int)
+            assert np.abs(pixels - np.asarray(original)).max() <= 9  # sixteen greys
+
+
+def trained(path: Path, tmp_path: Path, only: Callable[[RunConfig], bool] = lambda config: True) -> Path:
+    """The runs of a study file, in a folder of records."""
+    study = read(path)
+    folder = tmp_path / "records" / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(study.text)
+    for config in filter(only, study.configs):
+        config = dataclasses.replace(config, threads=1, device="cpu", wandb="disabled")
+        execute(config, study.name, folder, lambda *message: None)
+    return folder
+
+
+def test_it_grows_by_parts_that_never_change(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2], arm=["dcgan", "sn"], steps=10)
+    folder = trained(path, tmp_path, lambda config: config.seed == 0)
+    first = freeze(load(folder), tmp_path / "frozen")
+    assert (first.planned, first.before, first.added, first.parts) == (6, 0, 2, 1)
+    before = files_of(first.folder)
+    trained(path, tmp_path)
+    second = freeze(load(folder), first.folder)
+    assert (second.before, second.added, second.parts) == (2, 4, 1)
+    after = files_of(first.folder)
+    assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
+    names = [name.split("/")[1] for name in after if name.endswith("runs.parquet")]
+    for name in names:  # named by its digest
+        contents = sorted((n.split("/", 2)[2], after[n]) for n in after if n.startswith(f"parts/{name}/"))
+        files = {file: hashlib.sha256(content).hexdigest() for file, content in contents}
+        assert hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] == name
+    third = freeze(load(folder), first.folder)
+    assert (third.before, third.added, third.parts) == (6, 0, 0)
+    assert files_of(first.folder) == after
+    both, records = thaw(first.folder), load(folder)
+    pd.testing.assert_frame_equal(both.history, records.history)
+    assert both.account["finished"] == 6
+
+
+def test_a_part_that_would_be_too_large_is_split_between_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_study(tmp_path, seed=[1, 0, 2], arm=["dcgan", "sn"], steps=10)
+    folder = trained(path, tmp_path)
+    whole = freeze(load(folder), tmp_path / "whole")
+    monkeypatch.setattr(freezing, "_PART_BYTES", whole.added_bytes - 1)
+    split = freeze(load(folder), tmp_path / "split")
+    seeds = [
+        {thaw_seed["seed"] for thaw_seed in map(json.loads, parquet.read_table(part)["config"].to_pylist())}
+        for part in sorted((split.folder / "parts").glob("*/runs.parquet"))
+    ]
+    assert sorted(map(sorted, seeds)) in ([[0], [1], [2]], [[0], [1, 2]], [[0, 1], [2]])
+    assert split.parts == len(seeds) > 1
+    pd.testing.assert_frame_equal(thaw(split.folder).history, load(folder).history)
+
+
+def test_a_killed_freeze_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_study(tmp_path, seed=[0, 1], steps=10)
+    folder = trained(path, tmp_path, lambda config: config.seed == 0)
+    kept = freeze(load(folder), tmp_path / "frozen").folder
+    trained(path, tmp_path)
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for where in ("_write_about", "_in_few_greys"):  # after the part, and in the middle of it
+        with monkeypatch.context() as patch:
+            patch.setattr(freezing, where, killed)
+            with pytest.raises(KeyboardInterrupt):
+                freeze(load(folder), kept)
+        assert thaw(kept).account["finished"] == 1
+    assert freeze(load(folder), kept).added == 1
+    assert thaw(kept).account["finished"] == 2
+    assert not [name for name in files_of(kept) if ".tmp" in name]
+
+
+def test_what_is_not_frozen_is_named_and_no_outcome_is(
+    mixed_study: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    changed = next(path for path in mixed_study.glob("*-dcgan-*/protocol.json") if "s00" in path.parent.name)
+    changed.write_text(changed.read_text() + "\n")
+    code, output, _ = command("report", mixed_study, "--freeze", tmp_path / "frozen", "--no-report")
+    assert code == 0
+    assert "3 of 6 runs frozen, 3 of them now (1 part" in output
+    assert "1 have not ended" in output
+    assert f"not frozen: {changed.parent.name}: protocol.json was changed after the run ended" in output
+    failed = next(line for line in output.splitlines() if "is to be tried again" in line)
+    assert "dcgan" in failed
+    assert not re.search("diverged|finished|fd|loss", output)
+    assert not (mixed_study / "report").exists()
+    assert set(thaw(tmp_path / "frozen").found) >= set(result_ids(mixed_study)) - {changed.parent.name}
+
+
+def test_another_result_of_a_frozen_run_is_named_and_left_out(frozen: Path, mixed_study: Path) -> None:
+    record = Record(mixed_study / result_ids(mixed_study)[0])
+    record.metrics_path.write_bytes(record.metrics_path.read_bytes() + b"\n")
+    record.write_status(record.status() | record.digests())
+    again = freeze(load(mixed_study), frozen)
+    assert any("another result of it is frozen already" in text for text in again.left_out)
+    assert again.added == 0
+
+
+def test_older_parts_lack_what_came_later(frozen: Path, mixed_study: Path) -> None:
+    """A metric and a field of a configuration that a part does not have: missing, and the default; ids stay valid."""
+    part = next((frozen / "parts").iterdir())
+    manifest = json.loads((frozen / "manifest.json").read_text())
+    history = pd.read_parquet(part / "history.parquet").drop(columns=["grad_norm/g", "eval/fd_pixels"])
+    runs = pd.read_parquet(part / "runs.parquet")
+    runs["config"] = [json.dumps({k: v for k, v in json.loads(c).items() if k != "init"}) for c in runs["config"]]
+    history.to_parquet(part / "history.parquet")
+    runs.to_parquet(part / "runs.parquet")
+    for name in ("history.parquet", "runs.parquet"):
+        manifest["parts"][part.name]["files"][name] = hashlib.sha256((part / name).read_bytes()).hexdigest()
+    (frozen / "manifest.json").write_text(json.dumps(manifest))
+    study = thaw(frozen)
+    assert "grad_norm/g" not in study.history or study.history["grad_norm/g"].isna().all()
+    assert set(study.found) >= set(result_ids(mixed_study))
+    assert set(study.runs.loc[study.runs["state"] != "missing", "init"]) == {"notebook"}
 
 
 @pytest.mark.slow
 def test_the_report_of_frozen_data_is_the_same_bytes(
-    mixed_study: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
+    """But for the pictures of samples, of which fewer are kept."""
+    folder = trained(write_study(tmp_path, seed=[0, 1], arm=["dcgan", "sn"], steps=60), tmp_path)
     kept = tmp_path / "kept"
-    code, output, errors = command("report", mixed_study, "--freeze", kept, "--figures", "svg,pdf")
+    code, output, errors = command("report", folder, "--freeze", kept, "--figures", "svg,pdf")
     assert code == 0, errors
-    assert str(kept / "manifest.json") in output
+    assert f"{kept}: 4 of 4 runs frozen" in output
     assert command("report", "--from", kept, "--figures", "svg,pdf")[0] == 0
-    files = [path for path in (mixed_study / "report").rglob("*") if path.is_file()]
+    files = [path for path in (folder / "report").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".html", ".md", ".json", ".csv", ".tex", ".svg", ".pdf"}
     for path in files:
-        assert path.read_bytes() == (kept / "report" / path.relative_to(mixed_study / "report")).read_bytes(), path
+        if path.suffix != ".html" and not path.name.startswith(("samples", "evolution")):
+            assert path.read_bytes() == (kept / "report" / path.relative_to(folder / "report")).read_bytes(), path
 
 
 @pytest.mark.slow
@@ -84,46 +272,47 @@ def differences(x: object, y: object, where: str = "") -> list[str]:
     return [] if x == y else [f"{where}: {x!r} and {y!r}"]
 
 
-def test_frozen_statistics_are_those_of_the_report(mixed_study: Path, tmp_path: Path) -> None:
-    """Of a run whose metrics were changed after it ended nothing is told, here as there."""
-    metrics = next(path for path in mixed_study.glob("*-dcgan-*/metrics.jsonl") if "s00" in path.parent.name)
-    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-2]))
-    folder = freeze(load(mixed_study), tmp_path / "frozen").parent
-    frozen = pd.read_parquet(folder / "statistics.parquet").set_index("run_id").loc[metrics.parent.name]
-    assert frozen["last_step"] == 0
-    assert np.isnan(frozen["loss_d_end"])
-
-
 def test_a_changed_byte_is_named(frozen: Path) -> None:
-    for name in ("history.parquet", "runs.parquet", "study.json"):
-        path = frozen / name
+    for name in ("parts/*/history.parquet", "parts/*/runs.parquet", "study.json", "parts/*/weights/*"):
+        path = next(frozen.glob(name))
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(InputError, match=f"{name} is not what was frozen"):
+        with pytest.raises(InputError, match=f"{re.escape(path.name)} is not what was frozen"):
             thaw(frozen)
         path.write_bytes(content)
-    next(frozen.glob("*/samples/*.png")).unlink()
+    next(frozen.glob("parts/*/samples/*/*.png")).unlink()
     with pytest.raises(InputError, match="is missing"):
         thaw(frozen)
 
 
 def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, command: Callable) -> None:
-    with pytest.raises(InputError, match="is not empty"):
-        freeze(load(mixed_study), frozen)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(InputError, match="is not empty, and no frozen study"):
+        freeze(load(mixed_study), tmp_path / "other")
     with pytest.raises(InputError, match=r"manifest\.json is missing"):
         thaw(tmp_path / "nowhere")
     manifest = frozen / "manifest.json"
-    files = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(files | {"../x": "0"}))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"files": {"../x": "0"}}))
     with pytest.raises(InputError, match="leads out of the folder"):
         thaw(frozen)
-    manifest.write_text("[]")
-    with pytest.raises(InputError, match="not readable"):
-        thaw(frozen)
+    for text, message in (
+        ("{", "not readable"),
+        ("[]", "schema"),
+        ('{"runs.parquet": "0"}', "schema 1, expected 2"),
+        ('{"schema": 2, "parts": {"a": 3}, "files": {}}', "not the manifest"),
+    ):
+        manifest.write_text(text)
+        with pytest.raises(InputError, match=message):
+            thaw(frozen)
     for arguments, message in (
         ([], "give a study, or --from"),
         ([mixed_study, "--from", frozen], "give a study, or --from"),
         ([mixed_study, "--figures", "gif"], "expected some of png, svg, pdf"),
+        ([mixed_study, "--no-report"], "--no-report is for --freeze alone"),
+        (["--from", frozen, "--freeze", tmp_path / "x"], "--freeze keeps the records of a study"),
+        (["--csv", "x.csv", "--freeze", tmp_path / "x"], "--freeze keeps the records of a study"),
     ):
         code, _, errors = command("report", *arguments)
         assert code == 2
