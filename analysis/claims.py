@@ -29,7 +29,8 @@ from analysis.stats import (
 
 LEVEL = 0.05
 SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500
-VERDICTS = ("supported", "contradicted", "inconclusive", "not tested")
+VERDICTS = ("supported", "contradicted", "depends on the view", "inconclusive", "not tested")
+_VIEWS = ("log_q_end", "log_q_pixels_end")  # of quality: fd decides, fd_pixels must not say the opposite
 _NAN = Interval(np.nan, np.nan, np.nan)
 
 
@@ -85,6 +86,7 @@ class _Cell:
     study_runs: pd.DataFrame  # of all contexts
     bench: Path | None
     variants: list[str]
+    quality: str = _VIEWS[0]
 
     def scores(self, column: str) -> pd.DataFrame:
         """Seeds x variants of a statistic."""
@@ -206,7 +208,7 @@ def _c5(cell: _Cell) -> Iterator[Evidence]:
 
 def _c6(cell: _Cell) -> Iterator[Evidence]:
     of = cell.study_runs[cell.study_runs["dataset"] == cell.dataset]
-    table = of.pivot_table(index="seed", columns=["setting", "variant"], values="log_q_end", aggfunc="last")
+    table = of.pivot_table(index="seed", columns=["setting", "variant"], values=cell.quality, aggfunc="last")
     for arm in ("dcgan", "plain"):
         keys = [(setting, v) for v in (arm, "sn") for setting in ("E", "C")]
         effects = np.empty(0)
@@ -230,7 +232,7 @@ def _c7(cell: _Cell) -> Iterator[Evidence]:
             interval = rate_interval(int((x & ~y).sum()), differing, 1 - LEVEL / 2)
     what = f"share of {arm} among seeds in which one arm failed ({only} seeds; exact McNemar)"
     yield Evidence(what, "below", 0.5, interval, n, p, zero=0.5)
-    table = cell.scores("log_q_end")
+    table = cell.scores(cell.quality)
     ratio, p, n = _NAN, np.nan, 0
     if {arm, other} <= set(table):
         both = table[[arm, other]].dropna().astype(float)
@@ -251,10 +253,10 @@ def _c7(cell: _Cell) -> Iterator[Evidence]:
 
 
 def _c8(cell: _Cell) -> Iterator[Evidence]:
-    yield _against("log fd at the end: dcgan - sn", "above", MARGIN, cell.paired("log_q_end", "dcgan", "sn"))
-    yield _against("log fd at the end: sn - plain", "within", MARGIN, cell.paired("log_q_end", "sn", "plain"))
+    yield _against("log fd at the end: dcgan - sn", "above", MARGIN, cell.paired(cell.quality, "dcgan", "sn"))
+    yield _against("log fd at the end: sn - plain", "within", MARGIN, cell.paired(cell.quality, "sn", "plain"))
     if cell.dataset == "mnist":
-        effects = cell.paired("log_q_end", "sn_dcgan", "dcgan")
+        effects = cell.paired(cell.quality, "sn_dcgan", "dcgan")
         yield _against("log fd at the end: sn_dcgan - dcgan", "within", MARGIN, effects)
 
 
@@ -262,7 +264,7 @@ def _c9(cell: _Cell) -> Iterator[Evidence]:
     several = [v for v in cell.variants if v.startswith("sn, n_power_iterations") and not v.endswith(" 1")]
     one = next((v for v in cell.variants if v == "sn, n_power_iterations 1"), "sn")
     for other in [*several, "sn_svd"] if several else ["sn_svd"]:
-        yield _against(f"log fd at the end: {one} - {other}", "within", MARGIN, cell.paired("log_q_end", one, other))
+        yield _against(f"log fd at the end: {one} - {other}", "within", MARGIN, cell.paired(cell.quality, one, other))
 
 
 def _c10(cell: _Cell) -> Iterator[Evidence]:
@@ -279,7 +281,7 @@ def _median_end(rows: pd.DataFrame, name: str) -> float:
 
 
 def _c11(cell: _Cell) -> Iterator[Evidence]:
-    yield _against("log fd at the end: sn - sn_dcgan", "above", 0.0, cell.paired("log_q_end", "sn", "sn_dcgan"))
+    yield _against("log fd at the end: sn - sn_dcgan", "above", 0.0, cell.paired(cell.quality, "sn", "sn_dcgan"))
 
     def rest(rows: pd.DataFrame) -> float:
         return float(np.log(_end(rows, "lipschitz/empirical") / _end(rows, "sigma/conv3")))
@@ -342,7 +344,9 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
 
     `verdict` is the claim's, `part` that part's. `p_adjusted` is Holm's over the two primary parts and
     Benjamini-Hochberg's over all others of a context; the primary parts have 97.5 % intervals, the others 95 %.
-    Of C7, whether the penalty lies between is shown beside the verdict and does not decide it.
+    Of C7, whether the penalty lies between is shown beside the verdict and does not decide it. Parts on quality are
+    shown by fd_pixels as well: where that view of a part has the opposite direction, a claim that would be supported or
+    contradicted `depends on the view`.
     Runs that are not over are left out; failed ones count by the rules of `summarize`.
     """
     rows = []
@@ -357,11 +361,35 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
         found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
         for claim, parts in _adjusted(found):
             verdict = conclude([part.verdict for part in parts if not part.supplementary])
+            other_view = _other_view(claim, parts, cell)
+            if verdict in ("supported", "contradicted") and any(_opposed(*views) for views in other_view):
+                verdict = "depends on the view"
+            parts = [*parts, *(part for _, part in other_view)]
             for part in parts or [Evidence("", "", np.nan, _NAN, 0, np.nan)]:
                 row = (claim.id, context, claim.statement, verdict, part.what, part.expected, part.threshold)
                 row += (*part.interval, part.n, part.p, part.p_adjusted)
                 rows.append((*row, part.verdict if parts else "not tested", claim.source, claim.figure))
     return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _other_view(claim: Claim, parts: list[Evidence], cell: _Cell) -> list[tuple[Evidence, Evidence]]:
+    """(part, the same by fd_pixels) of the parts on quality that decide the claim; none where nothing was judged so."""
+    if _VIEWS[1] not in cell.study_runs or cell.study_runs[_VIEWS[1]].isna().all():
+        return []
+    others = claim.evidence(replace(cell, quality=_VIEWS[1]))
+    pairs = zip(parts, others, strict=True)
+    return [
+        (part, replace(other, what=f"{other.what}, by fd_pixels", supplementary=True))
+        for part, other in pairs
+        if not part.supplementary and abs(part.interval.estimate - other.interval.estimate) > 0  # not where it is NaN
+    ]
+
+
+def _opposed(part: Evidence, other: Evidence) -> bool:
+    """Whether two views of a part have opposite directions; of an equality, whether it holds in one and not in one."""
+    if part.expected == "within" and part.verdict == "supported":
+        return other.verdict == "contradicted"
+    return (part.interval.estimate - part.zero) * (other.interval.estimate - part.zero) < 0
 
 
 def conclude(parts: list[str]) -> str:

@@ -47,7 +47,8 @@ class Study:
     metrics of a run that is over; else empty), `variant` (the arm, with those of its parameters that differ within
     the study), `context` (data set and settings that variants are compared within), the last attempt's device and
     `exact` (False: it was resumed under other conditions), `wall_seconds` of all attempts since its start, and
-    `trivial_fd` (what the trivial sampler scores; of a run without protocol that of its context).
+    `trivial_fd` and `trivial_fd_pixels` (what the trivial sampler scores; of a run without protocol that of its
+    context).
     `history`: one row a logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
     (NaN where null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
     every source. `account`: number of runs in each state. `extra`: run ids on disk that the study does
@@ -206,10 +207,13 @@ def assemble(
     runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in found_damage]
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     protocols = {run_id: run.protocol for run_id, run in found.items() if run.protocol}
-    trivial = runs["run_id"].map({run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()})
-    runs["trivial_fd"] = trivial.astype(float)
-    of_context = runs.groupby("context")["trivial_fd"].transform("median")  # of runs that failed before they had one
-    runs["trivial_fd"] = runs["trivial_fd"].fillna(of_context)
+    for view in ("fd", "fd_pixels"):
+        scores = {run_id: (protocol.get("trivial_sampler") or {}).get(view) for run_id, protocol in protocols.items()}
+        if view == "fd":
+            scores |= {run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()}
+        runs[f"trivial_{view}"] = runs["run_id"].map(scores).astype(float)
+        of_context = runs.groupby("context")[f"trivial_{view}"].transform("median")  # of runs without a protocol
+        runs[f"trivial_{view}"] = runs[f"trivial_{view}"].fillna(of_context)
     samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
     return Study(
         plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples,

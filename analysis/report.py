@@ -206,7 +206,11 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
     spectra = {f"{name}/{layer}": f"{layer}, {words}" for name, words in shapes.items() for layer in layers}
     steepness = {"lipschitz/product": "product of norms and gains (upper bound)",
                  "lipschitz/empirical": "largest |dD/dx| found (lower bound)"}  # fmt: skip
-    distances = {"eval/fd": "fd (Frechet distance)", "eval/mode_kl": "KL of the classes, nats"}
+    distances = {
+        "eval/fd": "fd (Frechet distance)",
+        "eval/fd_pixels": "fd_pixels",
+        "eval/mode_kl": "KL of the classes, nats",
+    }
     coverage = {
         "eval/precision": "precision", "eval/density": "density", "eval/recall": "recall", "eval/coverage": "coverage",
         "eval/effective_modes": "effective modes", "eval/diversity": "diversity",

@@ -22,6 +22,7 @@ _END_ROWS = 3
 STATISTICS = {  # column -> what it says
     "q_end": "fd at the end (median of the last three evaluations; of failed runs the trivial sampler's)",
     "log_q_end": "log of fd at the end",
+    "log_q_pixels_end": "log of fd_pixels at the end (the other view; otherwise as fd)",
     "q_best": "lowest fd",
     "quality_degradation": "log of fd at the end over the lowest",
     "quality_oscillation": "mean |change of log fd| between evaluations, second half",
@@ -47,7 +48,7 @@ STATISTICS = {  # column -> what it says
     "stable_rank": "stable rank at the end, mean over layers",
 }
 LOWER_IS_BETTER = (
-    *("log_q_end", "quality_degradation", "quality_oscillation"),
+    *("log_q_end", "log_q_pixels_end", "quality_degradation", "quality_oscillation"),
     *(f"loss_{network}_{kind}" for network in "dg" for kind in ("degradation", "oscillation", "roughness")),
     *("grad_g_vanishing", "grad_g_exploding", "grad_g_spikes"),
 )
@@ -68,7 +69,8 @@ def summarize(
     - `failure`: whether any event happened (`analysis.events`), None for a run that is not over; `cause` and
       `failure_step` are those of the first, `healthy_step` the first evaluation at which it was healthy.
     - `q_end` of a run that diverged or failed, or lacks three evaluations, is the trivial sampler's: `imputed`. Where
-      that is not known, it is the median of what evaluations a finished run has.
+      that is not known, it is the median of what evaluations a finished run has. `log_q_pixels_end` likewise, by
+      `eval/fd_pixels` and `trivial_fd_pixels`; health and events go by fd and modes alone.
     - `notes` say why a number is NaN or imputed.
 
     A statistic whose metric is absent, or that a run is too short or not positive enough for, is NaN. The common
@@ -171,6 +173,7 @@ def _outcome(
         notes.append(f"{state}: no end")
     elif lost or not len(q) or (len(q) < _END_ROWS and np.isfinite(trivial)):
         result |= {"q_end": trivial, "imputed": True}
+        result["log_q_pixels_end"] = _log(_number(planned.get("trivial_fd_pixels")))
         notes.append(f"fd at the end is the trivial sampler's: {state if lost else f'{len(q)} evaluations'}")
         if not np.isfinite(trivial):
             notes.append("which is not known")
@@ -180,6 +183,8 @@ def _outcome(
             notes.append(f"fd at the end is of {len(q)} evaluation{'s' if len(q) > 1 else ''}")
         if "eval/kd" in at:
             result["kd_end"] = float(np.median(at["eval/kd"][-_END_ROWS:]))
+        if "eval/fd_pixels" in at:
+            result["log_q_pixels_end"] = _log(np.median(at["eval/fd_pixels"][-_END_ROWS:]))
     if over and not np.isfinite(trivial):
         notes.append("whether it learned is not known: no trivial sampler's fd")
     end = result.get("q_end", np.nan)

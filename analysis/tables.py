@@ -33,8 +33,8 @@ from analysis.stats import APPROXIMATE_BELOW, benjamini_hochberg, compare, locat
 from experiments.record import STATES
 
 _QUALITY = (
-    *("fd", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes", "mode_kl"),
-    "diversity",
+    *("fd", "fd_pixels", "kd", "precision", "recall", "density", "coverage"),
+    *("modes", "modes_5", "effective_modes", "mode_kl", "diversity"),
 )
 
 
@@ -77,7 +77,8 @@ def verdicts_table(claims: pd.DataFrame) -> Table:
     caption = (
         "What the papers claim, tested one by one. Supported: every part of the claim lies beyond a threshold that was "
         "fixed beforehand, with its interval over seeds and its adjusted p. Contradicted: a part lies wholly on the "
-        "other side of no effect. Not tested: the study lacks the arms, or has fewer than "
+        "other side of no effect. Depends on the view: one of these two, but by fd_pixels in the opposite direction. "
+        "Not tested: the study lacks the arms, or has fewer than "
         f"{APPROXIMATE_BELOW} paired seeds. Everything else is inconclusive. The evidence table has every part."
     )
     shown = frame[["claim", "context", "statement", "verdict", "source", "figure"]]
@@ -310,9 +311,12 @@ def quality_table(study: Study) -> Table:
     caption = (
         "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
         "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
-        "classifier that the next table names; they are no FID. precision and density: whether samples lie among the "
-        "reals; recall and coverage: whether all reals are near some sample; modes: classes hit (modes_5: at least "
-        "five times), effective_modes: exp of the entropy over classes, mode_kl: from the data's classes, in nats; "
+        "classifier that the next table names; they are no FID. fd_pixels compares the means of 2x2 pixels instead. "
+        "Each can be fooled: noise and grey backgrounds hardly move fd; noise with each pixel's own mean and spread "
+        "has a lower fd_pixels than legible digits on grey. precision and density: whether samples lie among the "
+        "reals, which noise does as well; recall and coverage: whether all reals are near some sample; modes: classes "
+        "hit (modes_5: at least five times), effective_modes: exp of the entropy over classes, mode_kl: from the "
+        "data's classes, in nats; "
         "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
         "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
         "diverged or failed counts with the last evaluation that it had."

@@ -39,8 +39,8 @@ _SECTIONS: dict[str, Sequence[str]] = {
         *("grad_x/real", "grad_x/fake", "grad_x/interpolated"),
     ),
     "Sample quality": (
-        *("eval/fd", "eval/kd", "eval/effective_modes", "eval/mode_kl", "eval/precision", "eval/recall"),
-        *("eval/density", "eval/coverage", "eval/diversity"),
+        *("eval/fd", "eval/fd_pixels", "eval/kd", "eval/effective_modes", "eval/mode_kl"),
+        *("eval/precision", "eval/recall", "eval/density", "eval/coverage", "eval/diversity"),
     ),
     "Samples": ("samples", "real"),
     "Cost": ("time/step_seconds", "time/images_per_second", "wall_seconds", "peak_memory_bytes"),

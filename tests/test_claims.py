@@ -90,6 +90,24 @@ def test_robustness_to_the_learning_rate(factor: float, verdict: str, tmp_path: 
     assert verdicts(of)["C6"] == verdict
 
 
+@pytest.mark.parametrize(("claim", "verdict"), [("C8", "supported"), ("C7", "inconclusive")])
+def test_a_claim_whose_views_differ_in_direction_depends_on_the_view(claim: str, verdict: str, tmp_path: Path) -> None:
+    """The same runs by fd_pixels: as by fd, and the other way round."""
+    of = study(tmp_path, SUPPORTING["C8"], seeds=14)
+    of.runs["trivial_fd_pixels"] = 20.0
+    of.history["eval/fd_pixels"] = of.history["eval/fd"]
+    assert verdicts(of)[claim] == verdict
+    of.history["eval/fd_pixels"] = 100 / of.history["eval/fd"]
+    assert verdicts(of)[claim] == ("depends on the view" if verdict == "supported" else verdict)
+    claims = judge(of, summarize(of.history, of.runs))
+    shown = claims[(claims["claim"] == "C8") & claims["evidence"].str.endswith("by fd_pixels")]
+    assert len(shown) == 3
+    by_fd = claims[(claims["claim"] == "C8") & (claims["evidence"] == "log fd at the end: dcgan - sn")].iloc[0]
+    assert shown["effect"].iloc[0] == pytest.approx(-by_fd["effect"])
+    others = claims[claims["claim"].isin(["C1", "C4", "C12", "C13"])]
+    assert not others["evidence"].str.contains("fd_pixels").any()
+
+
 def test_modes_of_a_thousand(tmp_path: Path) -> None:
     of = study(tmp_path, {"sn": {}, "dcgan": {}}, seeds=10, dataset="stacked_mnist")
     rng = np.random.default_rng(0)

@@ -7,12 +7,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, svds
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune, weight_norm
 
 from sngan import sigma
+from sngan.config import RunConfig
+from sngan.data import data_root, load
 from sngan.sigma import ConvSigma, batch_norm_gain, conv_sigma, log_sigmas, matrix_sigma, spectrum
 from sngan.spectral import apply_spectral_norm
+from sngan.train import build, train
 
 
 @settings(deadline=None, max_examples=60)
@@ -259,6 +262,54 @@ def test_a_warm_vector_follows_the_weight_and_is_its_own() -> None:
         layer.parametrizations.weight.original[0, 0, 0, 0] = torch.inf
     assert np.isnan(instrument().item())
     assert torch.equal(instrument.vector, kept)
+
+
+def crossed(channels: int, gap: float) -> tuple[nn.Conv2d, Tensor, Tensor]:
+    """A convolution by channel of which two kernels have almost one norm, and these weights: as they are, exchanged."""
+    layer = nn.Conv2d(channels, channels, 4, 2, groups=channels)
+    scales = torch.linspace(0.3, 0.8, channels)
+    scales[0], scales[1] = 1.0, 1 - gap
+    weight = layer.weight.detach() / layer.weight.detach().flatten(1).norm(dim=1)[:, None, None, None]
+    exchanged = scales.clone()
+    exchanged[[0, 1]] = scales[[1, 0]]
+    return layer, weight * scales[:, None, None, None], weight * exchanged[:, None, None, None]
+
+
+@pytest.mark.parametrize("gap", [0.3, 0.03, 0.005, 1e-3])
+@pytest.mark.parametrize("warm", [1, 5])
+def test_after_two_singular_values_have_crossed_the_larger_is_found(gap: float, warm: int) -> None:
+    """The former top singular vector is one of the new operator too: whoever starts from it alone stays there."""
+    generator = torch.Generator().manual_seed(int(1 / gap))
+    layer, before, after = crossed(6, gap)
+    with torch.no_grad():
+        for weight in (before, after):
+            weight += 1e-4 * torch.randn(weight.shape, generator=generator)
+        instrument = ConvSigma(layer, (13, 13))
+        for weight in (before, after, before):
+            layer.weight.copy_(weight)
+            for _ in range(warm if weight is before else 1):
+                found = instrument().item()
+            assert found == pytest.approx(largest(dense(layer, (13, 13))), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_recorded_operator_norms_of_mnist_are_those_of_the_dense_operator() -> None:
+    """A run in which two singular values cross within its first 100 steps; 20 warm steps were 0.4 % low at step 100."""
+    root = data_root()
+    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"MNIST is not in {root}; set SNGAN_DATA")
+    config = RunConfig(dataset="mnist", arm="penalty_dcgan", seed=1, steps=300, n_fake=100)
+    rows, weights = {}, {}
+    train(config, load("mnist"), lambda row, _: rows.update({row["step"]: row}),
+          lambda state: weights.update({state["step"]: {k: v.clone() for k, v in state["D"].items()}}),
+          due=lambda step: step % 100 == 0)  # fmt: skip
+    _, D, _ = build(config, "cpu")
+    assert set(weights) == {100, 200, 300}
+    for step, state in weights.items():
+        D.load_state_dict(state)
+        for name, size in (("conv1", (28, 28)), ("conv2", (13, 13)), ("conv3", (5, 5))):
+            expected = largest(dense(D.get_submodule(name), size))
+            assert rows[step][f"sigma_conv/{name}"] == pytest.approx(expected, rel=1e-6), (step, name)
 
 
 def test_conv_sigma_names_what_it_cannot_measure() -> None:
