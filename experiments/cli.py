@@ -431,8 +431,7 @@ class Bench:
 class Yardstick:
     """Train the small classifier whose features judge a data set's samples; print its accuracy and SHA-256.
 
-    The weights for digits and mnist are part of the package. Those for fashion_mnist are trained by the first run
-    that needs them. This command shows how all of them came to be; no run uses the file that it writes.
+    The weights are part of the package. This command shows how they came to be; no run uses the file that it writes.
     """
 
     dataset: Positional[Literal["digits", "mnist", "fashion_mnist"]]

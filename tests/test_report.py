@@ -70,7 +70,7 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     quality = table(page, "quality").set_index("arm")
     ends = [[row for row in r.rows() if "eval/fd" in row][-1] for r in records.values() if r.config().arm == "dcgan"]
     assert quality.loc["dcgan", "n"] == len(ends) == 3  # the failed one with the last that it had
-    names = ("fd", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes",
+    names = ("fd", "fd_pixels", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes",
              "mode_kl", "diversity")  # fmt: skip
     for name in names:
         assert quality.loc["dcgan", name] == pytest.approx(np.median([row[f"eval/{name}"] for row in ends]))
@@ -85,10 +85,14 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     last = [records[r].rows()[-1] for r in study.runs[study.runs["arm"] == "sn"]["run_id"] if records.get(r)]
     assert sigma.loc[("sn", "conv2"), "n"] == len(last) == 2
     assert sigma.loc[("sn", "conv2"), "sigma"] == pytest.approx(np.median([row["sigma/conv2"] for row in last]))
-    assert sigma.loc[("sn", "conv2"), "sigma_raw_high"] == max(row["sigma_raw/conv2"] for row in last)
+    assert sigma.loc[("sn", "conv2"), "sigma_raw_high"] == pytest.approx(max(row["sigma_raw/conv2"] for row in last))
     operators = table(page, "operators").set_index(["arm", "layer"])
-    assert operators.loc[("sn", "conv2"), "sigma_conv"] == np.median([row["sigma_conv/conv2"] for row in last])
-    assert operators.loc[("sn", "conv2"), "stable_rank"] == np.median([row["stable_rank/conv2"] for row in last])
+    assert operators.loc[("sn", "conv2"), "sigma_conv"] == pytest.approx(
+        np.median([row["sigma_conv/conv2"] for row in last])
+    )
+    assert operators.loc[("sn", "conv2"), "stable_rank"] == pytest.approx(
+        np.median([row["stable_rank/conv2"] for row in last])
+    )
     steep = table(page, "lipschitz").set_index("arm").loc["sn"]
     ratios = [row["lipschitz/empirical"] / row["lipschitz/product"] for row in last]
     assert (steep["n"], steep["tightness"]) == (2, pytest.approx(np.median(ratios)))
