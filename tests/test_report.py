@@ -70,8 +70,8 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     quality = table(page, "quality").set_index("arm")
     ends = [[row for row in r.rows() if "eval/fd" in row][-1] for r in records.values() if r.config().arm == "dcgan"]
     assert quality.loc["dcgan", "n"] == len(ends) == 3  # the failed one with the last that it had
-    names = ("fd", "fd_pixels", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5", "effective_modes",
-             "mode_kl", "diversity")  # fmt: skip
+    names = ("fd", "fd_pixels", "kd", "precision", "recall", "density", "coverage", "modes", "modes_5",
+             "effective_modes", "mode_kl", "diversity")  # fmt: skip
     for name in names:
         assert quality.loc["dcgan", name] == pytest.approx(np.median([row[f"eval/{name}"] for row in ends]))
     assert quality.loc["dcgan", "fd_high"] == max(row["eval/fd"] for row in ends)
