@@ -60,6 +60,38 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert not list(record.folder.glob("**/*.tmp"))
 
 
+def test_what_a_result_depends_on_is_known_by_its_digest(tmp_path: Path) -> None:
+    """In the status and in the final weights; a change is named, and so is what is missing."""
+    record, _, _ = run_small(tmp_path, steps=20)
+    names = ("metrics.jsonl", "config.json", "protocol.json", "evaluations.jsonl")
+    expected = {f"{Path(name).stem}_sha256": hashlib.sha256((record.folder / name).read_bytes()).hexdigest()
+                for name in names}  # fmt: skip
+    for content in (record.status(), checkpoint.read(record.checkpoint_path)):
+        assert {name: content[name] for name in expected} == expected
+    assert record.damage(record.status()) == ""
+    for name in names:
+        content = (record.folder / name).read_bytes()
+        (record.folder / name).write_bytes(content + b"\n")
+        assert record.damage(record.status()) == f"{name} was changed after the run ended"
+        (record.folder / name).unlink()
+        assert record.damage(record.status()) == f"{name} is missing"
+        (record.folder / name).write_bytes(content)
+    (record.folder / "status.json").write_text("{")
+    (record.folder / "protocol.json").write_text("{}")
+    assert not run_small(tmp_path, steps=20)[1].ran  # the weights say how it ended, and with which files
+    assert record.status()["protocol_sha256"] == expected["protocol_sha256"]
+    assert record.damage(record.status()) == "protocol.json was changed after the run ended"
+
+
+def test_a_run_that_diverges_before_its_first_evaluation_has_no_digest_of_one(tmp_path: Path) -> None:
+    changes = {"lr": 10.0, "beta1": 0.999, "beta2": 0.0}  # non-finite soon
+    record, result, _ = run_small(tmp_path, arm="plain", steps=100_000, n_evaluations=1, **changes)
+    assert result.state == "diverged"
+    assert not record.evaluations_path.exists()
+    assert "evaluations_sha256" not in record.status()
+    assert record.damage(record.status()) == ""
+
+
 def test_the_record_holds_what_every_event_is_judged_by(tmp_path: Path) -> None:
     """Divergence, mode collapse, quality collapse, never learned, saturation: thresholds can be changed afterwards."""
     record, _, _ = run_small(tmp_path)
