@@ -345,8 +345,8 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     `verdict` is the claim's, `part` that part's. `p_adjusted` is Holm's over the two primary parts and
     Benjamini-Hochberg's over all others of a context; the primary parts have 97.5 % intervals, the others 95 %.
     Of C7, whether the penalty lies between is shown beside the verdict and does not decide it. Parts on quality are
-    shown by fd_pixels as well: where that view of a part has the opposite direction, a claim that would be supported or
-    contradicted `depends on the view`.
+    shown by fd_pixels as well, with p values adjusted among themselves: where that view of a part that decides has the
+    opposite direction, the claim `depends on the view`.
     Runs that are not over are left out; failed ones count by the rules of `summarize`.
     """
     rows = []
@@ -358,13 +358,16 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
         rows_of = {str(run_id): own for run_id, own in history.groupby("run_id", sort=False)}
         variants = list(of["variant"].unique())
         cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, rows_of, runs, study.bench, variants)
-        found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
-        for claim, parts in _adjusted(found):
+        views = [_adjusted([(claim, list(claim.evidence(replace(cell, quality=view)))) for claim in CLAIMS])
+                 for view in _VIEWS]  # fmt: skip
+        for (claim, parts), (_, others) in zip(*views, strict=True):
             verdict = conclude([part.verdict for part in parts if not part.supplementary])
-            other_view = _other_view(claim, parts, cell)
-            if verdict in ("supported", "contradicted") and any(_opposed(*views) for views in other_view):
+            pairs = _on_quality(parts, others)
+            decided = [pair for pair in pairs if pair[0].verdict == verdict in ("supported", "contradicted")]
+            if any(_opposed(*pair) for pair in decided):
                 verdict = "depends on the view"
-            parts = [*parts, *(part for _, part in other_view)]
+            shown = [replace(other, what=f"{other.what}, by fd_pixels", supplementary=True) for _, other in pairs]
+            parts = [*parts, *shown]
             for part in parts or [Evidence("", "", np.nan, _NAN, 0, np.nan)]:
                 row = (claim.id, context, claim.statement, verdict, part.what, part.expected, part.threshold)
                 row += (*part.interval, part.n, part.p, part.p_adjusted)
@@ -372,24 +375,26 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _other_view(claim: Claim, parts: list[Evidence], cell: _Cell) -> list[tuple[Evidence, Evidence]]:
-    """(part, the same by fd_pixels) of the parts on quality that decide the claim; none where nothing was judged so."""
-    if _VIEWS[1] not in cell.study_runs or cell.study_runs[_VIEWS[1]].isna().all():
-        return []
-    others = claim.evidence(replace(cell, quality=_VIEWS[1]))
+def _on_quality(parts: list[Evidence], others: list[Evidence]) -> list[tuple[Evidence, Evidence]]:
+    """The parts that decide a claim and depend on the distance that quality is measured by, under both of them."""
     pairs = zip(parts, others, strict=True)
-    return [
-        (part, replace(other, what=f"{other.what}, by fd_pixels", supplementary=True))
-        for part, other in pairs
-        if not part.supplementary and abs(part.interval.estimate - other.interval.estimate) > 0  # not where it is NaN
-    ]
+    estimates = [(part, other, part.interval.estimate - other.interval.estimate) for part, other in pairs]
+    return [(part, other) for part, other, gap in estimates if not part.supplementary and abs(gap) > 0]  # NaN: none
 
 
 def _opposed(part: Evidence, other: Evidence) -> bool:
-    """Whether two views of a part have opposite directions; of an equality, whether it holds in one and not in one."""
-    if part.expected == "within" and part.verdict == "supported":
-        return other.verdict == "contradicted"
-    return (part.interval.estimate - part.zero) * (other.interval.estimate - part.zero) < 0
+    """Whether the other view of a part that is supported, or contradicted, has the opposite direction.
+
+    Of an equality: whether it holds in one view only, or is broken in opposite directions.
+    """
+    _, low, high = other.interval
+    if other.n < APPROXIMATE_BELOW or np.isnan([low, high]).any():
+        return False
+    directions = (part.interval.estimate - part.zero) * (other.interval.estimate - part.zero)
+    if part.expected != "within":
+        return directions < 0
+    holds, broken = -part.threshold < low and high < part.threshold, low > part.threshold or high < -part.threshold
+    return broken if part.verdict == "supported" else holds or (broken and directions < 0)
 
 
 def conclude(parts: list[str]) -> str:

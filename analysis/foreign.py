@@ -132,7 +132,7 @@ def from_table(
     last = rows.groupby("run_id").tail(1).set_index("run_id")
     states = _states(rows, name)
     runs = last[[*keys, "variant", "context", "step"]].assign(
-        state=states, damage="", trivial_fd=np.nan, attempts=1, **dict.fromkeys(_UNKNOWN)
+        state=states, damage="", trivial_fd=np.nan, trivial_fd_pixels=np.nan, attempts=1, **dict.fromkeys(_UNKNOWN)
     )
     runs = runs.reset_index()
     history = rows.rename(columns=METRICS).drop(columns="state", errors="ignore")

@@ -1,15 +1,13 @@
 """A study's results without its runs' folders: parts that are only ever added, read back as any other source.
 
-manifest.json        SHA-256 of every file, by part; replaced last
-study.json           name and schema
-study.yaml           the plan, as it was launched last
-bench/*.json         benchmarks of the runs folder
+manifest.json        the study's name and plan, the SHA-256 of every file, by part, and its own; replaced last
 parts/<digest>/      some runs that ended; never changed
     runs.parquet         per run: configuration, status (attempts, digests) and protocol, as JSON
     history.parquet      the rows, in the types of `analysis.load`
     evaluations.parquet  per evaluation: samples by class, singular values of D's layers
     weights/RUN.safetensors   D's final weights as trained, of the first three seeds of a cell
-    samples/RUN/*.png         sample grids in 16 greys: eight steps of one seed of a cell, the last of two more
+    samples/RUN/*.png         sample grids in 16 greys (256 colours): eight steps of one seed of a cell, the last step
+                              of two more
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +32,7 @@ from pyarrow import compute, parquet
 from analysis.load import COUNTS, Found, Study, assemble, grids
 from experiments.record import RESULTS, to_json, write_atomically
 from experiments.study import Study as Plan
-from experiments.study import read as read_study
+from experiments.study import parse as parse_study
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
 _SCHEMA = 2
@@ -46,26 +43,28 @@ _FILM_STEPS, _GREYS = 8, 16
 
 
 class Frozen(NamedTuple):
-    """What `freeze` found and did, in numbers of runs; nothing in it says how a run ended."""
+    """What `freeze` found and did, in numbers of the plan's runs; nothing in it says how a run ended."""
 
     folder: Path
     planned: int
+    not_ended: int
     before: int
     added: int
     parts: int
     added_bytes: int
     left_out: list[str]
-    """why, of each run that ended and is not frozen"""
+    """why, of each run that ended, or failed, and is not frozen as it is now"""
+    without_weights: list[str]
 
     def __str__(self) -> str:
-        done = self.before + self.added
-        lines = [
-            f"{self.folder}: {done} of {self.planned} runs frozen, {self.added} of them now "
-            f"({self.parts} part{'s' * (self.parts != 1)}, {self.added_bytes / 1e6:.2f} MB)"
-        ]
-        if waiting := self.planned - done - len(self.left_out):
-            lines.append(f"{waiting} have not ended")
-        return "\n".join([*lines, *(f"not frozen: {text}" for text in self.left_out)])
+        parts = f"{self.parts} part{'s' * (self.parts != 1)}, {self.added_bytes / 1e6:.2f} MB"
+        done = f"{self.before + self.added} of {self.planned} runs frozen, {self.added} of them now ({parts})"
+        lines = [f"{self.folder}: {done}"]
+        lines += [f"not ended yet: {self.not_ended}"] if self.not_ended else []
+        lines += [f"not frozen: {text}" for text in self.left_out]
+        return "\n".join(
+            [*lines, *(f"frozen without D's weights, which are unavailable: {i}" for i in self.without_weights)]
+        )
 
 
 def freeze(
@@ -76,53 +75,64 @@ def freeze(
 ) -> Frozen:
     """Add the study's runs that are finished or diverged, and not in `folder` yet, to what is frozen there.
 
-    Whole seeds lie in a part as far as it stays below 4 MB. What is there is never changed, but for the plan and the
-    manifest; if it is killed in between, the frozen study is as it was. `weights(run_id)`: D's final ones as a
-    safetensors file; `tell(done, total)` hears of progress. Failed runs are named, since they are to be tried again;
-    so are those whose files were changed after they ended, and those of which another result is frozen already.
+    Whole seeds lie in a part as far as it stays below 4 MB. No part is ever changed, and the manifest, which alone says
+    what counts, is replaced last: if it is killed before, the frozen study is as it was. One process at a time.
+    `weights(run_id)`: D's final ones as a safetensors file; `tell(done, total)` hears of progress.
 
-    Raises InputError if the folder holds something else, and for runs that are not this program's.
+    Named and left out are failed runs, which are to be tried again, runs whose files were changed after they ended, and
+    those of which another result is frozen already. The plan that is kept is the larger one: what was launched may be
+    a part of it. Raises InputError if the folder holds something else, such as another study or one whose plan has runs
+    that this one lacks and the other way round, and for runs that are not this program's.
     """
     if study.foreign:
         raise InputError("a table of another program's runs has no records to freeze: keep the table itself")
-    if (folder / _MANIFEST).exists():
-        manifest = _manifest(folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty, and no frozen study: give --freeze a new folder")
-    else:
-        manifest = {"schema": _SCHEMA, "files": {}, "parts": {}}
+    manifest = _manifest_for(study, folder)
     before = {run_id: digest for part in manifest["parts"].values() for run_id, digest in part["runs"].items()}
-    runs, left_out = {}, []
+    runs, left_out, not_ended = {}, [], 0
     for run in sorted(study.runs.to_dict("records"), key=lambda run: run["seed"]):  # stable: the plan's order otherwise
-        run_id, digest = run["run_id"], run["metrics_sha256"]
+        run_id, digest = run["run_id"], run["metrics_sha256"] or ""
         if run["state"] == "failed":
             left_out.append(f"{run_id} failed, and is to be tried again: {run['error']}")
-        elif run["state"] in RESULTS and run["damage"]:
+        elif run["state"] not in RESULTS:
+            not_ended += run_id not in before
+        elif run_id in before:
+            if digest != before[run_id]:
+                left_out.append(f"{run_id}: another result of it is frozen (metrics {before[run_id][:12]}..)")
+        elif run["damage"]:
             left_out.append(f"{run_id}: {run['damage']}")
-        elif run["state"] in RESULTS and run_id not in before:
+        else:
             runs[run_id] = from_parameters({name: run[name] for name in IDENTITY_FIELDS})
-        elif run["state"] in RESULTS and before[run_id] != digest:
-            left_out.append(f"{run_id}: another result of it is frozen already (metrics {before[run_id][:12]}..)")
     writer = _Writer(study, folder, weights, tell, manifest)
     manifest["parts"] |= (parts := dict(writer.write(runs)))
-    manifest["files"] = _write_about(study, folder)
+    manifest["sha256"] = _fingerprint(manifest)
     write_atomically(folder / _MANIFEST, to_json(manifest, indent=1) + "\n")
     n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
     there = len(before.keys() & set(study.runs["run_id"]))
-    return Frozen(folder, len(study.runs), there, len(runs), len(parts), n_bytes, left_out)
+    return Frozen(
+        folder, len(study.runs), not_ended, there, len(runs), len(parts), n_bytes, left_out, writer.without_weights
+    )
 
 
-def _write_about(study: Study, folder: Path) -> dict[str, str]:
-    """What is no run; returns each file's digest."""
-    write_atomically(folder / "study.json", to_json({"schema": _SCHEMA, "name": study.name}, indent=1) + "\n")
-    if study.plan:
-        write_atomically(folder / "study.yaml", study.plan)
-    if study.bench and study.bench.is_dir() and study.bench != folder / "bench":
-        for path in sorted(study.bench.glob("*.json")):
-            (folder / "bench").mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / "bench" / path.name)
-    paths = [folder / "study.json", folder / "study.yaml", *sorted((folder / "bench").glob("*.json"))]
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths if path.exists()}
+def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
+    """What is frozen in the folder, which may be new, with the larger plan. Raises InputError if they do not fit."""
+    if not (folder / _MANIFEST).exists():
+        if folder.exists() and (not folder.is_dir() or any(path.name != "parts" for path in folder.iterdir())):
+            raise InputError(f"{folder} is not empty, and no frozen study: give --freeze a new folder")
+        return {"schema": _SCHEMA, "study": study.name, "plan": study.plan, "parts": {}}
+    manifest = _manifest(folder)
+    if manifest["study"] != study.name:
+        raise InputError(
+            f"{folder} holds the study {manifest['study']}, not {study.name}: give --freeze another folder"
+        )
+    if not study.plan or not manifest["plan"]:
+        return manifest | {"plan": study.plan or manifest["plan"]}
+    frozen, ours = ({config.run_id for config in parse_study(plan).configs} for plan in (manifest["plan"], study.plan))
+    if not (frozen <= ours or ours <= frozen):
+        raise InputError(
+            f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
+            f"({len(ours - frozen)} and {len(frozen - ours)}): launch a study file that has them all, or a part of it"
+        )
+    return manifest | {"plan": study.plan if frozen <= ours else manifest["plan"]}
 
 
 class _Writer:
@@ -138,6 +148,11 @@ class _Writer:
     ) -> None:
         self._study, self._weights, self._tell = study, weights, tell
         self._folder = folder / "parts"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self._folder.iterdir():  # of a process that was killed
+            if leftover.name not in manifest["parts"]:
+                shutil.rmtree(leftover)
+        self.without_weights: list[str] = []
         self._kept: Counter[tuple[str, str]] = Counter()  # (what, cell): of how many runs
         self._rows = dict(list(study.history.groupby("run_id", sort=False)))
         for name, part in manifest["parts"].items():
@@ -160,9 +175,12 @@ class _Writer:
     def _extras(self, run_id: str, cell: str) -> dict[str, bytes]:
         """Weights and sample grids that are kept of a run: file -> content."""
         files = {}
-        if self._kept["weights", cell] < _WITH_WEIGHTS and (content := self._weights(run_id)):
-            files[f"weights/{run_id}.safetensors"] = content
-            self._kept["weights", cell] += 1
+        if self._kept["weights", cell] < _WITH_WEIGHTS:
+            if content := self._weights(run_id):
+                files[f"weights/{run_id}.safetensors"] = content
+                self._kept["weights", cell] += 1
+            else:
+                self.without_weights.append(run_id)
         grids = self._study.samples.get(run_id, {})
         if not grids or self._kept["grids", cell] >= _WITH_GRIDS:
             return files
@@ -191,15 +209,13 @@ class _Writer:
             return [part for half in halves for part in self._split({i: runs[i] for i in half}, extras)]
         digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
         name = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
-        temporary = self._folder / f".{os.getpid()}.tmp"
-        for leftover in (temporary, self._folder / name):  # of one that was killed: no manifest names it
-            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = self._folder / ".tmp"
         for file, content in files.items():
             (temporary / file).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(temporary / file, content)
         os.replace(temporary, self._folder / name)
         statuses = {run_id: self._study.found[run_id].status for run_id in ids}
-        return [(name, {"runs": {i: s.get("metrics_sha256", "") for i, s in statuses.items()}, "files": digests})]
+        return [(name, {"runs": {i: s.get("metrics_sha256") or "" for i, s in statuses.items()}, "files": digests})]
 
     def _tables(self, runs: dict[str, RunConfig]) -> dict[str, bytes]:
         """The three Parquet files of some runs."""
@@ -210,7 +226,8 @@ class _Writer:
             for run_id, config in runs.items()
         ]  # fmt: skip
         rows = pd.concat([self._rows[run_id] for run_id in runs if run_id in self._rows] or [self._study.history[:0]])
-        keys = ["run_id", *(name for name in rows if name in COUNTS or "/" in name)]
+        metrics = [name for name in rows if "/" in name and rows[name].notna().any()]
+        keys = ["run_id", *(name for name in rows if name in COUNTS), *metrics]
         evaluations = [found[run_id].evaluations() for run_id in runs]
         names = [pyarrow.array([run_id] * len(table)) for run_id, table in zip(runs, evaluations, strict=True)]
         evaluations = [table.add_column(0, "run_id", [name]) for table, name in zip(evaluations, names, strict=True)]
@@ -257,36 +274,36 @@ def _in_few_greys(png: bytes) -> bytes:
 def thaw(folder: Path) -> Study:
     """The study that is frozen there. Raises InputError if there is none, or a file is not what was frozen."""
     manifest = _manifest(folder)
-    files = dict(manifest["files"])
-    for name, part in manifest["parts"].items():
-        files |= {f"parts/{name}/{file}": digest for file, digest in part["files"].items()}
-    for name, digest in files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{folder / _MANIFEST}: {name!r} leads out of the folder")
-        if not path.is_file():
-            raise InputError(f"{path} is missing")
-        if _sha256(path) != digest:
-            raise InputError(f"{path} is not what was frozen: its SHA-256 has changed")
+    for part, entry in manifest["parts"].items():
+        for file, digest in entry["files"].items():
+            path = folder / "parts" / part / file
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{folder / _MANIFEST}: {file!r} leads out of the folder")
+            if not path.is_file():
+                raise InputError(f"{path} is missing")
+            if _sha256(path) != digest:
+                raise InputError(f"{path} is not what was frozen: its SHA-256 has changed")
     runs: dict[str, tuple[RunConfig, Found]] = {}
     for name in manifest["parts"]:
         runs |= _read_part(folder / "parts" / name)
-    if "study.yaml" in files:
-        plan = read_study(folder / "study.yaml")
+    if not runs:
+        raise InputError(f"nothing is frozen in {folder} yet")
+    if manifest["plan"]:
+        plan = parse_study(manifest["plan"])
     else:
-        name = json.loads((folder / "study.json").read_text())["name"]
-        plan = Plan(name, "Single runs.", [config for config, _ in runs.values()], len(runs), "")
+        configs = [runs[run_id][0] for run_id in sorted(runs)]
+        plan = Plan(manifest["study"], "Single runs.", configs, len(configs), "")
     planned = {config.run_id for config in plan.configs}
     # a stored id stays valid: one that is not planned may be, under today's defaults, by its configuration
     found = {id_ if id_ in planned else config.run_id: run for id_, (config, run) in runs.items()}
-    return replace(assemble(plan, folder, found), bench=folder / "bench")
+    return assemble(plan, folder, found)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """Raises InputError if there is none, or it is not one of this schema."""
     path = folder / _MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"no frozen study at {folder}: {_MANIFEST} is missing") from error
     except ValueError as error:
@@ -294,13 +311,21 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA:
         schema = manifest.get("schema", 1) if isinstance(manifest, dict) else manifest
         raise InputError(f"{path}: schema {schema!r}, expected {_SCHEMA}; freeze the records again into a new folder")
-    parts, files = manifest.get("parts"), manifest.get("files")
-    wanted = [files, parts, *(parts.values() if isinstance(parts, dict) else ())]
-    if not all(isinstance(found, dict) for found in wanted) or not all(
-        isinstance(part.get(name), dict) for part in parts.values() for name in ("runs", "files")
+    parts = manifest.get("parts")
+    entries = list(parts.values()) if isinstance(parts, dict) else [None]
+    if not all(isinstance(manifest.get(name), str) for name in ("study", "plan")) or not all(
+        isinstance(entry, dict) and isinstance(entry.get(name), dict) for entry in entries for name in ("runs", "files")
     ):
-        raise InputError(f"{path}: not the manifest of a frozen study (files; parts, each with runs and files)")
+        raise InputError(f"{path}: not the manifest of a frozen study (study, plan, and parts with runs and files)")
+    if manifest.get("sha256") != _fingerprint(manifest):
+        raise InputError(f"{path} is not what was frozen: it was changed")
     return manifest
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all else that the manifest says."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _configurations(part: Path) -> dict[str, RunConfig]:

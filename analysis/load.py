@@ -49,10 +49,10 @@ class Study:
     `exact` (False: it was resumed under other conditions), `wall_seconds` of all attempts since its start, and
     `trivial_fd` and `trivial_fd_pixels` (what the trivial sampler scores; of a run without protocol that of its
     context).
-    `history`: one row a logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
-    (NaN where null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
-    every source. `account`: number of runs in each state. `extra`: run ids on disk that the study does
-    not plan; they are left out of all else.
+    `history`: one row a logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the
+    metrics (NaN where null or absent): `eval/*` as float64, the others as float32, in which the networks computed
+    them, from every source of this program's runs. `account`: number of runs in each state. `extra`: run ids on
+    disk that the study does not plan; they are left out of all else.
     `protocols`: run id -> how its samples were judged, of the runs that say so. `bench`: where benchmarks' files lie.
     `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `found`: run id -> what the source has of
     the run, `plan`: the study's file. `folder`: of the records, or where a report
@@ -108,9 +108,9 @@ def load(
 
     Without study.yaml (W&B has it in each run's summary) every run that is found belongs to the study. Metrics that
     are not those that the run ended with (by their SHA-256; of W&B: rows that are missing) are read, as far as they
-    are readable, and named in `damage`; `sound` leaves them out. A run that W&B has more than once counts as the last
-    that came to a result. Raises InputError where there are no runs, or a file other than metrics.jsonl and
-    status.json cannot be read.
+    are readable, and named in `damage`, as is any other changed file of a result; `sound` leaves them out. A run
+    that W&B has more than once counts as the last that came to a result. Raises InputError where there are no runs,
+    or a study file or a configuration cannot be read.
     """
     kind, _, place = str(source).partition(":")
     if kind not in ("wandb-files", "wandb"):
@@ -170,9 +170,15 @@ def _load_records(folder: Path) -> Study:
 
 def _of_record(record: Record) -> Found:
     status = record.status()
+    damage, protocol = record.damage(status), {}
+    if not damage:
+        try:
+            protocol = record.protocol()
+        except InputError as error:
+            damage = str(error)
     rows = functools.partial(_rows, record.metrics_path)
     return Found(
-        status, record.damage(status), record.protocol(), rows, grids(record.samples_path),
+        status, damage, protocol, rows, grids(record.samples_path),
         lambda: evaluation_table(readable_rows(record.evaluations_path)[0]),
     )  # fmt: skip
 
@@ -279,6 +285,8 @@ def _history(runs: pd.DataFrame, found: dict[str, Found], folder: Path | None) -
     counts = [name for name in COUNTS if name in rows]
     place = rows["run_id"].map({run_id: i for i, run_id in enumerate(runs["run_id"])})
     rows = rows.iloc[place.argsort(kind="stable")][["run_id", *counts, *metrics]]
+    rows = rows.dropna(axis=1, how="all")  # of runs that were there once, and only in the cache
+    metrics = [name for name in metrics if name in rows]
     keys = runs.set_index("run_id")[_KEYS[1:]]
     identity = pd.DataFrame({name: rows["run_id"].map(keys[name]) for name in keys})
     return pd.concat([rows[["run_id"]], identity, rows[[*counts, *metrics]]], axis=1).reset_index(drop=True), damage

@@ -295,8 +295,8 @@ class Report:
             raise InputError("--source wandb and --project ENTITY/PROJECT belong together")
         if self.filter and self.source != "wandb":
             raise InputError("--filter chooses among W&B's runs: it needs --source wandb")
-        if self.freeze and (self.frozen or self.csv or self.map):
-            raise InputError("--freeze keeps the records of a study: it does not go with --from, --csv or --map")
+        if self.freeze and (self.frozen or self.csv or self.source != "local"):
+            raise InputError("--freeze keeps the records of a study: it does not go with --from, --csv or --source")
         if not self.report and (not self.freeze or self.publish):
             raise InputError("--no-report is for --freeze alone")
         from analysis.freeze import thaw

@@ -436,15 +436,15 @@ def git_state() -> dict[str, Any]:
 
 
 def _tree(folder: Path) -> bytes:
-    """The SHA-1 that git gives a folder without links; Python's caches are no part of it."""
+    """The SHA-1 that git gives a folder without links; Python's caches and empty folders are no part of it."""
 
     def sha1(kind: str, content: bytes) -> bytes:
         return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).digest()
 
     entries = []
     for path in folder.iterdir():
-        if path.is_dir() and path.name != "__pycache__":
-            entries.append((path.name + "/", "40000", _tree(path)))  # git sorts a folder as if it ended with a slash
+        if path.is_dir() and path.name != "__pycache__" and (tree := _tree(path)) != sha1("tree", b""):
+            entries.append((path.name + "/", "40000", tree))  # git sorts a folder as if it ended with a slash
         elif path.is_file():
             mode = "100755" if path.stat().st_mode & 0o100 else "100644"
             entries.append((path.name, mode, sha1("blob", path.read_bytes())))

@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 _ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm)  # their weights are gains, no matrices
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _START_SEED = 0  # of the vector that conv_sigma starts from
-_BASIS = 192  # vectors that are in memory at once
+_BASIS, _BASIS_BYTES = 192, 2**28  # vectors that are in memory at once, and how large they may be together
 _LOOK = 16  # steps between two looks at how far it is: each waits for the device
 _EXHAUSTED = 1e-14  # of the largest singular value: what rounding leaves when there is no further direction
 
@@ -106,13 +106,14 @@ class ConvSigma:
     Conv1d, Conv2d and ConvTranspose2d, with their stride, padding, dilation, groups and output padding; the bias is
     no part of it. `input_hw` is the input's (height, width), of a Conv1d its length. Each call runs at most
     `iterations` steps on the weight as eval mode uses it now, and fewer if |A'Ax - s^2 x| <= `tolerance` s^2 before,
-    s = |A x|, |x| = 1. It returns s, a () float64 tensor: a lower bound, and within `tolerance` s of a singular value.
-    A weight with a non-finite entry gives nan and leaves the vector as it was.
+    s = |A x|, |x| = 1. It returns s, a () float64 tensor: a lower bound, and, unless the steps ran out, within
+    `tolerance` s of a singular value. A weight with a non-finite entry gives nan and leaves the vector as it was.
 
     Each call starts from the sum of the vector that the last one found and of a fixed one, drawn from `generator` (on
     the CPU), else from one of its own. From the vector alone it would stay with a former top singular vector after
-    the next one has overtaken it. `vector` (C, H, W) may be stored and set. Raises ValueError for another layer, or
-    an input that is too small for it.
+    the next one has overtaken it. `vector` (C, H, W) may be stored and set. Raises ValueError for another layer, an
+    input that is too small for it, or a vector of another shape, zero or not finite. Up to 192 vectors of the input's
+    size are kept at a time, but no more than 16 where they exceed 256 MB.
 
     Source: power iteration on x -> A'Ax, with A' the adjoint (vector-Jacobian product) of the layer. Deviation: it
     takes the best vector of all that the power iteration spans (Golub & Kahan 1965), which costs the same two
@@ -131,13 +132,27 @@ class ConvSigma:
         self._module = module
         generator = generator or torch.Generator().manual_seed(_START_SEED)
         start = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
-        self.vector = self._start = start / start.norm()
+        self._vector = self._start = start / start.norm()
         try:
-            shape = self._apply(self.vector, torch.zeros_like(self._weight(), device="cpu")).shape
+            shape = self._apply(self._start, torch.zeros_like(self._weight(), device="cpu")).shape
         except RuntimeError as error:
             raise ValueError(f"an input of size {size} is too small for {module}: {error}") from error
         if 0 in shape:
             raise ValueError(f"an input of size {size} is too small for {module}")
+
+    @property
+    def vector(self) -> Tensor:
+        return self._vector
+
+    @vector.setter
+    def vector(self, vector: Tensor) -> None:
+        if vector.shape != self._start.shape or not vector.isfinite().all() or not vector.any():
+            raise ValueError(f"vector: expected finite numbers, not all zero, of shape {tuple(self._start.shape)}")
+        vector = vector.double()
+        if abs(vector.norm().item() - 1) > 1e-9:  # a unit vector stays as it is, bit for bit
+            vector = vector / vector.abs().max()
+            vector = vector / vector.norm()
+        self._vector = vector
 
     def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """A x for one x (C, H, W)."""
@@ -164,9 +179,9 @@ class ConvSigma:
             return torch.full_like(scale, torch.nan)
         if not scale:
             return torch.zeros_like(scale)
-        warm, fixed = self.vector.to(weight.device), self._start.to(weight.device)
+        warm, fixed = self._vector.to(weight.device), self._start.to(weight.device)
         start = warm + torch.where((warm * fixed).sum() < 0, -fixed, fixed)  # which never cancel out
-        self.vector, sigma = _largest(partial(self._apply, weight=weight / scale), start, iterations, tolerance)
+        self._vector, sigma = _largest(partial(self._apply, weight=weight / scale), start, iterations, tolerance)
         return scale * sigma
 
 
@@ -191,8 +206,9 @@ def _largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tole
     def adjoint(y: Tensor) -> Tensor:
         return torch.autograd.grad(image, origin, y, retain_graph=True)[0]
 
-    for start in range(0, iterations, _BASIS):
-        x, converged = _krylov(apply, adjoint, x, min(_BASIS, iterations - start), tolerance)
+    size = min(_BASIS, max(_LOOK, _BASIS_BYTES // (x.numel() * x.element_size())))
+    for start in range(0, iterations, size):
+        x, converged = _krylov(apply, adjoint, x, min(size, iterations - start), tolerance)
         if converged:
             break
     return x, apply(x).norm()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, write_study
+from conftest import ROOT, small, write_study
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load as load_safetensors
@@ -138,6 +138,27 @@ def test_it_grows_by_parts_that_never_change(tmp_path: Path) -> None:
     assert both.account["finished"] == 6
 
 
+def test_a_part_of_the_plan_that_ran_elsewhere_adds_its_runs_and_not_its_plan(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "some").mkdir()
+    first = trained(write_study(tmp_path / "all", seed=[0, 1, 2], steps=10), tmp_path / "a", lambda c: c.seed == 0)
+    kept = freeze(load(first), tmp_path / "frozen").folder
+    second = trained(write_study(tmp_path / "some", seed=[2], steps=10), tmp_path / "b")
+    assert freeze(load(second), kept).added == 1
+    study = thaw(kept)
+    assert (study.account["finished"], study.account["missing"], study.extra) == (2, 1, [])
+    (tmp_path / "other").mkdir()
+    other = trained(write_study(tmp_path / "other", seed=[2, 3], steps=10), tmp_path / "c", lambda c: c.seed == 3)
+    with pytest.raises(InputError, match="each have runs that the other lacks"):
+        freeze(load(other), kept)
+    another = trained(write_study(tmp_path, "another", seed=[0], steps=10), tmp_path / "d")
+    with pytest.raises(InputError, match="holds the study tiny, not another"):
+        freeze(load(another), kept)
+    more = trained(write_study(tmp_path / "all", seed=[0, 1, 2, 3], steps=10), tmp_path / "a", lambda c: False)
+    freeze(load(more), kept)
+    assert thaw(kept).account["missing"] == 2
+
+
 def test_a_part_that_would_be_too_large_is_split_between_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_study(tmp_path, seed=[1, 0, 2], arm=["dcgan", "sn"], steps=10)
     folder = trained(path, tmp_path)
@@ -162,7 +183,7 @@ def test_a_killed_freeze_leaves_what_was_there(tmp_path: Path, monkeypatch: pyte
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for where in ("_write_about", "_in_few_greys"):  # after the part, and in the middle of it
+    for where in ("_fingerprint", "_in_few_greys"):  # after the part, and before it
         with monkeypatch.context() as patch:
             patch.setattr(freezing, where, killed)
             with pytest.raises(KeyboardInterrupt):
@@ -181,7 +202,7 @@ def test_what_is_not_frozen_is_named_and_no_outcome_is(
     code, output, _ = command("report", mixed_study, "--freeze", tmp_path / "frozen", "--no-report")
     assert code == 0
     assert "3 of 6 runs frozen, 3 of them now (1 part" in output
-    assert "1 have not ended" in output
+    assert "not ended yet: 1" in output
     assert f"not frozen: {changed.parent.name}: protocol.json was changed after the run ended" in output
     failed = next(line for line in output.splitlines() if "is to be tried again" in line)
     assert "dcgan" in failed
@@ -190,12 +211,54 @@ def test_what_is_not_frozen_is_named_and_no_outcome_is(
     assert set(thaw(tmp_path / "frozen").found) >= set(result_ids(mixed_study)) - {changed.parent.name}
 
 
+def test_before_anything_ended_there_is_an_empty_study_that_grows(tmp_path: Path) -> None:
+    folder = trained(write_study(tmp_path, seed=[0, 1], steps=10), tmp_path, lambda config: False)
+    (config, _) = read(folder / "study.yaml").configs
+    record = Record(folder / config.run_id)
+    record.start_over(config)
+    record.write_status({"state": "interrupted", "step": 0, "error": "stopped", "attempts": []})
+    first = freeze(load(folder), tmp_path / "frozen")
+    assert (first.not_ended, first.added, first.parts) == (2, 0, 0)
+    with pytest.raises(InputError, match="nothing is frozen in"):
+        thaw(first.folder)
+    assert freeze(load(trained(tmp_path / "tiny.yaml", tmp_path)), first.folder).added == 2
+
+
+def test_parts_do_not_depend_on_what_else_lay_there(tmp_path: Path) -> None:
+    """Not on runs whose rows are in the cache only, nor on those that still train: equal runs give equal bytes."""
+    folder = trained(write_study(tmp_path, seed=[0], arm=["dcgan", "sn"], steps=10), tmp_path)
+    load(folder)  # both are in the cache
+    batch_norm = next(folder.glob("*-dcgan-*"))
+    shutil.move(batch_norm, tmp_path / "elsewhere")
+    with_cache = freeze(load(folder), tmp_path / "with")
+    (folder / ".history.cache").unlink()
+    assert files_of(freeze(load(folder), tmp_path / "without").folder) == files_of(with_cache.folder)
+
+
+def test_single_runs_come_back_in_their_order(tmp_path: Path) -> None:
+    for arm in ("plain", "dcgan"):
+        execute(small(arm=arm, steps=10), "single", tmp_path / "single", lambda *message: None)
+        freeze(load(tmp_path / "single"), tmp_path / "frozen")
+    one, other = load(tmp_path / "single"), thaw(tmp_path / "frozen")
+    assert list(one.runs["run_id"]) == list(other.runs["run_id"])
+    pd.testing.assert_frame_equal(one.history, other.history)
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    folder = trained(write_study(tmp_path, seed=[0, 1], steps=10), tmp_path)
+    checkpoint = sorted(folder.glob("*/checkpoint.pt"))[0]
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    found = freeze(load(folder), tmp_path / "frozen", kept_weights(folder))
+    assert found.without_weights == [checkpoint.parent.name]
+    assert found.added == 2
+
+
 def test_another_result_of_a_frozen_run_is_named_and_left_out(frozen: Path, mixed_study: Path) -> None:
     record = Record(mixed_study / result_ids(mixed_study)[0])
     record.metrics_path.write_bytes(record.metrics_path.read_bytes() + b"\n")
     record.write_status(record.status() | record.digests())
     again = freeze(load(mixed_study), frozen)
-    assert any("another result of it is frozen already" in text for text in again.left_out)
+    assert any("another result of it is frozen" in text for text in again.left_out)
     assert again.added == 0
 
 
@@ -210,6 +273,7 @@ def test_older_parts_lack_what_came_later(frozen: Path, mixed_study: Path) -> No
     runs.to_parquet(part / "runs.parquet")
     for name in ("history.parquet", "runs.parquet"):
         manifest["parts"][part.name]["files"][name] = hashlib.sha256((part / name).read_bytes()).hexdigest()
+    manifest["sha256"] = freezing._fingerprint(manifest)
     (frozen / "manifest.json").write_text(json.dumps(manifest))
     study = thaw(frozen)
     assert "grad_norm/g" not in study.history or study.history["grad_norm/g"].isna().all()
@@ -273,13 +337,19 @@ def differences(x: object, y: object, where: str = "") -> list[str]:
 
 
 def test_a_changed_byte_is_named(frozen: Path) -> None:
-    for name in ("parts/*/history.parquet", "parts/*/runs.parquet", "study.json", "parts/*/weights/*"):
+    for name in ("parts/*/history.parquet", "parts/*/runs.parquet", "parts/*/weights/*"):
         path = next(frozen.glob(name))
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(InputError, match=f"{re.escape(path.name)} is not what was frozen"):
             thaw(frozen)
         path.write_bytes(content)
+    manifest = frozen / "manifest.json"
+    content = manifest.read_text()
+    manifest.write_text(content.replace("Which is which?", "Which is whim?"))
+    with pytest.raises(InputError, match=r"manifest\.json is not what was frozen"):
+        thaw(frozen)
+    manifest.write_text(content)
     next(frozen.glob("parts/*/samples/*/*.png")).unlink()
     with pytest.raises(InputError, match="is missing"):
         thaw(frozen)
@@ -294,14 +364,15 @@ def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, com
         thaw(tmp_path / "nowhere")
     manifest = frozen / "manifest.json"
     content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(content | {"files": {"../x": "0"}}))
+    next(iter(content["parts"].values()))["files"]["../../../x"] = "0"
+    manifest.write_text(json.dumps(content | {"sha256": freezing._fingerprint(content)}))
     with pytest.raises(InputError, match="leads out of the folder"):
         thaw(frozen)
     for text, message in (
         ("{", "not readable"),
         ("[]", "schema"),
         ('{"runs.parquet": "0"}', "schema 1, expected 2"),
-        ('{"schema": 2, "parts": {"a": 3}, "files": {}}', "not the manifest"),
+        ('{"schema": 2, "study": "a", "plan": "", "parts": {"a": 3}}', "not the manifest"),
     ):
         manifest.write_text(text)
         with pytest.raises(InputError, match=message):

@@ -262,6 +262,26 @@ def test_a_warm_vector_follows_the_weight_and_is_its_own() -> None:
         layer.parametrizations.weight.original[0, 0, 0, 0] = torch.inf
     assert np.isnan(instrument().item())
     assert torch.equal(instrument.vector, kept)
+    instrument.vector = kept
+    assert torch.equal(instrument.vector, kept)  # as it was stored
+    with torch.no_grad():
+        layer.parametrizations.weight.original[0, 0, 0, 0] = 0.1
+    expected = pytest.approx(largest(dense(layer, (13, 13))), rel=1e-5)
+    for scale in (1e200, 1e-200):
+        instrument.vector = scale * kept
+        assert instrument().item() == expected
+    for wrong in (kept * torch.nan, torch.zeros_like(kept), kept[:1]):
+        with pytest.raises(ValueError, match=r"vector: expected finite numbers, not all zero, of shape \(8, 13, 13\)"):
+            instrument.vector = wrong
+
+
+def test_a_basis_that_memory_is_too_small_for_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, weight, _ = crossed(6, 0.01)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    expected = conv_sigma(layer, (13, 13)).item()
+    monkeypatch.setattr(sigma, "_BASIS_BYTES", 1000)
+    assert conv_sigma(layer, (13, 13)).item() == pytest.approx(expected, rel=1e-9)
 
 
 def crossed(channels: int, gap: float) -> tuple[nn.Conv2d, Tensor, Tensor]:
