@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def freeze(
 def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
     """What is frozen in the folder, which may be new, with the larger plan. Raises InputError if they do not fit."""
     if not (folder / _MANIFEST).exists():
-        if folder.exists() and (not folder.is_dir() or any(path.name != "parts" for path in folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and all(_is_leftover(path) for path in folder.iterdir())):
             raise InputError(f"{folder} is not empty, and no frozen study: give --freeze a new folder")
         return {"schema": _SCHEMA, "study": study.name, "plan": study.plan, "parts": {}}
     manifest = _manifest(folder)
@@ -135,6 +136,13 @@ def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
     return manifest | {"plan": study.plan if frozen <= ours else manifest["plan"]}
 
 
+def _is_leftover(path: Path) -> bool:
+    """Whether it can be what a killed freeze left: parts/ with nothing but parts in it, or one of them."""
+    if path.name == "parts":
+        return path.is_dir() and all(map(_is_leftover, path.iterdir()))
+    return path.is_dir() and re.fullmatch(r"\.tmp|[0-9a-f]{16}", path.name) is not None
+
+
 class _Writer:
     """Writes parts; knows what of each cell is there already."""
 
@@ -149,9 +157,9 @@ class _Writer:
         self._study, self._weights, self._tell = study, weights, tell
         self._folder = folder / "parts"
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.iterdir():  # of a process that was killed
-            if leftover.name not in manifest["parts"]:
-                shutil.rmtree(leftover)
+        for path in self._folder.iterdir():
+            if path.name not in manifest["parts"] and _is_leftover(path):
+                shutil.rmtree(path)
         self.without_weights: list[str] = []
         self._kept: Counter[tuple[str, str]] = Counter()  # (what, cell): of how many runs
         self._rows = dict(list(study.history.groupby("run_id", sort=False)))

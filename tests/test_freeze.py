@@ -360,6 +360,10 @@ def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, com
     (tmp_path / "other" / "file").touch()
     with pytest.raises(InputError, match="is not empty, and no frozen study"):
         freeze(load(mixed_study), tmp_path / "other")
+    (tmp_path / "theirs" / "parts" / "engine").mkdir(parents=True)
+    with pytest.raises(InputError, match="is not empty, and no frozen study"):
+        freeze(load(mixed_study), tmp_path / "theirs")
+    assert (tmp_path / "theirs" / "parts" / "engine").is_dir()
     with pytest.raises(InputError, match=r"manifest\.json is missing"):
         thaw(tmp_path / "nowhere")
     manifest = frozen / "manifest.json"
