@@ -30,6 +30,7 @@ from analysis.stats import (
 LEVEL = 0.05
 SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500
 VERDICTS = ("supported", "contradicted", "depends on the view", "inconclusive", "not tested")
+_ON_QUALITY = ("C6", "C7", "C8", "C9", "C11")
 _VIEWS = ("log_q_end", "log_q_pixels_end")  # of quality: fd decides, fd_pixels must not say the opposite
 _NAN = Interval(np.nan, np.nan, np.nan)
 
@@ -358,9 +359,10 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
         rows_of = {str(run_id): own for run_id, own in history.groupby("run_id", sort=False)}
         variants = list(of["variant"].unique())
         cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, rows_of, runs, study.bench, variants)
-        views = [_adjusted([(claim, list(claim.evidence(replace(cell, quality=view)))) for claim in CLAIMS])
-                 for view in _VIEWS]  # fmt: skip
-        for (claim, parts), (_, others) in zip(*views, strict=True):
+        found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
+        pixels = replace(cell, quality=_VIEWS[1])
+        again = [(claim, list(claim.evidence(pixels)) if claim.id in _ON_QUALITY else parts) for claim, parts in found]
+        for (claim, parts), (_, others) in zip(_adjusted(found), _adjusted(again), strict=True):
             verdict = conclude([part.verdict for part in parts if not part.supplementary])
             pairs = _on_quality(parts, others)
             decided = [pair for pair in pairs if pair[0].verdict == verdict in ("supported", "contradicted")]
