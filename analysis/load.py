@@ -80,7 +80,7 @@ class Study:
 class Found(NamedTuple):
     """What a source has of one run: status as in status.json, what is wrong with it, protocol, rows, sample grids.
 
-    `rows()`: a row a logged step, and what is wrong with those that cannot be read. `evaluations()`: at each
+    `rows()`: one row per logged step, and what is wrong with those that cannot be read. `evaluations()`: at each
     evaluation `class_counts` (samples by class) and `spectrum/<layer>` (singular values, float32), by `step`; of what
     W&B has, nothing.
     """
@@ -109,7 +109,7 @@ def load(
     Without study.yaml (W&B has it in each run's summary) every run that is found belongs to the study. Metrics that
     are not those that the run ended with (by their SHA-256; of W&B: rows that are missing) are read, as far as they
     are readable, and named in `damage`, as is any other changed file of a result; `sound` leaves them out. A run
-    that W&B has more than once counts as the last that came to a result. Raises InputError where there are no runs,
+    that W&B has more than once counts as the last that came to a result. Raises InputError if there are no runs,
     or a study file or a configuration cannot be read.
     """
     kind, _, place = str(source).partition(":")

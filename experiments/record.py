@@ -19,7 +19,7 @@ from sngan.config import InputError, RunConfig, from_parameters
 STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
 RESULTS = ("finished", "diverged")  # over, and not run again
 KILLED = "its process ended without a word (killed)"
-# in the status and the final weights of a run that is over: of all files that its result depends on
+# in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _RESERVED_BYTES = 64 * 1024
 
