@@ -1,390 +1,812 @@
 """What the papers claim, each with the statistic, the threshold fixed beforehand, and the verdict of a study.
 
-A claim is a conjunction: every part of it has an effect per seed, with an interval over seeds, and must lie beyond its
-threshold. Inconclusive is the default; below 7 paired seeds nothing can be supported or contradicted.
+A claim is a conjunction of parts, tested as an intersection-union test: every part has an effect per seed, with an
+interval over seeds, and must lie beyond its threshold; the claim's p is the largest of its parts'. Inconclusive is the
+default; below 7 paired seeds nothing is tested. Only the statistics of `analysis.stability` are looked at, one row a
+run, and no run is left out because it failed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.inference import MARGIN, equality_p, holm, mcnemar_p, trend_p
+from analysis.inference import MARGIN, equality_p, holm, paired_rates_interval, paired_rates_p, trend_p
 from analysis.load import Study
+from analysis.stability import OVER, WITHOUT_END, classes_of
 from analysis.stats import (
     APPROXIMATE_BELOW,
+    SPREAD_FROM,
     Interval,
     benjamini_hochberg,
     location_interval,
-    rate_interval,
     signed_rank_p,
     spread_ratio,
+    subtract,
 )
+from experiments.study import CONTEXT_FIELDS
+from sngan.config import ARMS, RunConfig
 
 LEVEL = 0.05
-SIGMA_TOLERANCE, SIGMA_FROM_UPDATES = 1.05, 500
-VERDICTS = ("supported", "contradicted", "depends on the view", "inconclusive", "not tested")
-_ON_QUALITY = ("C6", "C7", "C8", "C9", "C11")
-_VIEWS = ("log_q_end", "log_q_pixels_end")  # of quality: fd decides, fd_pixels must not say the opposite
+BETTER = float(np.log(1.1))  # of a distance: what counts as better
+VERDICTS = ("supported", "contradicted", "depends on the view", "inconclusive", "refused", "not tested")
+FAMILIES = ("primary", "outcome", "mechanism and cost")
+_TOO_MANY_WITHOUT_END = _TOO_MANY_FAILED = 0.2
+_SATURATED = 0.9  # of the classes
+_ROUNDS = 7  # of a benchmark
 _NAN = Interval(np.nan, np.nan, np.nan)
+_OPTIMIZER = ("setting", "lr", "beta1", "beta2", "n_dis")
+_DEFAULTS = RunConfig().identity()
+_Arm = str | tuple[str, Mapping[str, Any]]
+"""An arm by its name, or with values of its parameters; else these are the default ones, or the only ones there are"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a claim: an effect over paired seeds against a threshold fixed beforehand."""
+
+    what: str
+    expected: str = ""
+    """`above`, `below` or `within` (equality: within +-threshold)"""
+    threshold: float = np.nan
+    interval: Interval = _NAN
+    """95 %; of an equality 90 %, which is what two one-sided tests at 5 % invert to"""
+    n: int = 0
+    p: float = np.nan
+    """of the effect against the threshold, two-sided and in the expected direction only; of equality TOST's"""
+    p_against: float = np.nan
+    """of an effect beyond `none` on the other side, two-sided; of an equality beyond the threshold on either side"""
+    none: float = 0.0
+    """no effect, or the threshold, where no effect lies on the expected side of it"""
+    untested: str = ""
+    """which arm, setting or seeds it lacks"""
+    refused: str = ""
+    """why it would mislead, with the counts"""
+    decides: bool = True
+    """else it is shown beside the claim, and without a say in its verdict"""
+
+    @property
+    def tested(self) -> bool:
+        return not self.untested and not self.refused
+
+    @property
+    def holds(self) -> bool:
+        """By the interval alone."""
+        _, low, high = self.interval
+        t = self.threshold
+        return bool({"above": low > t, "below": high < t, "within": -t < low and high < t}.get(self.expected, False))
+
+    @property
+    def opposite(self) -> bool:
+        _, low, high = self.interval
+        t, none = self.threshold, self.none
+        return bool(
+            {"above": high < none, "below": low > none, "within": low > t or high < -t}.get(self.expected, False)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Of the part alone, without regard to the other tests of the study."""
+        if self.untested or self.refused:
+            return "not tested" if self.untested else "refused"
+        if self.holds and self.p <= LEVEL:
+            return "holds"
+        return "opposite" if self.opposite and self.p_against <= LEVEL else "open"
 
 
 class Claim(NamedTuple):
     id: str
     statement: str
     source: str
-    primary: bool
+    family: str
     figure: str  # of the report
-    evidence: Callable[[_Cell], Iterator[Evidence]]
+    parts: Callable[[_Cell], Iterable[Part]]
+    by_quality: bool = False
+    """whether it goes by the distance of samples, of which there are two"""
+
+
+class _Missing(Exception):
+    """Which arm, setting or measurement a part lacks."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One part of a claim: an effect over paired seeds against a threshold fixed beforehand."""
+class _Table:
+    """One row a run of those that are over: statistics, outcome, arm, parameters, context."""
 
-    what: str
-    expected: str
-    """`above`, `below` or `within` (equality: within +-threshold)"""
-    threshold: float
-    interval: Interval
-    n: int
-    p: float
-    """of the effect against the threshold, in the direction that is expected, two-sided; of equality TOST's"""
-    zero: float = 0.0
-    """no effect: beyond it on the other side the claim is contradicted"""
-    p_adjusted: float = np.nan
-    supplementary: bool = False
-    """shown beside the claim's parts, and without a say in its verdict"""
+    runs: pd.DataFrame
+    _columns: dict[str, np.ndarray] = field(default_factory=dict)
 
-    @property
-    def verdict(self) -> str:
-        """By the interval; supported only where the adjusted p agrees."""
-        _, low, high = self.interval
-        if self.n < APPROXIMATE_BELOW or np.isnan([low, high]).any():
-            return "not tested" if self.n < APPROXIMATE_BELOW else "inconclusive"
-        t = self.threshold
-        supported = {"above": low > t, "below": high < t, "within": -t < low and high < t}[self.expected]
-        contradicted = {"above": high < self.zero, "below": low > self.zero, "within": low > t or high < -t}
-        if supported and self.p_adjusted <= LEVEL:
-            return "supported"
-        return "contradicted" if contradicted[self.expected] else "inconclusive"
+    def column(self, name: str) -> np.ndarray:
+        """A statistic as a number; without an end what `stability.WITHOUT_END` says."""
+        if name not in self._columns:
+            found = self.runs[name] if name in self.runs else pd.Series(np.nan, self.runs.index)
+            values = pd.to_numeric(found, errors="coerce").to_numpy(float)
+            without = ~self.ended
+            if name in WITHOUT_END and not name.startswith("gain"):  # where no run has it, it was not measured
+                measured = not np.isnan(values[~without]).all() or not (~without).any()
+                values = np.where(without, WITHOUT_END[name] if measured else np.nan, values)
+            self._columns[name] = values
+        return self._columns[name]
+
+    @cached_property
+    def ended(self) -> np.ndarray:
+        return self.runs["ended"].eq(True).to_numpy()
+
+    @cached_property
+    def failed(self) -> np.ndarray:
+        return self.runs["failure"].eq(True).to_numpy()
+
+    @cached_property
+    def first_healthy(self) -> np.ndarray:
+        """log step; +inf for never, NaN where that is not known."""
+        steps = self.column("healthy_step")
+        unknown = self.runs["trivial_fd"].isna().to_numpy() if "trivial_fd" in self.runs else np.isnan(steps)
+        return np.where(
+            unknown & np.isnan(steps), np.nan, np.log(np.where(np.isnan(steps), np.inf, np.maximum(steps, 1)))
+        )
+
+    @cached_property
+    def by_arm(self) -> dict[str, dict[str, dict[tuple[tuple[str, Any], ...], dict[int, int]]]]:
+        """context -> arm -> parameters -> seed -> row."""
+        found: dict[str, Any] = {}
+        parameters = {arm: [n for n in ARMS[arm].parameters if n in self.runs] for arm in ARMS}
+        for i, run in enumerate(self.runs.to_dict("records")):
+            key = tuple((name, run[name]) for name in parameters.get(run["arm"], ()))
+            found.setdefault(run["context"], {}).setdefault(run["arm"], {}).setdefault(key, {})[run["seed"]] = i
+        return found
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """What a claim is tested on: one context of a study, and the study for what spans contexts."""
+    """What a claim is tested on: one context of a study, or several that differ in the optimizer's settings."""
 
+    table: _Table
     context: str
     dataset: str
-    runs: pd.DataFrame  # of `summarize`: the context's runs that are over
-    rows: dict[str, pd.DataFrame]  # of the history, by run
-    study_runs: pd.DataFrame  # of all contexts
-    bench: Path | None
-    variants: list[str]
-    quality: str = _VIEWS[0]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """context -> its optimizer's settings in words, where the claim spans several"""
+    lrs: Mapping[float, str] = field(default_factory=dict)
+    """learning rate -> context, of those that differ in nothing else"""
+    bench: Path | None = None
+    view: str = ""
+    """of quality: empty for fd, `_pixels` for fd_pixels"""
 
-    def scores(self, column: str) -> pd.DataFrame:
-        """Seeds x variants of a statistic."""
-        return self.runs.pivot_table(index="seed", columns="variant", values=column, aggfunc="last", dropna=False)
+    @property
+    def gain(self) -> str:
+        return "gain" + self.view
 
-    def paired(self, column: str, arm: str, other: str) -> np.ndarray:
-        """arm - other per seed that has both."""
-        table = self.scores(column)
-        if not {arm, other} <= set(table):
-            return np.empty(0)
-        pairs = table[[arm, other]].dropna().astype(float)
-        return (pairs[arm] - pairs[other]).to_numpy()
+    @property
+    def log_q(self) -> str:
+        return f"log_q{self.view}_end"
 
-    def per_seed(self, arm: str, value: Callable[[pd.DataFrame], float]) -> pd.Series:
-        """A number from the rows of each seed of an arm that finished."""
-        finished = self.runs[(self.runs["variant"] == arm) & (self.runs["state"] == "finished")]
-        pairs = zip(finished["seed"], finished["run_id"], strict=True)
-        return pd.Series({seed: value(self.rows[run]) for seed, run in pairs if run in self.rows}, dtype=float).dropna()
+    def rows(self, arm: _Arm, context: str = "") -> dict[int, int]:
+        """seed -> row of an arm's runs. Raises _Missing where there is none, or one too many."""
+        name, wanted = (arm, {}) if isinstance(arm, str) else arm
+        there = self.table.by_arm.get(context or self.context, {}).get(name, {})
+        fits = [
+            (key, rows)
+            for key, rows in there.items()
+            if all(dict(key).get(n, _DEFAULTS[n]) == v for n, v in wanted.items())
+        ]
+        if len(fits) > 1:
+            fits = [(key, rows) for key, rows in fits if all(value == wanted.get(n, _DEFAULTS[n]) for n, value in key)]
+        if len(fits) != 1:
+            raise _Missing(f"{_name(arm)}{f' in {context}' if context else ''}")
+        return fits[0][1]
 
+    def pair(self, arm: _Arm, other: _Arm, context: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the two by seed."""
+        x, y = self.rows(arm, context), self.rows(other, context)
+        seeds = [seed for seed in x if seed in y]
+        return np.array([x[s] for s in seeds], int), np.array([y[s] for s in seeds], int)
 
-def _against(what: str, expected: str, threshold: float, effects: np.ndarray, zero: float = 0.0) -> Evidence:
-    effects = np.asarray(effects, float)
-    interval = location_interval(effects)[0]
-    p = equality_p(effects, threshold) if expected == "within" else signed_rank_p(effects - threshold)
-    return Evidence(what, expected, threshold, interval, len(effects), p, zero)
-
-
-# --- C1 to C13 ---
-
-
-def _layers(history: pd.DataFrame, prefix: str) -> list[str]:
-    return [name for name in history if name.startswith(prefix + "/") and history[name].notna().any()]
-
-
-def _end(rows: pd.DataFrame, name: str) -> float:
-    values = rows[name].dropna() if name in rows else ()
-    return float(values.iloc[-1]) if len(values) else np.nan
-
-
-def _start(rows: pd.DataFrame, name: str) -> float:
-    values = rows[name].dropna() if name in rows else ()
-    return float(values.iloc[0]) if len(values) else np.nan
+    def weights(self, arm: str) -> list[_Arm]:
+        """The arm with each of its penalties, from the smallest."""
+        there = self.table.by_arm.get(self.context, {}).get(arm, {})
+        found = sorted({dict(key).get("penalty_weight", _DEFAULTS["penalty_weight"]) for key in there})
+        return [(arm, {"penalty_weight": weight}) for weight in found]
 
 
-def _c1(cell: _Cell) -> Iterator[Evidence]:
-    def share(rows: pd.DataFrame) -> float:
-        if "d_updates" not in rows:
-            return np.nan
-        late = rows.loc[rows["d_updates"] >= SIGMA_FROM_UPDATES, _layers(rows, "sigma")].to_numpy()
-        return float((late > SIGMA_TOLERANCE).mean()) if late.size else np.nan
-
-    for arm in ("sn", "sn_dcgan"):
-        what = f"share of layer-rows of {arm} with sigma > {SIGMA_TOLERANCE}, after {SIGMA_FROM_UPDATES} D updates"
-        yield _against(what, "below", 0.05, cell.per_seed(arm, share).to_numpy(), zero=0.05)
+def _name(arm: _Arm) -> str:
+    if isinstance(arm, str):
+        return arm
+    return f"{arm[0]} with {', '.join(f'{name} {value:g}' for name, value in arm[1].items())}"
 
 
-def _c2(cell: _Cell) -> Iterator[Evidence]:
-    def largest(rows: pd.DataFrame) -> pd.Series:
-        return rows[_layers(rows, "sigma_conv")].max(axis=1).dropna()
-
-    def rise(rows: pd.DataFrame) -> float:
-        norms = largest(rows)
-        late = norms[rows.loc[norms.index, "step"] >= 500]
-        return float(norms.iloc[-1] - late.iloc[0]) if len(late) > 1 else np.nan
-
-    def tightness(rows: pd.DataFrame) -> float:
-        return _end(rows, "lipschitz/empirical") / _end(rows, "lipschitz/product")
-
-    ends = cell.per_seed("sn", lambda rows: float(largest(rows).iloc[-1]) if len(largest(rows)) else np.nan)
-    yield _against("largest operator norm of sn's convolutions at the end", "above", 1.05, ends.to_numpy(), 1.0)
-    yield _against("its rise since step 500", "above", 0.0, cell.per_seed("sn", rise).to_numpy())
-    steepest = cell.per_seed("sn", tightness).to_numpy()
-    yield _against("steepest gradient over the product of norms", "below", 0.5, steepest, 1.0)
+# --- parts ---
 
 
-def _log_max_sigma(rows: pd.DataFrame, row: int = -1) -> float:
-    values = rows[_layers(rows, "sigma")].dropna(how="all").max(axis=1)
-    return float(np.log(values.iloc[row])) if len(values) and values.iloc[row] > 0 else np.nan
+def _judged(what: str, expected: str, threshold: float, effects: np.ndarray) -> Part:
+    """An effect per seed against a threshold; NaN is no effect that was measured."""
+    d = np.asarray(effects, float)
+    d = d[~np.isnan(d)]
+    none = {"above": min(threshold, 0.0), "below": max(threshold, 0.0)}.get(expected, 0.0)
+    if (n := len(d)) < APPROXIMATE_BELOW:
+        lacks = f"{n} paired seed{'s' if n != 1 else ''}, {APPROXIMATE_BELOW} are needed"
+        return Part(what, expected, threshold, n=n, none=none, untested=lacks)
+    if expected == "within":
+        interval = location_interval(d, 1 - 2 * LEVEL)[0]
+        beyond = min(signed_rank_p(d - threshold, "greater"), signed_rank_p(d + threshold, "less"))
+        return Part(what, expected, threshold, interval, n, equality_p(d, threshold), min(1.0, 2 * beyond), none)
+    towards, away = ("greater", "less") if expected == "above" else ("less", "greater")
+    p, p_against = (min(1.0, 2 * signed_rank_p(d - at, side)) for at, side in ((threshold, towards), (none, away)))
+    return Part(what, expected, threshold, location_interval(d)[0], n, p, p_against, none)
 
 
-def _c3(cell: _Cell) -> Iterator[Evidence]:
-    def growth(rows: pd.DataFrame) -> float:
-        return _log_max_sigma(rows) - _log_max_sigma(rows, 0)
-
-    yield _against("log growth of plain's largest sigma", "above", 0.0, cell.per_seed("plain", growth).to_numpy())
-    penalties = sorted((v for v in cell.variants if v.split(",")[0] == "penalty"), key=_weight)
-    order = ["plain", *penalties, "sn"]
-    table = pd.DataFrame({arm: cell.per_seed(arm, _log_max_sigma) for arm in order}).dropna()
-    falls = (table["plain"] - table["sn"]).to_numpy() / (len(order) - 1)
-    what = f"fall of log largest sigma from arm to arm: {', '.join(order)} (Page)"
-    evidence = _against(what, "above", 0.0, falls)
-    yield replace(evidence, p=trend_p(-table), n=len(table) if penalties else 0)
+def _missing(what: str, error: _Missing) -> Part:
+    return Part(what, untested=f"needs {error}")
 
 
-def _weight(variant: str) -> float:
-    words = variant.split("penalty_weight ")
-    return float(words[1].split(",")[0]) if len(words) > 1 else 0.0
+def _contrast(
+    cell: _Cell,
+    name: str,
+    what: str,
+    arm: _Arm,
+    other: _Arm,
+    expected: str,
+    threshold: float = 0.0,
+    learned: bool = False,
+) -> Part:
+    """arm - other of a statistic, per seed. `learned`: refused where neither ever learned in half of its runs.
+
+    Where one of the two ended too early for the statistic to exist, the pair counts as no difference.
+    """
+    what = f"{what}: {_name(arm)} - {_name(other)}"
+    try:
+        x, y = cell.pair(arm, other)
+    except _Missing as error:
+        return _missing(what, error)
+    values = cell.table.first_healthy if name == "first healthy" else cell.table.column(name)
+    d = subtract(values[x], values[y])
+    if not np.isnan(d).all():
+        early = (np.isnan(values[x]) & ~cell.table.ended[x]) | (np.isnan(values[y]) & ~cell.table.ended[y])
+        d = np.where(np.isnan(d) & early, 0.0, d)
+    part = _judged(what, expected, threshold, d)
+    return _if_learned(cell, part, (arm, x), (other, y)) if learned else part
 
 
-def _c4(cell: _Cell) -> Iterator[Evidence]:
-    def growth(rows: pd.DataFrame) -> float:
-        names = _layers(rows, "weight_norm")
-        return float(np.mean([np.log(_end(rows, n) / _start(rows, n)) for n in names])) if names else np.nan
+def _if_learned(cell: _Cell, part: Part, *arms: tuple[_Arm, np.ndarray]) -> Part:
+    """The part, refused where none of the arms was ever healthy in half of its runs."""
+    if part.untested:
+        return part
+    counts = [(arm, len(rows), int(np.isfinite(cell.table.first_healthy[rows]).sum())) for arm, rows in arms]
+    if any(np.isnan(cell.table.first_healthy[rows]).any() for _, rows in arms):
+        return part  # not known
+    if all(2 * healthy < n for _, n, healthy in counts):
+        said = ", ".join(f"{_name(arm)} {healthy} of {n}" for arm, n, healthy in counts)
+        return replace(part, refused=f"neither arm was ever healthy in half of its runs: {said}")
+    return part
 
-    for arm in ("sn", "sn_dcgan"):
-        what = f"log growth of the raw weight norm of {arm}, mean over layers"
-        yield _against(what, "above", 0.0, cell.per_seed(arm, growth).to_numpy())
 
+def _equality(cell: _Cell, arm: _Arm, other: _Arm) -> Part:
+    """TOST on log quality: a run without an end is not equal to one that has one, and two of them say nothing."""
+    what = f"log {_distance(cell)} at the end: {_name(arm)} - {_name(other)}"
+    try:
+        x, y = cell.pair(arm, other)
+    except _Missing as error:
+        return _missing(what, error)
+    log_q, ended = cell.table.column(cell.log_q), cell.table.ended
+    if not np.isfinite(log_q[ended]).any() and ended.any():
+        return _missing(what, _Missing(_distance(cell)))
+    values = np.where(ended, log_q, np.inf)
+    lacking, neither = int((~(ended[x] & ended[y])).sum()), ~(ended[x] | ended[y])
+    part = _judged(what, "within", MARGIN, subtract(values[x], values[y])[~neither])
+    if len(x) >= APPROXIMATE_BELOW and lacking > _TOO_MANY_WITHOUT_END * len(x):
+        said = f"{lacking} of {len(x)} pairs lack an end, more than a fifth"
+        return replace(part, untested="", refused=said)
+    return _if_learned(cell, part, (arm, x), (other, y))
+
+
+def _failures(cell: _Cell, arm: _Arm, other: _Arm) -> Part:
+    what = f"share of seeds in which {_name(arm)} alone failed, minus that of {_name(other)} alone"
+    try:
+        x, y = (cell.table.failed[rows] for rows in cell.pair(arm, other))
+    except _Missing as error:
+        return _missing(what, error)
+    if (n := len(x)) < APPROXIMATE_BELOW:
+        return Part(what, "below", 0.0, n=n, untested=f"{n} paired seeds, {APPROXIMATE_BELOW} are needed")
+    only_x, only_y, p = int((x & ~y).sum()), int((~x & y).sum()), paired_rates_p(x, y)
+    what += f" ({only_x} and {only_y})"
+    interval = paired_rates_interval(only_x, only_y, n)
+    return Part(what, "below", 0.0, interval, n, p if only_x < only_y else 1.0, p if only_x > only_y else 1.0)
+
+
+def _spread(cell: _Cell, arm: _Arm, other: _Arm) -> Part:
+    """Typical distance from the median of log quality, among seeds in which neither failed."""
+    what = f"typical distance of log {_distance(cell)} from the median, {_name(arm)} / {_name(other)}"
+    try:
+        x, y = cell.pair(arm, other)
+    except _Missing as error:
+        return _missing(what, error)
+    nothing = Part(what, "below", 1.0, n=0, none=1.0)
+    if (n := len(x)) < SPREAD_FROM:
+        return replace(nothing, n=n, untested=f"{n} paired seeds, {SPREAD_FROM} are needed")
+    log_q, failed, ended = cell.table.column(cell.log_q), cell.table.failed, cell.table.ended
+    if not np.isfinite(log_q[ended]).any() and ended.any():
+        return _missing(what, _Missing(_distance(cell)))
+    steady = ~failed[x] & ~failed[y] & np.isfinite(log_q[x]) & np.isfinite(log_q[y])
+    if (kept := int(steady.sum())) < SPREAD_FROM:
+        return replace(
+            nothing, n=kept, refused=f"{kept} of {n} seeds in which neither arm failed, {SPREAD_FROM} are needed"
+        )
+    healthy = cell.table.first_healthy
+    for of, rows in ((arm, x), (other, y)):
+        learned = int(np.isfinite(healthy[rows]).sum())
+        if not np.isnan(healthy[rows]).any() and 2 * learned < n:
+            return replace(
+                nothing, n=kept, refused=f"{_name(of)} was ever healthy in {learned} of its {n} runs, fewer than half"
+            )
+    ratio, p = spread_ratio(log_q[x][steady], log_q[y][steady])
+    part = Part(
+        what, "below", 1.0, ratio, kept, p if ratio.estimate < 1 else 1.0, p if ratio.estimate > 1 else 1.0, 1.0
+    )
+    tighter, looser, of = (x, y, arm) if ratio.estimate < 1 else (y, x, other)
+    lost, against = int(failed[tighter].sum()), int(failed[looser].sum())
+    if ratio.estimate != 1 and lost > against and lost > _TOO_MANY_FAILED * n:
+        said = f"{_name(of)} looks tighter after {lost} of its {n} runs failed, of the other arm {against}"
+        return replace(part, refused=f"{said}: survivors look tight")
+    return part
+
+
+def _weakest(parts: list[Part], order: list[_Arm], table: np.ndarray) -> Part:
+    """The step of an order of arms that is least seen, and Page's p beside it."""
+    said = f"weakest step of {' < '.join(_name(arm) for arm in order)}"
+    worst = max(parts, key=lambda part: (not part.tested, part.p if part.tested else 1.0))
+    page = trend_p(pd.DataFrame(table))
+    return replace(worst, what=f"{said} (Page's p {page:.2g}): {worst.what}", decides=False)
+
+
+def _order(cell: _Cell, part: Callable[[_Cell, _Arm, _Arm], Part], name: str) -> Iterator[Part]:
+    """Whether the penalty lies between spectral normalization and the baseline: widely claimed, and no part of it."""
+    order: list[_Arm] = ["sn_dcgan", *reversed(cell.weights("penalty_dcgan")), "dcgan"]
+    if len(order) < 3:
+        return
+    try:
+        rows = [cell.rows(arm) for arm in order]
+    except _Missing:
+        return
+    seeds = [seed for seed in rows[0] if all(seed in of for of in rows)]
+    values = cell.table.failed.astype(float) if name == "failed" else cell.table.column(name)
+    table = np.array([[values[of[seed]] for of in rows] for seed in seeds]).reshape(len(seeds), len(order))
+    if name != "failed" and len(table):
+        table = table[np.isfinite(table).all(axis=1)]
+        table = np.abs(table - np.median(table, axis=0)) if len(table) else table
+    yield _weakest([part(cell, x, y) for x, y in itertools.pairwise(order)], order, table)
+
+
+def _distance(cell: _Cell) -> str:
+    return "fd_pixels" if cell.view else "fd"
+
+
+# --- C1 to C17 ---
 
 _PAIRS = (("sn", "plain"), ("sn_dcgan", "dcgan"))
 
 
-def _c5(cell: _Cell) -> Iterator[Evidence]:
-    kinds = {"grad_g_spikes": "spikes per 1,000 steps", "grad_g_vanishing": "share of rows below 0.01 x the reference"}
-    for column, name in kinds.items():
-        for arm, other in _PAIRS:
-            yield _against(f"{name} of G's gradient: {arm} - {other}", "below", 0.0, cell.paired(column, arm, other))
-
-
-def _c6(cell: _Cell) -> Iterator[Evidence]:
-    of = cell.study_runs[cell.study_runs["dataset"] == cell.dataset]
-    table = of.pivot_table(index="seed", columns=["setting", "variant"], values=cell.quality, aggfunc="last")
-    for arm in ("dcgan", "plain"):
-        keys = [(setting, v) for v in (arm, "sn") for setting in ("E", "C")]
-        effects = np.empty(0)
-        if set(keys) <= set(table):
-            hard, easy, sn_hard, sn_easy = (table[key] for key in keys)
-            effects = ((hard - easy) - (sn_hard - sn_easy)).dropna().to_numpy()
-        what = f"log fd in setting E over C, of {arm} minus of sn"
-        yield _against(what, "above", float(np.log(1.5)), effects)
-
-
-def _c7(cell: _Cell) -> Iterator[Evidence]:
-    arm, other = "sn_dcgan", "dcgan"
-    failures = cell.scores("failure")
-    n, only, p, interval = 0, "no seed", np.nan, _NAN
-    if {arm, other} <= set(failures):
-        pairs = failures[[arm, other]].dropna().astype(bool)
-        n, x, y = len(pairs), pairs[arm].to_numpy(), pairs[other].to_numpy()
-        differing = int((x != y).sum())
-        only, p = f"{differing} of {n}", mcnemar_p(x, y)
-        if differing:
-            interval = rate_interval(int((x & ~y).sum()), differing, 1 - LEVEL / 2)
-    what = f"share of {arm} among seeds in which one arm failed ({only} seeds; exact McNemar)"
-    yield Evidence(what, "below", 0.5, interval, n, p, zero=0.5)
-    table = cell.scores(cell.quality)
-    ratio, p, n = _NAN, np.nan, 0
-    if {arm, other} <= set(table):
-        both = table[[arm, other]].dropna().astype(float)
-        n = len(both)
-        ratio, p = spread_ratio(both[arm].to_numpy(), both[other].to_numpy(), 1 - LEVEL / 2)
-    yield Evidence(f"spread of log fd at the end, {arm} / {other}", "below", 1.0, ratio, n, p, zero=1.0)
-    penalties = sorted((v for v in cell.variants if v.split(",")[0] == "penalty_dcgan"), key=_weight, reverse=True)
-    if penalties and {arm, other} <= set(table):
-        order = [arm, *penalties, other]
-        log_q = table[order].astype(float)
-        for what, ordered in (("distance of log fd from the arm's median", (log_q - log_q.median()).abs()),
-                              ("failures", failures[order].astype(float))):  # fmt: skip
-            complete = ordered.dropna()  # Page's test alone would be content with the two ends
-            steps = complete.diff(axis=1).iloc[:, 1:].to_numpy().T
-            weakest = min(steps, key=lambda step: np.nan_to_num(location_interval(step)[0].low, nan=-np.inf))
-            what = f"weakest step of the rise of {what}: {', '.join(order)} (p: Page's trend)"
-            yield replace(_against(what, "above", 0.0, weakest), p=trend_p(complete), supplementary=True)
-
-
-def _c8(cell: _Cell) -> Iterator[Evidence]:
-    yield _against("log fd at the end: dcgan - sn", "above", MARGIN, cell.paired(cell.quality, "dcgan", "sn"))
-    yield _against("log fd at the end: sn - plain", "within", MARGIN, cell.paired(cell.quality, "sn", "plain"))
-    if cell.dataset == "mnist":
-        effects = cell.paired(cell.quality, "sn_dcgan", "dcgan")
-        yield _against("log fd at the end: sn_dcgan - dcgan", "within", MARGIN, effects)
-
-
-def _c9(cell: _Cell) -> Iterator[Evidence]:
-    several = [v for v in cell.variants if v.startswith("sn, n_power_iterations") and not v.endswith(" 1")]
-    one = next((v for v in cell.variants if v == "sn, n_power_iterations 1"), "sn")
-    for other in [*several, "sn_svd"] if several else ["sn_svd"]:
-        yield _against(f"log fd at the end: {one} - {other}", "within", MARGIN, cell.paired(cell.quality, one, other))
-
-
-def _c10(cell: _Cell) -> Iterator[Evidence]:
-    if cell.dataset == "stacked_mnist":
-        for width in sorted({v.partition(",")[2] for v in cell.variants}):
-            arm, other = ("sn" + "," * bool(width) + width, "dcgan" + "," * bool(width) + width)
-            modes = [cell.per_seed(a, lambda rows: _median_end(rows, "eval/modes")) for a in (arm, other)]
-            yield _against(f"modes hit: {arm} - {other}", "above", 0.0, (modes[0] - modes[1]).dropna().to_numpy())
-
-
-def _median_end(rows: pd.DataFrame, name: str) -> float:
-    values = rows[name].dropna() if name in rows else pd.Series(dtype=float)
-    return float(values.iloc[-3:].median()) if len(values) >= 3 else np.nan
-
-
-def _c11(cell: _Cell) -> Iterator[Evidence]:
-    yield _against("log fd at the end: sn - sn_dcgan", "above", 0.0, cell.paired(cell.quality, "sn", "sn_dcgan"))
-
-    def rest(rows: pd.DataFrame) -> float:
-        return float(np.log(_end(rows, "lipschitz/empirical") / _end(rows, "sigma/conv3")))
-
-    ratios = cell.per_seed("penalty_dcgan", rest) - cell.per_seed("dcgan", rest)
-    what = "log of the steepest gradient over sigma(conv3): penalty_dcgan - dcgan"
-    yield _against(what, "within", MARGIN, ratios.dropna().to_numpy())
-
-
-def _c12(cell: _Cell) -> Iterator[Evidence]:
-    """From the benchmarks' files: their interval is from the fastest to the slowest of the rounds."""
-    found = []
-    for path in sorted(cell.bench.glob("*.json")) if cell.bench else ():
+def _c1(cell: _Cell) -> Iterator[Part]:
+    for arm in ("sn", "sn_dcgan"):
+        what = f"share of layer-rows of {arm} with a used sigma above 1.05, from the first update on"
         try:
-            found.append(json.loads(path.read_text())["rows"])
-        except (ValueError, KeyError, TypeError, OSError):
-            continue  # not a benchmark's file
+            rows = np.array(list(cell.rows(arm).values()), int)
+        except _Missing as error:
+            yield _missing(what, error)
+            continue
+        shares = cell.table.column("sigma_share")[rows]
+        if not np.isnan(shares).all():  # a run that ended before it had a row
+            shares = np.where(np.isnan(shares) & ~cell.table.ended[rows], 0.05, shares)
+        yield _judged(what, "below", 0.05, shares)
+
+
+def _c2(cell: _Cell) -> Iterator[Part]:
+    what = "log of the 99th percentile of |dD/dx| over the last quarter"
+    yield _contrast(cell, "grad_x_p99_late", what, "sn", "plain", "below", -MARGIN)
+    for name, words, expected, threshold in (
+        ("sigma_conv_max", "largest operator norm of sn's convolutions at the end", "above", 1.05),
+        ("tightness", "steepest gradient of sn over the product of norms", "below", 0.5),
+    ):
+        try:
+            values = cell.table.column(name)[list(cell.rows("sn").values())]
+        except _Missing:
+            continue
+        yield replace(_judged(words, expected, threshold, values), decides=False)
+
+
+def _c3(cell: _Cell) -> Iterator[Part]:
+    what = "rise of plain's log largest sigma from update 500 of D to the end"
+    try:
+        rows = np.array(list(cell.rows("plain").values()), int)
+    except _Missing as error:
+        yield _missing(what, error)
+    else:
+        rise = cell.table.column("sigma_growth")[rows]
+        if not np.isnan(rise).all():
+            rise = np.where(np.isnan(rise) & ~cell.table.ended[rows], 0.0, rise)
+        yield _judged(what, "above", BETTER, rise)
+    order: list[_Arm] = ["plain", *cell.weights("penalty")]
+    if len(order) == 1:
+        yield _missing("log largest sigma at the end: plain - penalty", _Missing("penalty"))
+    for arm, other in itertools.pairwise(order):
+        yield _contrast(cell, "sigma_max", "log largest sigma at the end", arm, other, "above")
+
+
+def _c4(cell: _Cell) -> Iterator[Part]:
+    what = "log growth of the raw weights' norm since update 500 of D, mean over layers"
+    yield _contrast(cell, "weight_growth", what, "sn", "plain", "above")
+
+
+def _c5(cell: _Cell) -> Iterator[Part]:
+    for arm, other in _PAIRS:
+        what = "spikes of G's gradient per 1,000 steps"
+        yield _contrast(cell, "grad_g_spikes", what, arm, other, "below")
+        what = "log of the 1st percentile of G's gradient over its own median"
+        yield _contrast(cell, "grad_g_p1", what, arm, other, "above")
+
+
+def _c6(cell: _Cell) -> Iterator[Part]:
+    others, gain = ("dcgan", "plain"), cell.table.column(cell.gain)
+    if len(cell.settings) < 2:
+        yield _missing("gain at the worst of the optimizer's settings", _Missing("a second setting of the optimizer"))
+        return
+    try:
+        rows = {arm: {c: cell.rows(arm, c) for c in cell.settings} for arm in ("sn", *others)}
+    except _Missing as error:
+        yield _missing("gain at the worst of the optimizer's settings", error)
+        return
+    seeds = [s for s in next(iter(rows["sn"].values())) if all(s in at for of in rows.values() for at in of.values())]
+    gains = {arm: {c: gain[[at[s] for s in seeds]] for c, at in of.items()} for arm, of in rows.items()}
+    known = ~np.isnan([values for of in gains.values() for values in of.values()]).any(axis=0)
+    gains = {arm: {c: values[known] for c, values in of.items()} for arm, of in gains.items()}
+    medians = {arm: {c: float(np.median(v)) if len(v) else 0.0 for c, v in of.items()} for arm, of in gains.items()}
+    worst = {arm: min(of, key=of.__getitem__) for arm, of in medians.items()}
+    best = {arm: max(of, key=of.__getitem__) for arm, of in medians.items()}
+    at = {arm: np.array([rows[arm][worst[arm]][s] for s in seeds], int) for arm in gains}
+    loss = {arm: of[best[arm]] - of[worst[arm]] for arm, of in gains.items()}
+    words = cell.settings
+    for other in others:
+        what = f"gain by {_distance(cell)} at their worst: sn ({words[worst['sn']]}) - {other} ({words[worst[other]]})"
+        part = _judged(what, "above", BETTER, gains["sn"][worst["sn"]] - gains[other][worst[other]])
+        yield _if_learned(cell, part, ("sn", at["sn"]), (other, at[other]))
+        what = f"loss of gain from best to worst: {other} (best {words[best[other]]}) - sn (best {words[best['sn']]})"
+        yield _judged(what, "above", 0.0, loss[other] - loss["sn"])
+
+
+def _c7a(cell: _Cell) -> Iterator[Part]:
+    yield _failures(cell, "sn_dcgan", "dcgan")
+    yield from _order(cell, _failures, "failed")
+
+
+def _c7b(cell: _Cell) -> Iterator[Part]:
+    yield _spread(cell, "sn_dcgan", "dcgan")
+    yield from _order(cell, _spread, cell.log_q)
+
+
+def _quality(cell: _Cell, arm: _Arm, other: _Arm, threshold: float) -> Part:
+    return _contrast(cell, cell.gain, f"gain by {_distance(cell)}", arm, other, "above", threshold, learned=True)
+
+
+def _c8(cell: _Cell) -> Iterator[Part]:
+    yield _quality(cell, "sn", "dcgan", BETTER)
+    yield replace(_quality(cell, "sn", "plain", -MARGIN), decides=False)
+    yield replace(_equality(cell, "sn_dcgan", "dcgan"), decides=False)
+
+
+def _c9(cell: _Cell) -> Iterator[Part]:
+    one: _Arm = ("sn", {"n_power_iterations": 1})
+    for several in (2, 5):
+        yield _equality(cell, one, ("sn", {"n_power_iterations": several}))
+    if "sn_svd" in cell.table.by_arm.get(cell.context, {}):
+        yield _equality(cell, one, "sn_svd")
+
+
+def _c10(cell: _Cell) -> Iterator[Part]:
+    if cell.dataset != "stacked_mnist":
+        yield _missing("modes hit: sn - dcgan", _Missing("stacked_mnist"))
+        return
+    yield _contrast(cell, "modes_end", "modes hit", "sn", "dcgan", "above")
+
+
+def _c11(cell: _Cell) -> Iterator[Part]:
+    yield _quality(cell, "sn_dcgan", "sn", 0.0)
+
+
+def _c12(cell: _Cell) -> Iterator[Part]:
+    """From one benchmark's file: its effects are over rounds, in which all arms took their turn."""
+    found = _benchmark(cell.bench)
     for arm, other, limit in (("sn", "plain", 1.2), ("penalty", "sn", 1.0)):
-        ratios = [
-            rows[arm]["step_seconds"] / rows[other]["step_seconds"] for rows in found if {arm, other} <= set(rows)
-        ]
-        what = f"step time, {arm} / {other} ({len(ratios)} benchmarks)"
-        yield _against(what, "below", limit, np.array(ratios), zero=limit)
+        what = f"step time, {arm} / {other}"
+        if found is None:
+            yield _missing(what, _Missing(f"a benchmark's file with {_ROUNDS} rounds of these arms"))
+            continue
+        machine, seconds = found
+        yield _judged(f"{what}, over rounds of a benchmark on {machine}", "below", limit, seconds[arm] / seconds[other])
 
 
-def _c13(cell: _Cell) -> Iterator[Evidence]:
-    for metric in ("coverage", "effective_modes"):
-        for arm, other in _PAIRS:
-            ends = [cell.per_seed(a, lambda rows, m=metric: _median_end(rows, f"eval/{m}")) for a in (arm, other)]
-            effects = (ends[0] - ends[1]).dropna().to_numpy()
-            yield _against(f"{metric} at the end: {arm} - {other}", "above", 0.0, effects)
+def _benchmark(folder: Path | None) -> tuple[str, dict[str, np.ndarray]] | None:
+    """Machine, and seconds a step by round of the arms that C12 needs: of the file that was made last."""
+    found = []
+    for path in sorted(folder.glob("*.json")) if folder else ():
+        try:
+            content = json.loads(path.read_text())
+            seconds = {arm: np.array(content["rows"][arm]["each"], float) for arm in ("plain", "sn", "penalty")}
+            if min(map(len, seconds.values())) >= _ROUNDS and len({len(values) for values in seconds.values()}) == 1:
+                machine = content.get("machine", {})
+                found.append(
+                    (
+                        content.get("made", ""),
+                        str(machine.get("device") or machine.get("cpu") or "one machine"),
+                        seconds,
+                    )
+                )
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            continue  # not a benchmark's file, or one without its rounds
+    return max(found, key=lambda of: of[0])[1:] if found else None
+
+
+def _c13(cell: _Cell) -> Iterator[Part]:
+    ends, full = cell.table.column("effective_modes_end"), True
+    for arm in ("sn", "plain", "sn_dcgan", "dcgan"):
+        try:
+            of = ends[list(cell.rows(arm).values())]
+        except _Missing:
+            full = False
+        else:
+            full &= bool(np.nanmedian(of) > _SATURATED * classes_of(cell.dataset)) if not np.isnan(of).all() else False
+    for arm, other in _PAIRS:
+        what = "lowest effective modes of the second half"
+        part = _contrast(cell, "effective_modes_low", what, arm, other, "above")
+        if full and part.tested:
+            said = f"saturated: in all four arms the median run ends above {_SATURATED:.0%} of the modes"
+            part = replace(part, refused=said)
+        yield part
+    for arm, other in _PAIRS:
+        yield replace(_contrast(cell, "coverage_end", "coverage at the end", arm, other, "above"), decides=False)
+
+
+def _c14a(cell: _Cell) -> Iterator[Part]:
+    yield _failures(cell, "sn", "plain")
+
+
+def _c14b(cell: _Cell) -> Iterator[Part]:
+    yield _failures(cell, "sn", "dcgan")
+
+
+def _c15(cell: _Cell) -> Iterator[Part]:
+    name, what = "late_change" + cell.view, f"late change of log {_distance(cell)}"
+    for other in ("dcgan", "plain"):
+        yield _contrast(cell, name, what, "sn", other, "below", learned=True)
+
+
+def _c16(cell: _Cell) -> Iterator[Part]:
+    what = "log step of the first healthy evaluation"
+    yield _contrast(cell, "first healthy", what, "sn", "dcgan", "below", MARGIN, learned=True)
+
+
+def _c17(cell: _Cell) -> Iterator[Part]:
+    healthy = cell.table.column("healthy_end")
+    for arm, other in _PAIRS:
+        what = f"number of {len(cell.lrs)} learning rates at which the run ends healthy: {arm} - {other}"
+        if len(cell.lrs) < 3:
+            yield _missing(what, _Missing("three learning rates"))
+            continue
+        try:
+            counts = [_over_contexts(cell.rows(of, c) for c in cell.lrs.values()) for of in (arm, other)]
+        except _Missing as error:
+            yield _missing(what, error)
+            continue
+        x, y = ({seed: float(healthy[rows].sum()) for seed, rows in of.items()} for of in counts)
+        yield _judged(what, "above", 0.0, np.array([x[seed] - y[seed] for seed in x if seed in y]))
+
+
+def _over_contexts(contexts: Iterable[dict[int, int]]) -> dict[int, list[int]]:
+    """seed -> rows, of the seeds that all contexts have."""
+    found = list(contexts)
+    return {seed: [of[seed] for of in found] for seed in found[0] if all(seed in of for of in found)}
 
 
 _SN, _SEED = "Miyato et al. 2018", "widely repeated"
+_PRIMARY, _OUTCOME, _MECHANISM = FAMILIES
 CLAIMS = (
-    Claim("C1", "SN keeps the spectral norm of the weight that is used near 1.", f"{_SN}, C.1", False, "sigma", _c1),
-    Claim("C2", "Yet the discriminator is not 1-Lipschitz by its layers.", f"{_SN}, section 2", False,
-          "operators", _c2),
-    Claim("C3", "Without a constraint sigmas grow; the penalty slows them, SN holds them.", "Yoshida & Miyato 2017",
-          False, "sigma", _c3),
-    Claim("C4", "Under SN the raw weights grow.", f"{_SN}, section 3", False, "sigma", _c4),
-    Claim("C5", "SN keeps the generator's gradients from exploding and vanishing.", "Lin et al. 2021", False,
+    Claim("C1", "SN keeps the spectral norm of the weight that is used near 1.", f"{_SN}, C.1", _MECHANISM, "sigma",
+          _c1),
+    Claim("C2", "SN flattens the discriminator.", f"{_SN}, section 2", _MECHANISM, "steepness", _c2),
+    Claim("C3", "Without a constraint sigmas grow; the penalty slows them.", "Yoshida & Miyato 2017", _MECHANISM,
+          "sigma", _c3),
+    Claim("C4", "Raw weights grow faster under SN.", f"{_SN}, section 3", _MECHANISM, "sigma", _c4),
+    Claim("C5", "SN keeps the generator's gradients from exploding and vanishing.", "Lin et al. 2021", _OUTCOME,
           "gradients", _c5),
-    Claim("C6", "SN is robust to the learning rate.", f"{_SN}, Fig. 1", False, "distance", _c6),
-    Claim("C7", "SN makes training steadier: fewer failures, less spread over seeds.", _SEED, True, "distance", _c7),
-    Claim("C8", "SN improves the quality of samples over DCGAN.", f"{_SN}, Table 2", False, "distance", _c8),
-    Claim("C9", "One power iteration is enough.", f"{_SN}, section 2.1", False, "distance", _c9),
-    Claim("C10", "SN finds more modes of stacked MNIST.", _SEED, False, "coverage", _c10),
-    Claim("C11", "Spectral norm does not eliminate the need for batch norm.", _SEED, False, "distance", _c11),
-    Claim("C12", "SN costs little: at most 1.2 x the step time, and the penalty no more.", f"{_SN}, Fig. 10", False,
-          "", _c12),
-    Claim("C13", "SN mitigates mode collapse.", _SEED, False, "coverage", _c13),
+    Claim("C6", "SN is robust to the optimizer's settings.", f"{_SN}, Fig. 1", _OUTCOME, "distance", _c6, True),
+    Claim("C7a", "SN makes training steadier: fewer failures.", _SEED, _PRIMARY, "causes", _c7a),
+    Claim("C7b", "SN makes training steadier: less spread over seeds.", _SEED, _PRIMARY, "distance", _c7b, True),
+    Claim("C8", "SN improves the quality of samples over DCGAN.", f"{_SN}, Table 2", _OUTCOME, "distance", _c8, True),
+    Claim("C9", "One power iteration is enough.", f"{_SN}, section 2.1", _OUTCOME, "distance", _c9, True),
+    Claim("C10", "SN finds more modes of stacked MNIST.", _SEED, _OUTCOME, "coverage", _c10),
+    Claim("C11", "Spectral norm does not eliminate the need for batch norm.", _SEED, _OUTCOME, "distance", _c11, True),
+    Claim("C12", "SN costs little: at most 1.2 x the step time, and the penalty no more.", f"{_SN}, Fig. 10",
+          _MECHANISM, "", _c12),
+    Claim("C13", "SN mitigates mode collapse.", _SEED, _OUTCOME, "coverage", _c13),
+    Claim("C14a", "Without batch norm, SN fails less than no constraint.", "the sceptic", _OUTCOME, "causes", _c14a),
+    Claim("C14b", "Without batch norm, SN fails less than DCGAN with it.", "the sceptic", _OUTCOME, "causes", _c14b),
+    Claim("C15", "SN does not decay late in training.", _SEED, _OUTCOME, "distance", _c15, True),
+    Claim("C16", "SN learns no more slowly than DCGAN.", _SEED, _OUTCOME, "distance", _c16),
+    Claim("C17", "SN widens the range of learning rates that work.", f"{_SN}, Fig. 1", _OUTCOME, "distance", _c17),
 )  # fmt: skip
-_COLUMNS = ["claim", "context", "statement", "verdict", "evidence", "expected", "threshold", "effect", "low", "high",
-            "n", "p", "p_adjusted", "part", "source", "figure"]  # fmt: skip
+_SPANNING = ("C6", "C17")  # judged over contexts that differ in the optimizer's settings
+_NAMED = {"C7a": "failures", "C7b": "spread", "C14a": "C14", "C14b": "C14"}  # what the study's file names a context of
+_COLUMNS = [
+    *("claim", "context", "family", "statement", "verdict", "reason", "p", "p_adjusted", "p_contradicted"),
+    *("p_contradicted_adjusted", "evidence", "expected", "threshold", "effect", "low", "high", "n", "p_part"),
+    *("part", "part_reason", "decides", "source", "figure"),
+]
+
+
+@dataclass
+class _Judged:
+    claim: Claim
+    context: str
+    family: str
+    parts: list[Part]
+    other_view: list[Part]
+    adjusted: float = np.nan
+    adjusted_against: float = np.nan
+
+    @cached_property
+    def deciding(self) -> list[Part]:
+        return [part for part in self.parts if part.decides]
+
+    @property
+    def tested(self) -> bool:
+        return bool(self.deciding) and all(part.tested for part in self.deciding)
+
+    @property
+    def p(self) -> float:
+        """Of the intersection-union test: the largest of its parts'."""
+        return max(part.p for part in self.deciding) if self.tested else np.nan
+
+    @property
+    def p_against(self) -> float:
+        """That any part is the other way round: as many times the smallest as there are parts."""
+        smallest = min((part.p_against for part in self.deciding), default=np.nan)
+        return min(1.0, len(self.deciding) * smallest) if self.tested else np.nan
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """With the reason, where it is one that the numbers do not show."""
+        if lacking := list(dict.fromkeys(part.untested for part in self.deciding if part.untested)):
+            return "not tested", "; ".join(lacking)
+        if refused := list(dict.fromkeys(part.refused for part in self.deciding if part.refused)):
+            return "refused", "; ".join(refused)
+        decided = {
+            "supported": self.adjusted <= LEVEL and all(part.holds for part in self.deciding),
+            "contradicted": self.adjusted_against <= LEVEL and any(part.opposite for part in self.deciding),
+        }
+        verdict = next((name for name, is_so in decided.items() if is_so), "inconclusive")
+        if verdict != "inconclusive" and any(_opposed(*pair, verdict) for pair in self._views(verdict)):
+            return "depends on the view", f"{verdict} by fd, the other way round by fd_pixels"
+        return verdict, ""
+
+    def _views(self, verdict: str) -> list[tuple[Part, Part]]:
+        pairs = [(part, other) for part, other in zip(self.parts, self.other_view, strict=False) if part.decides]
+        return pairs if verdict == "supported" else [pair for pair in pairs if pair[0].opposite]
 
 
 def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
-    """One row for each part of each claim in each context, in the order of CLAIMS. `summary` is of `summarize`.
+    """`judge_runs` of a study; `summary` is of `summarize`. Runs that are not over are left out."""
+    names = [name for name in study.runs if name not in summary or name == "run_id"]
+    runs = summary.merge(study.runs[names], on="run_id", how="left")
+    return judge_runs(runs[runs["state"].isin(OVER)], study.primary, study.bench)
 
-    `verdict` is the claim's, `part` that part's. `p_adjusted` is Holm's over the two primary parts and
-    Benjamini-Hochberg's over all others of a context; the primary parts have 97.5 % intervals, the others 95 %.
-    Of C7, whether the penalty lies between is shown beside the verdict and does not decide it. Parts on quality are
-    shown by fd_pixels as well, with p values adjusted among themselves: where that view of a part that decides has the
-    opposite direction, the claim `depends on the view`.
-    Runs that are not over are left out; failed ones count by the rules of `summarize`.
+
+def judge_runs(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None = None) -> pd.DataFrame:
+    """One row for each part of each claim in each context, in the order of CLAIMS.
+
+    `runs`: a row a run that is over, with the columns of `summarize` and those that say what the run is: context, arm,
+    its parameters, seed, and the fields that contexts differ in. `primary`: outcome -> context, as the study's file
+    names them; a study of one context needs none.
+
+    `verdict` is the claim's, `reason` what is missing or why it is refused, `part` that part's alone. `p` is the
+    largest of the parts' (intersection-union test), `p_contradicted` the smallest, times their number, of the other
+    direction; each is adjusted within its family: Holm over the primary claims, Benjamini-Hochberg over the outcomes of
+    all contexts, and apart over mechanism and cost; p_contradicted over these two together, without which some claim is
+    contradicted in 6.2 % of the studies in which nothing differs. What is refused or not tested is in no family. Claims
+    that go by quality are judged by fd and shown by fd_pixels as well: where that view of a part that decides has the opposite
+    direction, the claim `depends on the view`.
     """
-    rows = []
-    states = study.runs.set_index("run_id")["state"]
-    runs = summary.assign(state=summary["run_id"].map(states))
-    runs = runs[runs["state"].isin(["finished", "diverged", "failed"])]
-    for context, of in runs.groupby("context", sort=False):
-        history = study.history[study.history["context"] == context]
-        rows_of = {str(run_id): own for run_id, own in history.groupby("run_id", sort=False)}
-        variants = list(of["variant"].unique())
-        cell = _Cell(str(context), str(of["dataset"].iloc[0]), of, rows_of, runs, study.bench, variants)
-        found = [(claim, list(claim.evidence(cell))) for claim in CLAIMS]
-        pixels = replace(cell, quality=_VIEWS[1])
-        again = [(claim, list(claim.evidence(pixels)) if claim.id in _ON_QUALITY else parts) for claim, parts in found]
-        for (claim, parts), (_, others) in zip(_adjusted(found), _adjusted(again), strict=True):
-            verdict = conclude([part.verdict for part in parts if not part.supplementary])
-            pairs = _on_quality(parts, others)
-            decided = [pair for pair in pairs if pair[0].verdict == verdict in ("supported", "contradicted")]
-            if any(_opposed(*pair) for pair in decided):
-                verdict = "depends on the view"
-            shown = [replace(other, what=f"{other.what}, by fd_pixels", supplementary=True) for _, other in pairs]
-            parts = [*parts, *shown]
-            for part in parts or [Evidence("", "", np.nan, _NAN, 0, np.nan)]:
-                row = (claim.id, context, claim.statement, verdict, part.what, part.expected, part.threshold)
-                row += (*part.interval, part.n, part.p, part.p_adjusted)
-                rows.append((*row, part.verdict if parts else "not tested", claim.source, claim.figure))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    judged = []
+    for claim, cell, family in _to_judge(runs.reset_index(drop=True), primary, bench):
+        parts = list(claim.parts(cell))
+        others = list(claim.parts(replace(cell, view="_pixels"))) if claim.by_quality else []
+        judged.append(_Judged(claim, cell.context, family, parts, others))
+    tested = [of for of in judged if of.tested]
+    for family in FAMILIES:
+        own = [of for of in tested if of.family == family]
+        for of, p in zip(own, _adjust(family, [of.p for of in own]), strict=True):
+            of.adjusted = p
+    for families in (FAMILIES[:1], FAMILIES[1:]):
+        own = [of for of in tested if of.family in families]
+        for of, p in zip(own, _adjust(families[0], [of.p_against for of in own]), strict=True):
+            of.adjusted_against = p
+    order = [claim.id for claim in CLAIMS]
+    judged.sort(key=lambda of: order.index(of.claim.id))
+    return pd.DataFrame([row for of in judged for row in _rows(of)], columns=_COLUMNS)
 
 
-def _on_quality(parts: list[Evidence], others: list[Evidence]) -> list[tuple[Evidence, Evidence]]:
-    """The parts that decide a claim and depend on the distance that quality is measured by, under both of them."""
-    pairs = zip(parts, others, strict=True)
-    estimates = [(part, other, part.interval.estimate - other.interval.estimate) for part, other in pairs]
-    return [(part, other) for part, other, gap in estimates if not part.supplementary and abs(gap) > 0]  # NaN: none
+def _adjust(family: str, p: list[float]) -> list[float]:
+    return (holm if family == _PRIMARY else benjamini_hochberg)(np.array(p)).tolist()
 
 
-def _opposed(part: Evidence, other: Evidence) -> bool:
+def _rows(of: _Judged) -> Iterator[tuple[Any, ...]]:
+    claim, (verdict, reason) = of.claim, of.verdict
+    again = [replace(part, decides=False) for part in of.other_view if part.decides and not part.untested]
+    shown = [*of.parts, *again]
+    for part in shown:
+        yield (
+            claim.id, of.context, of.family, claim.statement, verdict, reason, of.p, of.adjusted, of.p_against,
+            of.adjusted_against, part.what, part.expected, part.threshold, *part.interval, part.n, part.p, part.verdict,
+            part.untested or part.refused, part.decides, claim.source, claim.figure,
+        )  # fmt: skip
+
+
+def _to_judge(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None) -> Iterator[tuple[Claim, _Cell, str]]:
+    table = _Table(runs)
+    contexts = dict(zip(runs["context"], runs["dataset"], strict=True))
+    cells = [_Cell(table, context, dataset) for context, dataset in contexts.items()]
+    for claim in CLAIMS:
+        if claim.id == "C12":
+            yield claim, _Cell(table, "", "", bench=bench), claim.family
+        elif claim.id in _SPANNING:
+            yield from ((claim, cell, claim.family) for cell in _spanning(table, widely=claim.id == "C6"))
+        else:
+            named = primary.get(_NAMED.get(claim.id, ""), next(iter(contexts)) if len(contexts) == 1 else "")
+            for cell in cells:
+                if claim.id.startswith("C14") and cell.context != named:
+                    continue
+                secondary = claim.family == _PRIMARY and cell.context != named
+                yield claim, cell, _OUTCOME if secondary else claim.family
+
+
+def _spanning(table: _Table, widely: bool) -> Iterator[_Cell]:
+    """Groups of contexts that differ in nothing but the optimizer's settings; not `widely`: in the learning rate."""
+    free = _OPTIMIZER if widely else ("setting", "lr")
+    fields = [name for name in CONTEXT_FIELDS if name in table.runs]
+    groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for context, of in table.runs.drop_duplicates("context").set_index("context").iterrows():
+        key = tuple(of[name] for name in fields if name not in free)
+        groups.setdefault(key, {})[str(context)] = of[fields].to_dict()
+    fixed = [
+        name for name in fields if name not in free and len({_value(key, fields, free, name) for key in groups}) > 1
+    ]
+    for contexts in groups.values():
+        first = next(iter(contexts.values()))
+        words = [f"{name} {first[name]}" for name in fixed if name != "dataset"]
+        moving = "the optimizer's settings" if widely else "learning rates"
+        label = ", ".join([str(first.get("dataset", "")), f"over {moving}", *words])
+        settings = {context: _setting_words(of, contexts.values()) for context, of in contexts.items()}
+        lrs = {float(of["lr"]): context for context, of in contexts.items() if "lr" in of}
+        yield _Cell(table, label, str(first.get("dataset", "")), settings, dict(sorted(lrs.items())))
+
+
+def _value(key: tuple[Any, ...], fields: list[str], free: tuple[str, ...], name: str) -> Any:
+    return key[[other for other in fields if other not in free].index(name)]
+
+
+def _setting_words(of: Mapping[str, Any], among: Iterable[Mapping[str, Any]]) -> str:
+    """The setting's letter, or the values that differ."""
+    if of.get("setting", "custom") != "custom":
+        return f"setting {of['setting']}"
+    among = list(among)
+    names = [name for name in _OPTIMIZER[1:] if name in of and len({other[name] for other in among}) > 1]
+    return ", ".join(f"{name} {of[name]:g}" for name in names) or "custom"
+
+
+def _opposed(part: Part, other: Part, verdict: str) -> bool:
     """Whether the other view of a part that is supported, or contradicted, has the opposite direction.
 
     Of an equality: whether it holds in one view only, or is broken in opposite directions.
@@ -392,37 +814,7 @@ def _opposed(part: Evidence, other: Evidence) -> bool:
     _, low, high = other.interval
     if other.n < APPROXIMATE_BELOW or np.isnan([low, high]).any():
         return False
-    directions = (part.interval.estimate - part.zero) * (other.interval.estimate - part.zero)
+    directions = (part.interval.estimate - part.none) * (other.interval.estimate - part.none)
     if part.expected != "within":
         return directions < 0
-    holds, broken = -part.threshold < low and high < part.threshold, low > part.threshold or high < -part.threshold
-    return broken if part.verdict == "supported" else holds or (broken and directions < 0)
-
-
-def conclude(parts: list[str]) -> str:
-    """A claim's verdict: contradicted where a part is, supported where all are, not tested where none could be."""
-    if "contradicted" in parts:
-        return "contradicted"
-    if not parts or set(parts) == {"not tested"}:
-        return "not tested"
-    return "supported" if set(parts) == {"supported"} else "inconclusive"
-
-
-def _adjusted(found: list[tuple[Claim, list[Evidence]]]) -> list[tuple[Claim, list[Evidence]]]:
-    def family(primary: bool) -> dict[tuple[str, int], float]:
-        p = {
-            (c.id, i): part.p for c, parts in found for i, part in enumerate(parts)
-            if (c.primary and not part.supplementary) == primary
-        }  # fmt: skip
-        tested = {key: value for key, value in p.items() if not np.isnan(value)}
-        values = np.array(list(tested.values()))
-        if not len(values):
-            return {}
-        adjusted = holm(values) if primary else benjamini_hochberg(values)
-        return dict(zip(tested, adjusted, strict=True))
-
-    adjusted = family(True) | family(False)
-    return [
-        (claim, [replace(part, p_adjusted=adjusted.get((claim.id, i), np.nan)) for i, part in enumerate(parts)])
-        for claim, parts in found
-    ]
+    return other.opposite if verdict == "supported" else other.holds or (other.opposite and directions < 0)

@@ -10,11 +10,11 @@ import numpy as np
 
 from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY
 
-CAUSES = {  # in the order that decides where two begin at the same step
+CAUSES = {  # in the order that decides if two begin at the same step
     "error": "the program failed",
     "divergence": "a loss, a logit, a weight or a sample is not finite, or a logit is huge",
-    "never learned": "its samples never were better than half way from the trivial sampler's, in at least half of the "
-    "modes",
+    "never learned": "no evaluation had an fd below half the trivial sampler's and, of up to 100 classes, effective "
+    "modes of at least half of them; it counts from step 0, and alone",
     "mode collapse": "too few modes, classes far from the data's, or samples too much alike, after it was healthy",
     "quality collapse": "the distance from the data rose above a multiple of the best so far, after it was healthy",
     "D saturation": "D was right about nearly all images, and G's gradient nearly vanished",
@@ -27,16 +27,17 @@ def _threshold(default: float, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When something counts as an event. The report shows what other values of `quality_collapse` would give."""
+    """When something counts as an event. The report shows what other values of the three that matter would give."""
 
     logit: float = _threshold(1e4, "divergence: |logit| above it")
     healthy: float = _threshold(
         HEALTHY_FD,
-        "healthy: fd below this share of the trivial sampler's, and effective modes of at least half the classes",
+        "healthy: fd below this share of the trivial sampler's, and of up to 100 classes enough effective modes",
     )
     modes: float = _threshold(
         FEW_MODES,
-        "mode collapse: effective modes below this share of the classes; of more than 100, of the run's own best",
+        "mode collapse: effective modes below this share of the classes, which health needs too; of more than 100 "
+        "classes, below this share of the run's own best",
     )
     mode_kl: float = _threshold(LARGE_MODE_KL, "mode collapse: KL of the classes above it, nats; up to 100 classes")
     diversity: float = _threshold(LOW_DIVERSITY, "mode collapse: diversity below it; up to 100 classes")
@@ -57,14 +58,21 @@ Columns = Mapping[str, np.ndarray]
 
 def find_events(
     run: Columns, state: str, classes: int, trivial: float, reference: float, thresholds: Thresholds
-) -> Iterator[tuple[str, int]]:
-    """(cause, step at which it begins) of every kind of event in a run, by CAUSES' names.
+) -> list[tuple[str, int]]:
+    """(cause, step at which it begins) of every kind of event in a run, by CAUSES' names; the first one names it.
 
     `run` has `step` and metrics; `state` as in the account, empty where it is not known; `classes`: number of the
     data's classes; `trivial`: the trivial sampler's fd, NaN where it is not known, so that whether the run was ever
-    healthy is not known either; `reference`: of G's gradient norm. A run that was never
-    healthy has `never learned` and no other event of quality; whether it learned is known of finished runs only.
+    healthy is not known either; `reference`: of G's gradient norm. A run that was never healthy has `never learned`,
+    from step 0, and no other event; whether it learned is known of finished runs only.
     """
+    found = _events(run, state, classes, trivial, reference, thresholds)
+    return sorted(found, key=lambda event: (event[1], list(CAUSES).index(event[0])))
+
+
+def _events(
+    run: Columns, state: str, classes: int, trivial: float, reference: float, thresholds: Thresholds
+) -> Iterator[tuple[str, int]]:
     step = run["step"]
     last = int(step[-1]) if len(step) else 0
     if state == "failed":
@@ -83,7 +91,7 @@ def find_events(
             if begin is not None:
                 yield cause, begin
     elif state in ("finished", "") and len(at["step"]) and np.isfinite(trivial) and diverged is None:
-        yield "never learned", last
+        yield "never learned", 0
         return
     saturated = _saturation(run, reference, thresholds)
     if saturated is not None:
@@ -100,10 +108,15 @@ def evaluated(run: Columns) -> dict[str, np.ndarray]:
 
 def healthy_from(evaluations: Columns, classes: int, trivial: float, thresholds: Thresholds) -> int | None:
     """Step of the first evaluation at which the run was healthy; None where it never was, or that is not known."""
+    return _first(evaluations["step"], healthy_at(evaluations, classes, trivial, thresholds))
+
+
+def healthy_at(evaluations: Columns, classes: int, trivial: float, thresholds: Thresholds) -> np.ndarray:
+    """Whether the run was healthy, at each evaluation. Of more than 100 classes the distance alone decides."""
     good = evaluations["eval/fd"] < thresholds.healthy * trivial
-    if "eval/effective_modes" in evaluations:
-        good &= evaluations["eval/effective_modes"] >= classes / 2
-    return _first(evaluations["step"], good)
+    if classes <= 100 and "eval/effective_modes" in evaluations:
+        good &= evaluations["eval/effective_modes"] >= thresholds.modes * classes
+    return good
 
 
 def _divergence(run: Columns, thresholds: Thresholds) -> int | None:

@@ -82,8 +82,9 @@ def freeze(
 
     Named and left out are failed runs, which are to be tried again, runs whose files were changed after they ended, and
     those of which another result is frozen already. The plan that is kept is the larger one: what was launched may be
-    a part of it. Raises InputError if the folder holds something else, such as another study or one whose plan has runs
-    that this one lacks and the other way round, and for runs that are not this program's.
+    a part of it; of two with the same runs the one that names its primary contexts. Raises InputError if the folder
+    holds something else, such as another study or one whose plan has runs that this one lacks and the other way round,
+    and for runs that are not this program's.
     """
     if study.foreign:
         raise InputError("a table of another program's runs has no records to freeze: keep the table itself")
@@ -133,7 +134,8 @@ def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
             f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
             f"({len(ours - frozen)} and {len(frozen - ours)}): launch a study file that has them all, or a part of it"
         )
-    return manifest | {"plan": study.plan if frozen <= ours else manifest["plan"]}
+    named = frozen == ours and parse_study(manifest["plan"]).primary and not parse_study(study.plan).primary
+    return manifest | {"plan": study.plan if frozen <= ours and not named else manifest["plan"]}
 
 
 def _is_leftover(path: Path) -> bool:

@@ -26,6 +26,7 @@ from experiments.record import (
     spent,
     write_atomically,
 )
+from experiments.study import CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
@@ -35,8 +36,6 @@ _CACHE = ".history.cache"
 _NOT_METRICS = ("step", "d_updates", "images_seen", "run_id", "metrics_sha256")
 COUNTS = ("step", "d_updates", "images_seen")
 _KEYS = ["run_id", "dataset", "arm", "setting", "seed", "variant", "context"]
-_ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
-_NOT_CONTEXT = {"arm", "seed", *_ARM_PARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Study:
     the run, `plan`: the study's file. `folder`: of the records, or where a report
     of what W&B has belongs. `baseline`: the variant that others are compared with, if it is not the first;
     `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another program's.
+    `primary`: outcome -> the context that it is judged in, of those that the study's file names.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Study:
     foreign: bool = False
     found: Mapping[str, Found] = field(default_factory=dict)
     plan: str = ""
+    primary: Mapping[str, str] = field(default_factory=dict)
 
 
 class Found(NamedTuple):
@@ -221,10 +222,16 @@ def assemble(
         of_context = runs.groupby("context")[f"trivial_{view}"].transform("median")  # of runs without a protocol
         runs[f"trivial_{view}"] = runs[f"trivial_{view}"].fillna(of_context)
     samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
+    context_of = dict(zip(map(_context_key, plan.configs), runs["context"], strict=True))
+    primary = {name: context_of[contexts_of(plan.configs, fields)[0]] for name, fields in plan.primary.items()}
     return Study(
         plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples,
-        found=found, plan=plan.text,
+        found=found, plan=plan.text, primary=primary,
     )  # fmt: skip
+
+
+def _context_key(config: RunConfig) -> tuple[Any, ...]:
+    return contexts_of([config], {})[0]
 
 
 def sound(study: Study) -> Study:
@@ -344,7 +351,7 @@ def _contexts(configs: list[RunConfig]) -> list[str]:
     def start(config: RunConfig) -> str:
         return f"{config.dataset}, setting {config.setting}"
 
-    names = [n for n in configs[0].identity() if n not in _NOT_CONTEXT | {"dataset", "setting"}]
+    names = [name for name in CONTEXT_FIELDS if name not in ("dataset", "setting")]
     differing = _differing(configs, start, dict.fromkeys(map(start, configs), names))
     return [_label(start(config), config, differing[start(config)]) for config in configs]
 

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.events import CAUSES, Columns, Thresholds, evaluated, find_events, healthy_from
-from sngan.config import InputError
+from analysis.events import Columns, Thresholds, evaluated, find_events, healthy_at, healthy_from
+from sngan.config import DATASETS, InputError
 
-ROLLING_STEPS = 201  # width of the rolling medians
-VANISHING, EXPLODING, SPIKE = (
-    0.01,
-    100.0,
-    5.0,
-)  # gradient norms, in units of the reference; a spike, of the rolling median
-_END_ROWS = 3
+ROLLING_STEPS, ROLLING_ROWS = 201, 11  # width of the rolling medians, and the fewest rows that they hold
+VANISHING, EXPLODING = 0.01, 100.0  # gradient norms, in units of the reference
+SPIKE = 5.0  # gradient norm, in units of the rolling median
+SIGMA_TOLERANCE = 1.05
+GROWTH_FROM_UPDATES = 500  # of D: from there the growth of norms is counted
+_END_EVALUATIONS, _END_ROWS = 3, 3  # the fewest evaluations of an end; rows of a loss's
 
 STATISTICS = {  # column -> what it says
-    "q_end": "fd at the end (median of the last three evaluations; of failed runs the trivial sampler's)",
+    "gain": "gain over the trivial sampler: log of its fd over fd at the end, at least 0; 0 without an end",
+    "gain_pixels": "the same by fd_pixels",
+    "q_end": "fd at the end (exp of the mean log over the last quarter of the evaluations)",
     "log_q_end": "log of fd at the end",
-    "log_q_pixels_end": "log of fd_pixels at the end (the other view; otherwise as fd)",
+    "log_q_pixels_end": "log of fd_pixels at the end",
+    "q_line": "fd at the end by a line through the logs of that quarter",
+    "log_q_sd": "sd of log fd about that line",
+    "log_q_middle": "mean log fd between a third and a half of the run",
     "q_best": "lowest fd",
-    "quality_degradation": "log of fd at the end over the lowest",
+    "late_change": "mean log fd of the last quarter minus that of the third",
+    "late_change_pixels": "the same by fd_pixels",
+    "quality_degradation": "log of fd at the end over the lowest (its noise alone gives .2 to .5)",
     "quality_oscillation": "mean |change of log fd| between evaluations, second half",
-    "kd_end": "kd at the end (median of the last three evaluations)",
+    "kd_end": "kd at the end (mean over the last quarter of the evaluations)",
+    "coverage_end": "coverage at the end (mean over the last quarter)",
+    "modes_end": "classes hit at the end (mean over the last quarter)",
+    "effective_modes_end": "effective modes at the end (mean over the last quarter)",
+    "effective_modes_low": "lowest effective modes of the second half",
     "loss_d_end": "D's loss at the end (median of the last three rows)",
     "loss_d_best": "lowest loss of D",
     "loss_d_degradation": "log of D's loss at the end over its lowest",
@@ -37,23 +47,37 @@ STATISTICS = {  # column -> what it says
     "loss_g_degradation": "log of G's loss at the end over its lowest",
     "loss_g_oscillation": "mean |change of log G loss| between rows, second half",
     "loss_g_roughness": "roughness of G's loss (MAD about its rolling median, relative)",
+    "grad_g_spikes": "rows per 1,000 steps with G's gradient above 5 x its rolling median",
+    "grad_g_p1": "log of the 1st percentile of G's gradient norm over its own median, after 5 % of the run",
     "grad_g_vanishing": "share of rows with G's gradient below 0.01 x the reference",
     "grad_g_exploding": "share of rows with G's gradient above 100 x the reference",
-    "grad_g_spikes": "rows per 1,000 steps with G's gradient above 5 x its rolling median",
     "grad_x_p99": "log of the 99th percentile over rows of the largest |dD/dx|",
+    "grad_x_p99_late": "the same over the last quarter of the run",
     "grad_x_max": "log of the largest |dD/dx|",
     "lipschitz_product": "log of the product of operator norms and gains at the end",
     "lipschitz_empirical": "log of the largest |dD/dx| at the end",
     "tightness": "largest |dD/dx| over the product, at the end",
     "stable_rank": "stable rank at the end, mean over layers",
+    "sigma_share": f"share of layer-rows whose used sigma is above {SIGMA_TOLERANCE}, from the first update of D on",
+    "sigma_max": "log of the largest used sigma at the end",
+    "sigma_growth": f"its rise since update {GROWTH_FROM_UPDATES} of D",
+    "sigma_conv_max": "largest operator norm of a convolution at the end",
+    "weight_growth": f"log growth of the raw weights' norm since update {GROWTH_FROM_UPDATES} of D, mean over layers",
 }
-LOWER_IS_BETTER = (
-    *("log_q_end", "log_q_pixels_end", "quality_degradation", "quality_oscillation"),
-    *(f"loss_{network}_{kind}" for network in "dg" for kind in ("degradation", "oscillation", "roughness")),
-    *("grad_g_vanishing", "grad_g_exploding", "grad_g_spikes"),
-)
+COMPARED = {  # statistic -> 1 where less is better, -1 where more is
+    "gain": -1, "gain_pixels": -1, "log_q_end": 1, "late_change": 1, "quality_oscillation": 1,
+    **{f"loss_{network}_{kind}": 1 for network in "dg" for kind in ("degradation", "oscillation", "roughness")},
+    "grad_g_spikes": 1, "grad_g_p1": -1,
+}  # fmt: skip
+WITHOUT_END = {  # what a run without an end counts for; of the others among COMPARED it ranks worst
+    **dict.fromkeys(("gain", "gain_pixels", "coverage_end", "modes_end"), 0.0),
+    **dict.fromkeys(("effective_modes_end", "effective_modes_low"), 0.0),
+    **dict.fromkeys(("late_change", "late_change_pixels", "grad_g_spikes"), np.inf),
+    "grad_g_p1": -np.inf,
+}
+OUTCOME = ("ended", "healthy_step", "healthy_end", "failure", "cause", "failure_step", "causes", "notes")
 OVER = ("finished", "diverged", "failed")
-_OUTCOME = ["healthy_step", "failure", "cause", "failure_step", "imputed", "notes"]
+_AXES = ("step", "d_updates")
 
 
 def summarize(
@@ -66,17 +90,19 @@ def summarize(
     run_id, state and, where it is known, `trivial_fd` (the trivial sampler's fd): those of `analysis.load`. Its runs
     without rows are in the result too. Without it every run counts as finished.
 
-    - `failure`: whether any event happened (`analysis.events`), None for a run that is not over; `cause` and
-      `failure_step` are those of the first, `healthy_step` the first evaluation at which it was healthy.
-    - `q_end` of a run that diverged or failed, or lacks three evaluations, is the trivial sampler's: `imputed`. Where
-      that is not known, it is the median of what evaluations a finished run has. `log_q_pixels_end` likewise, by
-      `eval/fd_pixels` and `trivial_fd_pixels`; health and events go by fd and modes alone.
-    - `notes` say why a number is NaN or imputed.
+    - `failure`: whether any event happened (`analysis.events`), None for a run that is not over; `causes` are all of
+      them with their steps, `cause` and `failure_step` the first; `healthy_step` is the first evaluation at which it
+      was healthy, `healthy_end` whether it was at the last one, without having collapsed, diverged or failed.
+    - `ended`: whether the run has an end, which a run that diverged or failed has not, whatever came first. No run is
+      given an fd that it did not have: without an end `q_end` is NaN and `gain` 0. A run that ended has the fd of its
+      last quarter, of at least three evaluations or of all it has. Where the trivial sampler's fd is not known there
+      is no gain.
+    - `notes` say why a number is NaN.
 
     A statistic whose metric is absent, or that a run is too short or not positive enough for, is NaN. The common
     reference of the gradient norms is the median over steps 100 to 600 (5 to 25 % of runs shorter than 2,400 steps)
-    of all runs of the same data set, setting and seed. Raises InputError for missing key columns, a row without step,
-    or a metric that is no number.
+    of all runs of the same context (data set and setting, if there is no such column) and seed. Raises InputError for
+    missing key columns, a row without step, or a metric that is no number.
 
     Source: S1 and S5 to S8. Deviation: rows hold means over `log_every` steps, so shares are of rows; spikes and
     explosions are judged by the rows' maxima where they are recorded.
@@ -102,47 +128,44 @@ def summarize(
         for loss in ("loss/d", "loss/g"):
             row |= _loss_statistics(loss.replace("/", "_"), run, loss)
         reference = references.get(row["run_id"], np.nan)
-        row |= _gradient_statistics(run, reference) | _lipschitz_statistics(run)
+        row |= _gradient_statistics(run, reference) | _lipschitz_statistics(run) | _norm_statistics(run)
         rows.append(row | _outcome(run, row, outcomes.pop(row["run_id"], {}), reference, thresholds))
     for run in outcomes.values():  # without a row
         row = {name: run[name] for name in keys} | {"last_step": 0}
         rows.append(row | _outcome({"step": np.empty(0)}, row, run, np.nan, thresholds))
-    return pd.DataFrame(rows, columns=[*keys, "last_step", *STATISTICS, *_OUTCOME, "grad_g_reference"])
+    return pd.DataFrame(rows, columns=[*keys, "last_step", *STATISTICS, *OUTCOME, "grad_g_reference"])
 
 
 def _by_run(history: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Identity and columns of each run; `history` is in order of runs and steps. Metrics that a run lacks are left
     out."""
-    columns = {name: history[name].to_numpy() for name in history if name == "step" or "/" in str(name)}
+    columns = {name: history[name].to_numpy() for name in history if name in _AXES or "/" in str(name)}
     ids = history["run_id"].to_numpy()
     begins = np.flatnonzero(np.append(ids[:1] == ids[:1], ids[1:] != ids[:-1]))
     identities = history.iloc[begins][keys].to_dict("records")
     for identity, begin, end in zip(identities, begins, [*begins[1:], len(ids)][: len(begins)], strict=True):
         run = {name: values[begin:end] for name, values in columns.items()}
-        yield identity, {name: v for name, v in run.items() if name == "step" or not np.isnan(v).all()}
+        yield identity, {name: v for name, v in run.items() if name in _AXES or not np.isnan(v).all()}
 
 
-def first_events(history: pd.DataFrame, runs: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
-    """run_id, variant, context, seed, cause and step of the first event of each run that is over; None without one."""
+def failures_under(history: pd.DataFrame, runs: pd.DataFrame, others: Sequence[Thresholds]) -> pd.DataFrame:
+    """variant, context, and for each of `others`, by its place, whether the run failed: the runs that are over."""
     rows, references = [], gradient_references(history)
     ordered = history.sort_values(["run_id", "step"], kind="stable")
     columns = {identity["run_id"]: run for identity, run in _by_run(ordered, ["run_id"])}
     for run in runs[runs["state"].isin(OVER)].to_dict("records"):
         trained = columns.get(run["run_id"], {"step": np.empty(0)})
-        cause, step = _first_event(trained, run, references.get(run["run_id"], np.nan), thresholds)
-        rows.append(
-            {name: run[name] for name in ("run_id", "variant", "context", "seed")} | {"cause": cause, "step": step}
-        )
-    return pd.DataFrame(rows, columns=["run_id", "variant", "context", "seed", "cause", "step"])
+        of = (trained, run, references.get(run["run_id"], np.nan))
+        failed = {i: bool(_events_of(*of, thresholds)) for i, thresholds in enumerate(others)}
+        rows.append({"variant": run["variant"], "context": run["context"]} | failed)
+    return pd.DataFrame(rows, columns=["variant", "context", *range(len(others))])
 
 
-def _first_event(
+def _events_of(
     run: Columns, planned: dict[str, Any], reference: float, thresholds: Thresholds
-) -> tuple[str | None, float]:
+) -> list[tuple[str, int]]:
     classes, trivial = classes_of(str(planned["dataset"])), _number(planned.get("trivial_fd"))
-    events = find_events(run, planned.get("state", "finished"), classes, trivial, reference, thresholds)
-    first = min(events, key=lambda event: (event[1], list(CAUSES).index(event[0])), default=(None, np.nan))
-    return first[0], float(first[1])
+    return find_events(run, planned.get("state", "finished"), classes, trivial, reference, thresholds)
 
 
 def _number(value: Any) -> float:
@@ -150,51 +173,122 @@ def _number(value: Any) -> float:
 
 
 def classes_of(dataset: str) -> int:
-    """Number of classes that the samples of a data set can hit."""
-    return 1000 if dataset == "stacked_mnist" else 10
+    """Number of classes that the samples of a data set can hit; 10 for another program's."""
+    return DATASETS[dataset][1] if dataset in DATASETS else 10
 
 
 def _outcome(
     run: Columns, row: dict[str, Any], planned: dict[str, Any], reference: float, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """Quality at the end, and the first event."""
+    """What became of the run, and its quality at the end."""
     state, trivial = planned.get("state", "finished"), _number(planned.get("trivial_fd"))
     classes, notes = classes_of(str(row["dataset"])), []
     at = evaluated(run)
-    q = at["eval/fd"]
-    result: dict[str, Any] = {"q_best": float(q.min()) if len(q) else np.nan, "imputed": False}
-    over = state in OVER
-    cause, step = _first_event(run, {"dataset": row["dataset"], **planned}, reference, thresholds)
-    result |= {"failure": cause is not None if over else None, "cause": cause, "failure_step": step}
+    q, last = at["eval/fd"], int(row["last_step"])
+    result: dict[str, Any] = {"q_best": float(q.min()) if len(q) else np.nan}
+    if len(q) and q.min() > 0 and len(late := np.log(q[at["step"] >= last / 2])) > 1:
+        result["quality_oscillation"] = float(np.abs(np.diff(late)).mean())
     healthy = healthy_from(at, classes, trivial, thresholds)
     result["healthy_step"] = np.nan if healthy is None else healthy
-    lost = state in ("diverged", "failed") or cause == "divergence"
-    if not over:
-        notes.append(f"{state}: no end")
-    elif lost or not len(q) or (len(q) < _END_ROWS and np.isfinite(trivial)):
-        result |= {"q_end": trivial, "imputed": True}
-        result["log_q_pixels_end"] = _log(_number(planned.get("trivial_fd_pixels")))
-        notes.append(f"fd at the end is the trivial sampler's: {state if lost else f'{len(q)} evaluations'}")
-        if not np.isfinite(trivial):
-            notes.append("which is not known")
-    else:
-        result["q_end"] = float(np.median(q[-_END_ROWS:]))
-        if len(q) < _END_ROWS:
-            notes.append(f"fd at the end is of {len(q)} evaluation{'s' if len(q) > 1 else ''}")
-        if "eval/kd" in at:
-            result["kd_end"] = float(np.median(at["eval/kd"][-_END_ROWS:]))
-        if "eval/fd_pixels" in at:
-            result["log_q_pixels_end"] = _log(np.median(at["eval/fd_pixels"][-_END_ROWS:]))
-    if over and not np.isfinite(trivial):
+    if state not in OVER:
+        return result | dict.fromkeys(("ended", "failure", "cause", "healthy_end")) | {"notes": f"{state}: no end"}
+    events = _events_of(run, {"dataset": row["dataset"], **planned}, reference, thresholds)
+    causes = [cause for cause, _ in events]
+    ended = not {"divergence", "error"} & set(causes)
+    result |= {"ended": ended, "failure": bool(events), "causes": "; ".join(f"{c} at {step:,}" for c, step in events)}
+    result |= dict(zip(("cause", "failure_step"), events[0] if events else (None, np.nan), strict=True))
+    good = healthy_at(at, classes, trivial, thresholds)
+    lost = set(causes) - {"D saturation"}
+    result["healthy_end"] = bool(len(good) and good[-1] and not lost) if np.isfinite(trivial) else None
+    if not np.isfinite(trivial):
         notes.append("whether it learned is not known: no trivial sampler's fd")
-    end = result.get("q_end", np.nan)
-    if end > 0:
-        result["log_q_end"] = float(np.log(end))
-        if result["q_best"] > 0:
-            result["quality_degradation"] = float(np.log(end / result["q_best"]))
-    if len(q) and q.min() > 0 and len(late := np.log(q[at["step"] >= run["step"][-1] / 2])) > 1:
-        result["quality_oscillation"] = float(np.abs(np.diff(late)).mean())
+    if not ended:
+        notes.append("no end")
+        scored = {"gain": trivial, "gain_pixels": _number(planned.get("trivial_fd_pixels"))}
+        result |= {name: 0.0 for name, of_trivial in scored.items() if np.isfinite(of_trivial)}
+        return result | {"notes": "; ".join(notes)}
+    result |= _quality(at, "eval/fd", last) | _samples_statistics(at, last)
+    result["gain"] = _gain(trivial, result.get("log_q_end", np.nan))
+    if "log_q_end" in result:
+        result["q_end"] = float(np.exp(result["log_q_end"]))
+        result["quality_degradation"] = result["log_q_end"] - float(np.log(result["q_best"]))
+    if len(q) < _END_EVALUATIONS:
+        notes.append(
+            f"{len(q)} evaluation{'s' if len(q) != 1 else ''}" if len(q) else "no evaluation: no fd at the end"
+        )
+    if "eval/fd_pixels" in at:
+        pixels = _quality(at, "eval/fd_pixels", last)
+        result |= {"log_q_pixels_end": pixels.get("log_q_end"), "late_change_pixels": pixels.get("late_change")}
+        result["gain_pixels"] = _gain(_number(planned.get("trivial_fd_pixels")), pixels.get("log_q_end", np.nan))
     return result | {"notes": "; ".join(notes)}
+
+
+def _gain(trivial: float, log_q: float) -> float:
+    return max(0.0, float(np.log(trivial) - log_q)) if np.isfinite(trivial) and np.isfinite(log_q) else np.nan
+
+
+def _end(steps: np.ndarray, last: int) -> np.ndarray:
+    """Which evaluations are the end: those of the run's last quarter, at least three."""
+    late = steps > 0.75 * last
+    return late if late.sum() >= _END_EVALUATIONS else np.arange(len(steps)) >= len(steps) - _END_EVALUATIONS
+
+
+def _quality(at: Columns, metric: str, last: int) -> dict[str, float]:
+    """S1, S5 and the parts of S2 of one distance: by its logarithm, so of positive values only."""
+    known = ~np.isnan(at[metric])
+    steps, q = at["step"][known], at[metric][known]
+    if not len(q) or q.min() <= 0:
+        return {}
+    log_q, late = np.log(q), _end(steps, last)
+    end = float(log_q[late].mean())
+    result = {"log_q_end": end}
+    before = (steps > last / 2) & ~late
+    if before.any():
+        result["late_change"] = end - float(log_q[before].mean())
+    middle = (steps > last / 3) & (steps <= last / 2)
+    if middle.any():
+        result["log_q_middle"] = float(log_q[middle].mean())
+    if late.sum() >= _END_EVALUATIONS:
+        x, y = steps[late] - steps[-1], log_q[late]
+        slope, at_end = np.polyfit(x, y, 1)
+        result["q_line"] = float(np.exp(at_end))
+        result["log_q_sd"] = float(np.sqrt(((y - at_end - slope * x) ** 2).sum() / (len(y) - 2)))
+    return result
+
+
+def _samples_statistics(at: Columns, last: int) -> dict[str, float]:
+    names = {"kd_end": "eval/kd", "coverage_end": "eval/coverage", "modes_end": "eval/modes",
+             "effective_modes_end": "eval/effective_modes"}  # fmt: skip
+    late = _end(at["step"], last)
+    result = {name: float(at[metric][late].mean()) for name, metric in names.items() if metric in at and late.any()}
+    if "eval/effective_modes" in at and len(half := at["eval/effective_modes"][at["step"] >= last / 2]):
+        result["effective_modes_low"] = float(half.min())
+    return result
+
+
+def _norm_statistics(run: Columns) -> dict[str, float]:
+    """What is measured of D's norms, over the rows that the run has: to its last one, if it diverged too."""
+    updates = run.get("d_updates", run["step"])
+    result: dict[str, float] = {}
+    if sigmas := [values for name, values in run.items() if name.startswith("sigma/")]:
+        table = np.array(sigmas).T
+        if len(trained := table[updates >= 1]):
+            result["sigma_share"] = float((~(trained <= SIGMA_TOLERANCE)).mean())  # what is not finite is above, too
+        largest, since = table.max(axis=1), updates >= GROWTH_FROM_UPDATES
+        ends = largest[np.isfinite(largest)]
+        result["sigma_max"] = _log(ends[-1]) if len(ends) else np.nan
+        if len(grown := largest[since & np.isfinite(largest)]) > 1:
+            result["sigma_growth"] = _log(grown[-1]) - _log(grown[0])
+    if norms := [values for name, values in run.items() if name.startswith("sigma_conv/")]:
+        largest = np.array(norms).T.max(axis=1)
+        if len(known := largest[np.isfinite(largest)]):
+            result["sigma_conv_max"] = float(known[-1])
+    if weights := [values for name, values in run.items() if name.startswith("weight_norm/")]:
+        table = np.log(np.array(weights).T[updates >= GROWTH_FROM_UPDATES])
+        table = table[np.isfinite(table).all(axis=1)]
+        if len(table) > 1:
+            result["weight_growth"] = float((table[-1] - table[0]).mean())
+    return result
 
 
 def _lipschitz_statistics(run: Columns) -> dict[str, float]:
@@ -202,6 +296,9 @@ def _lipschitz_statistics(run: Columns) -> dict[str, float]:
     steepest = _known(run, "lipschitz/empirical")
     if len(steepest) and steepest.max() > 0:
         result |= {"grad_x_p99": _log(np.percentile(steepest, 99)), "grad_x_max": _log(steepest.max())}
+        late = run["lipschitz/empirical"][run["step"] > 0.75 * run["step"][-1]]
+        if len(late := late[~np.isnan(late)]):
+            result["grad_x_p99_late"] = _log(np.percentile(late, 99))
         result["lipschitz_empirical"] = _log(steepest[-1])
         if len(products := _known(run, "lipschitz/product")):
             result["lipschitz_product"] = _log(products[-1])
@@ -254,21 +351,25 @@ def _loss_statistics(name: str, run: Columns, metric: str) -> dict[str, float]:
 
 def _gradient_statistics(run: Columns, reference: float) -> dict[str, float]:
     norms = _known(run, "grad_norm/g")
-    if not len(norms) or not reference > 0:
+    if not len(norms):
         return {}
     known = ~np.isnan(run["grad_norm/g"])
     steps, peaks = run["step"][known], run.get("grad_norm/g_max", run["grad_norm/g"])[known]
     spikes = peaks > SPIKE * rolling_median(norms, steps)
-    return {
-        "grad_g_vanishing": float((norms < VANISHING * reference).mean()),
-        "grad_g_exploding": float((peaks > EXPLODING * reference).mean()),
-        "grad_g_spikes": float(1000 * spikes.sum() / steps[-1]) if steps[-1] else np.nan,
-        "grad_g_reference": float(reference),
-    }
+    result = {"grad_g_spikes": float(1000 * spikes.sum() / steps[-1]) if steps[-1] else np.nan}
+    settled = norms[steps > 0.05 * steps[-1]]
+    if len(settled) and np.median(settled) > 0:
+        with np.errstate(divide="ignore"):
+            result["grad_g_p1"] = float(np.log(np.percentile(settled, 1) / np.median(settled)))
+    if reference > 0:
+        result["grad_g_vanishing"] = float((norms < VANISHING * reference).mean())
+        result["grad_g_exploding"] = float((peaks > EXPLODING * reference).mean())
+        result["grad_g_reference"] = float(reference)
+    return result
 
 
 def rolling_median(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Centred median over the rows that cover ROLLING_STEPS steps, at least three; shorter at the ends."""
+    """Centred median over the rows that cover ROLLING_STEPS steps, at least ROLLING_ROWS; shorter at the ends."""
     spacing = float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
-    window = max(3, round(ROLLING_STEPS / spacing) | 1)  # odd, so that it has a centre
+    window = max(ROLLING_ROWS, round(ROLLING_STEPS / spacing) | 1)  # odd, so that it has a centre
     return pd.Series(values).rolling(window, center=True, min_periods=1).median().to_numpy()

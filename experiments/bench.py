@@ -34,7 +34,7 @@ from sngan.evaluate import Evaluation
 from sngan.measure import Instruments, Window
 from sngan.train import build, train
 
-_ROUNDS, _SWEEP_ROUNDS = 5, 3
+_ROUNDS, _SWEEP_ROUNDS = 7, 3
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
 _BFLOAT16 = "dcgan, bfloat16"
@@ -154,7 +154,8 @@ def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> di
 
 
 def _spread(name: str, values: list[float]) -> dict[str, Any]:
-    return {name: median(values), "fastest": min(values), "slowest": max(values), "rounds": len(values)}
+    whole = {"fastest": min(values), "slowest": max(values), "rounds": len(values), "each": values}
+    return {name: median(values)} | whole
 
 
 def _time(steps: Callable[[int], None], n: int) -> float:

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from experiments.record import recorded_configs, runs_root
-from sngan.config import EXECUTION_FIELDS, InputError, RunConfig, from_parameters, suggestion
+from sngan.config import ARMS, EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, suggestion
 
 BUNDLED = Path(__file__).parent / "studies"
-_TOP_LEVEL = ("name", "description", "program", "command", "method", "metric", "parameters", "project", "entity")
+_TOP_LEVEL = (
+    *("name", "description", "program", "command", "method", "metric", "parameters", "project", "entity"),
+    *("controller", "primary"),
+)
+JUDGED = {
+    "failures": "whether sn_dcgan fails less than dcgan (C7a)",
+    "spread": "whether sn_dcgan spreads less over seeds than dcgan (C7b)",
+    "C14": "whether sn fails less than plain and dcgan",
+}
+"""What a study's file may name the one context of, beforehand; the first two are the primary outcomes."""
+CONTEXT_FIELDS = tuple(
+    name for name in IDENTITY_FIELDS
+    if name not in {"arm", "seed"} | {parameter for arm in ARMS.values() for parameter in arm.parameters}
+)  # fmt: skip
+"""Runs that differ in none of these share a context."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question and its grid: `configs` are the distinct runs of the `cells` grid points, in grid order."""
+    """A question and its grid: `configs` are the distinct runs of the `cells` grid points, in grid order.
+
+    `primary`: name of JUDGED -> the fields that say in which context it is judged, such as {"lr": 0.03}.
+    """
 
     name: str
     description: str
     configs: list[RunConfig]
     cells: int
     text: str  # the file as it was read; empty where there is none
+    primary: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,7 +133,48 @@ def parse(text: str) -> Study:
         config = from_parameters(dict(zip(grid, cell, strict=True)))
         configs.setdefault(config.run_id, config)
     description = " ".join(str(content.get("description", "")).split())
-    return Study(name, description, list(configs.values()), len(cells), text)
+    found = list(configs.values())
+    return Study(name, description, found, len(cells), text, _primary(content, found))
+
+
+def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
+    """Of `primary`, or of `controller: {type: cloud, primary: ..}`: W&B's schema of a sweep file has no room elsewhere.
+
+    Raises InputError for an unknown outcome or field, and for what is not one context of the grid.
+    """
+    controller = content.get("controller") or {}
+    if not isinstance(controller, dict) or not set(controller) <= {"type", "primary"}:
+        raise InputError(f"controller: expected {{type: cloud, primary: {{..}}}}, got {controller!r}")
+    if "primary" in content and "primary" in controller:
+        raise InputError("primary is given twice: at the top and in controller")
+    primary = content.get("primary", controller.get("primary")) or {}
+    if not isinstance(primary, dict):
+        raise InputError(f"primary: expected a mapping such as {{failures: {{lr: 0.03}}}}, got {primary!r}")
+    for outcome, context in primary.items():
+        if outcome not in JUDGED:
+            known = "; ".join(f"{name}: {meaning}" for name, meaning in JUDGED.items())
+            raise InputError(f"primary: unknown outcome {outcome!r}{suggestion(outcome, JUDGED)} ({known})")
+        if not isinstance(context, dict) or not context:
+            raise InputError(f"primary: {outcome}: expected a mapping of fields such as {{lr: 0.03}}, got {context!r}")
+        for name in context:
+            if name not in CONTEXT_FIELDS:
+                raise InputError(
+                    f"primary: {outcome}: {name!r} makes no context{suggestion(name, CONTEXT_FIELDS)}; "
+                    f"known are {', '.join(CONTEXT_FIELDS)}"
+                )
+        found = contexts_of(configs, context)
+        if len(found) != 1:
+            shown = ", ".join(f"{name} {value}" for name, value in context.items())
+            raise InputError(
+                f"primary: {outcome}: {shown} is {len(found)} contexts of the grid; name the fields and values of one"
+            )
+    return primary
+
+
+def contexts_of(configs: list[RunConfig], fields: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The distinct contexts, as values of CONTEXT_FIELDS, of the runs that have these values."""
+    chosen = [config for config in configs if all(getattr(config, name) == value for name, value in fields.items())]
+    return list(dict.fromkeys(tuple(getattr(config, name) for name in CONTEXT_FIELDS) for config in chosen))
 
 
 def _parameters(content: dict[str, Any]) -> dict[str, Any]:

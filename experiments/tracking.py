@@ -286,10 +286,10 @@ class ModeWatch:
         if any(row.get(f"eval/{name}") is None for name in ("fd", "effective_modes", "mode_kl", "diversity")):
             return ""
         modes, classes = row["eval/effective_modes"], self._classes
-        self._healthy |= row["eval/fd"] < self._healthy_fd and modes >= classes / 2
+        many = classes > 100
+        self._healthy |= row["eval/fd"] < self._healthy_fd and (many or modes >= FEW_MODES * classes)
         if not self._healthy:
             return ""
-        many = classes > 100
         self._best = max(self._best, modes)
         found = {f"effective modes {modes:.3g} of {classes}": modes < FEW_MODES * (self._best if many else classes)}
         if not many:

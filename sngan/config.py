@@ -108,7 +108,7 @@ _SETTING_FIELDS = ("lr", "beta1", "beta2", "n_dis")
 LAYERS = ("conv1", "conv2", "conv3")  # of the discriminator, in forward order
 
 # When a run's samples are healthy, and when they have lost modes afterwards
-HEALTHY_FD = 0.5  # fd below this share of the trivial sampler's, and effective modes of at least half the classes
+HEALTHY_FD = 0.5  # fd below this share of the trivial sampler's, and of up to 100 classes enough effective modes
 FEW_MODES = 0.5  # effective modes below this share of the classes; of more than 100, of the run's own best
 LARGE_MODE_KL = 0.5  # nats; up to 100 classes
 LOW_DIVERSITY = 0.5  # up to 100 classes
