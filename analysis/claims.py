@@ -277,13 +277,38 @@ def _if_learned(cell: _Cell, part: Part, *arms: tuple[_Arm, np.ndarray]) -> Part
     """The part, refused where none of the arms was ever healthy in half of its runs."""
     if part.untested:
         return part
-    counts = [(arm, len(rows), int(np.isfinite(cell.table.first_healthy[rows]).sum())) for arm, rows in arms]
     if any(np.isnan(cell.table.first_healthy[rows]).any() for _, rows in arms):
         return part  # not known
-    if all(2 * healthy < n for _, n, healthy in counts):
-        said = ", ".join(f"{_name(arm)} {healthy} of {n}" for arm, n, healthy in counts)
-        return replace(part, refused=f"neither arm was ever healthy in half of its runs: {said}")
-    return part
+    counts = {_name(arm): (int(np.isfinite(cell.table.first_healthy[rows]).sum()), len(rows)) for arm, rows in arms}
+    return replace(part, refused=location_refusal(counts))
+
+
+def location_refusal(healthy: Mapping[str, tuple[int, int]]) -> str:
+    """Why locations are not compared; empty where they are. `healthy`: arm -> runs that ever were, of how many."""
+    if all(2 * count < n for count, n in healthy.values()):
+        said = ", ".join(f"{arm} {count} of {n}" for arm, (count, n) in healthy.items())
+        return f"neither arm was ever healthy in half of its runs: {said}"
+    return ""
+
+
+def spread_refusal(
+    ratio: float, arms: tuple[str, str], n: int, failed: tuple[int, int], healthy: tuple[int, int]
+) -> str:
+    """Why spreads are not compared in the direction that was found, arm / other; empty where they are.
+
+    `failed`, `healthy`: runs of each, of n, that failed and that ever were healthy.
+    """
+    for arm, count in zip(arms, healthy, strict=True):
+        if 2 * count < n:
+            return f"{arm} was ever healthy in {count} of its {n} runs, fewer than half"
+    tighter = 0 if ratio < 1 else 1
+    lost, against = failed[tighter], failed[1 - tighter]
+    if ratio != 1 and lost > against and lost > _TOO_MANY_FAILED * n:
+        return (
+            f"{arms[tighter]} looks tighter after {lost} of its {n} runs failed, of the other arm {against}: "
+            "survivors look tight"
+        )
+    return ""
 
 
 def _equality(cell: _Cell, arm: _Arm, other: _Arm) -> Part:
@@ -338,22 +363,13 @@ def _spread(cell: _Cell, arm: _Arm, other: _Arm) -> Part:
             nothing, n=kept, refused=f"{kept} of {n} seeds in which neither arm failed, {SPREAD_FROM} are needed"
         )
     healthy = cell.table.first_healthy
-    for of, rows in ((arm, x), (other, y)):
-        learned = int(np.isfinite(healthy[rows]).sum())
-        if not np.isnan(healthy[rows]).any() and 2 * learned < n:
-            return replace(
-                nothing, n=kept, refused=f"{_name(of)} was ever healthy in {learned} of its {n} runs, fewer than half"
-            )
+    learned = [n if np.isnan(healthy[of]).any() else int(np.isfinite(healthy[of]).sum()) for of in (x, y)]
     ratio, p = spread_ratio(log_q[x][steady], log_q[y][steady])
-    part = Part(
-        what, "below", 1.0, ratio, kept, p if ratio.estimate < 1 else 1.0, p if ratio.estimate > 1 else 1.0, 1.0
-    )
-    tighter, looser, of = (x, y, arm) if ratio.estimate < 1 else (y, x, other)
-    lost, against = int(failed[tighter].sum()), int(failed[looser].sum())
-    if ratio.estimate != 1 and lost > against and lost > _TOO_MANY_FAILED * n:
-        said = f"{_name(of)} looks tighter after {lost} of its {n} runs failed, of the other arm {against}"
-        return replace(part, refused=f"{said}: survivors look tight")
-    return part
+    tighter = ratio.estimate < 1
+    part = Part(what, "below", 1.0, ratio, kept, p if tighter else 1.0, p if ratio.estimate > 1 else 1.0, 1.0)
+    lost = (int(failed[x].sum()), int(failed[y].sum()))
+    arms = (_name(arm), _name(other))
+    return replace(part, refused=spread_refusal(ratio.estimate, arms, n, lost, (learned[0], learned[1])))
 
 
 def _weakest(parts: list[Part], order: list[_Arm], table: np.ndarray) -> Part:
@@ -716,8 +732,8 @@ def judge_runs(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | Non
     direction; each is adjusted within its family: Holm over the primary claims, Benjamini-Hochberg over the outcomes of
     all contexts, and apart over mechanism and cost; p_contradicted over these two together, without which some claim is
     contradicted in 6.2 % of the studies in which nothing differs. What is refused or not tested is in no family. Claims
-    that go by quality are judged by fd and shown by fd_pixels as well: where that view of a part that decides has the opposite
-    direction, the claim `depends on the view`.
+    that go by quality are judged by fd and shown by fd_pixels as well: where that view of a part that decides has the
+    opposite direction, the claim `depends on the view`.
     """
     judged = []
     for claim, cell, family in _to_judge(runs.reset_index(drop=True), primary, bench):

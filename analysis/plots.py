@@ -166,19 +166,23 @@ def raw_and_used(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def sensitivity(frame: pd.DataFrame, x_label: str) -> Figure:
-    """Share of runs that failed against a threshold: frame of variant, threshold, share."""
+def sensitivity(frame: pd.DataFrame) -> Figure:
+    """Share of runs that failed, a panel per threshold: frame of threshold (its name), value, variant, share."""
     variants = in_order(frame["variant"])
     colours, dashes = _looks(variants)
+    names = list(dict.fromkeys(frame["threshold"]))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-        axis = figure.subplots()
-        sns.lineplot(
-            frame, x="threshold", y="share", hue="variant", style="variant", hue_order=variants, style_order=variants,
-            palette=colours, dashes=dashes, markers=True, estimator=None, legend=False, ax=axis,
-        )  # fmt: skip
-        axis.set(xlabel=x_label, ylabel="share of runs that failed", ylim=(-0.03, 1.03))
-        axis.set_xticks(sorted(frame["threshold"].unique()))
+        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axis, name in zip(axes, names, strict=True):
+            of = frame[frame["threshold"] == name]
+            sns.lineplot(
+                of, x="value", y="share", hue="variant", style="variant", hue_order=variants, style_order=variants,
+                palette=colours, dashes=dashes, markers=True, estimator=None, legend=False, ax=axis,
+            )  # fmt: skip
+            axis.set(title=name.replace("_", " "), xlabel="", ylabel="share of runs that failed", ylim=(-0.03, 1.03))
+            values = sorted(of["value"].unique())
+            axis.set_xticks(values, [f"{value:.3g}" for value in values])
         _legend(figure, frame["variant"])
     return figure
 

@@ -19,10 +19,11 @@ from analysis import plots, tables
 from analysis.claims import judge
 from analysis.events import CAUSES, Thresholds
 from analysis.load import Study, load, sound
-from analysis.stability import LOWER_IS_BETTER, STATISTICS, summarize
+from analysis.stability import COMPARED, STATISTICS, summarize
 from analysis.stats import APPROXIMATE_BELOW, bands, binned
 from analysis.tables import Table
 from experiments.record import RESULTS, to_json, write_atomically
+from experiments.study import JUDGED
 from sngan.config import ARMS, InputError
 
 KINDS = ("png", "svg")
@@ -33,7 +34,9 @@ READING = (
     "and latents, which the arms share: differences are paired.",
     "Seeds are the sample. Bands and intervals are over seeds, never over evaluations of one model; n stands beside "
     "every number.",
-    "Runs that diverged or failed are counted, and rank worst in comparisons. Nothing is left out silently.",
+    "Runs that diverged or failed are counted, and rank worst in comparisons. Nothing is left out silently, and no run "
+    "is given an fd that it did not have: quality is compared by the gain over a trivial sampler, which is 0 without "
+    "an end.",
     "sigma is the exact largest singular value of a layer's weight matrix, not the power iteration's estimate. It is "
     "not the operator norm of the convolution.",
     "Verdicts come from thresholds that were fixed beforehand; inconclusive is the default.",
@@ -50,10 +53,6 @@ READING_FOREIGN = (
 
 _STRIPS = 20  # seeds of an arm that have a strip of their own
 _FILM_BYTES = 5e6  # of PNG files; a third more in the page
-_IN_STATISTICS = (
-    *("arms", "failures", "paired_failures", "quality", "protocol", "sigma", "operators", "lipschitz"),
-    *("interactions", "power"),
-)
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,14 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     comparisons = tables.compare_arms(study, summary)
     claims = judge(study, summary.iloc[:0] if study.foreign else summary)  # the papers' claims are of our arms
     others = tables.sensitivity_table(study, thresholds)
-    shown = [tables.account_table(study), tables.verdicts_table(claims), tables.arms_table(summary)]
-    shown += [tables.failures_table(summary), tables.paired_failures_table(summary)]
-    shown += [others, tables.quality_table(study)]
-    shown += [tables.protocol_table(study), tables.sigma_table(study), tables.operator_table(study)]
-    shown += [tables.lipschitz_table(study), *tables.statistics_tables(study, summary, comparisons)]
+    shown = [tables.account_table(study), tables.reach_table(claims), tables.verdicts_table(claims)]
+    shown += [tables.arms_table(summary), tables.failures_table(summary), tables.paired_failures_table(summary)]
+    shown += [others, tables.rates_table(study, summary), tables.tuned_table(study, summary)]
+    shown += [tables.quality_table(study), tables.protocol_table(study), tables.sigma_table(study)]
+    shown += [tables.operator_table(study), tables.lipschitz_table(study)]
+    shown += tables.statistics_tables(study, summary, comparisons)
     shown += [tables.interactions_table(study, summary), tables.power_table(summary), tables.evidence_table(claims)]
-    shown += [tables.calibration_table(), tables.runs_table(study)]
+    shown += [tables.operating_table(), tables.calibration_table(), tables.runs_table(study)]
     draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
     pictures = _pictures(study, summary, others.frame, draw)
     for table in shown:
@@ -134,20 +134,29 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     write_atomically(out / "index.html", rendered(content, pictures, film(study)))
     parts = _parts(content, pictures)
     write_atomically(out / "report.md", _markdown(parts))
+    by_name = {table.file: _records(table.frame) for table in shown}
     statistics = {
-        "schema": 1,
+        "schema": 2,
         "study": study.name,
         "account": study.account.to_dict(),
         "extra": study.extra,
+        "primary": dict(study.primary),
         "thresholds": asdict(thresholds),
-        "runs": summary.to_dict("records"),
-        "comparisons": comparisons.to_dict("records"),
-        "claims": claims.to_dict("records"),
+        "claims": _records(claims),
+        **{name: records for name, records in by_name.items() if name != "account"},
+        "runs": by_name["runs_statistics"],
+        "account_table": by_name["account"],
     }
-    by_name = {table.file: table.frame.to_dict("records") for table in shown}
-    statistics |= {name: by_name[name] for name in _IN_STATISTICS}
     write_atomically(out / "statistics.json", to_json(statistics, indent=1) + "\n")
     return Written(out / "index.html", parts)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, which knows no infinity: as in the CSV the words inf and -inf."""
+    return [
+        {name: str(value) if isinstance(value, float) and np.isinf(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
 
 
 def rendered(content: dict[str, Any], pictures: list[Picture], frames: Film | None) -> str:
@@ -302,7 +311,7 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
         pictures += _sample_pictures(study, str(context), slug, draw)
     pictures += _failure_pictures(summary, others, draw)
     if len(frame := _paired_differences(study, summary)):
-        titles = {name: STATISTICS[name] for name in LOWER_IS_BETTER if (frame["statistic"] == name).any()}
+        titles = {name: STATISTICS[name] for name in COMPARED if (frame["statistic"] == name).any()}
         for context, of in frame.groupby("context", sort=False):
             slug = "" if frame["context"].nunique() == 1 else "-" + _slug(str(context))
             caption = (
@@ -378,14 +387,13 @@ def _failure_pictures(summary: pd.DataFrame, others: pd.DataFrame, draw: _Draw) 
         caption = f"Runs of each arm by the cause of their first failure (what went wrong, above). Runs: {n}."
         figure = plots.causes(failures[failures["context"] == context], list(CAUSES))
         pictures.append(draw(figure, "causes" + slug, f"Causes of failure: {context}", caption))
-        of = others[others["context"] == context].set_index("arm")
-        shares = pd.DataFrame({f: of[f"failures_at_{f:g}"] / of["n"] for f in tables.COLLAPSE_FACTORS})
-        frame = shares.melt(var_name="threshold", value_name="share", ignore_index=False).rename_axis("variant")
+        of = others[others["context"] == context].rename(columns={"arm": "variant"})
         caption = (
-            "Share of each arm's runs that failed in any way, where quality collapse is fd above so many times the "
-            f"best so far. Level lines: the threshold does not matter. Runs: {n}."
+            "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality collapse "
+            "is fd above so many times the best so far; healthy is fd below this share of the trivial sampler's; modes "
+            f"is the share of the classes that is enough. Level lines: the threshold does not matter. Runs: {n}."
         )
-        figure = plots.sensitivity(frame.reset_index(), "quality collapse: fd above this multiple of the best so far")
+        figure = plots.sensitivity(of.assign(share=of["failures"] / of["n"]))
         pictures.append(draw(figure, "sensitivity" + slug, f"Failures under other thresholds: {context}", caption))
         if runs["failure"].astype(bool).any():
             curves = {variant: tables.survival_of(of).curve for variant, of in runs.groupby("variant")}
@@ -397,7 +405,10 @@ def _failure_pictures(summary: pd.DataFrame, others: pd.DataFrame, draw: _Draw) 
             pictures.append(draw(figure, "survival" + slug, f"Time to failure: {context}", caption))
     if over["context"].nunique() > 1 and over["log_q_end"].notna().any():
         table = over.pivot_table(index="context", columns="variant", values="q_end", aggfunc="median", sort=False)
-        caption = "Median fd at the end of each arm in each context; numbers of different data sets do not compare."
+        caption = (
+            "Median fd at the end of each arm's runs that have one, in each context; numbers of different data sets do "
+            "not compare."
+        )
         figure = plots.matrix(table[plots.in_order(pd.Series(table.columns))], "median fd")
         pictures.append(draw(figure, "robustness", "Settings and arms", caption))
     return pictures
@@ -477,6 +488,7 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
         "total": len(runs),
         "extra": study.extra,
         "problems": problems.to_dict("records"),
+        "primary": _primary(study),
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
         "tables": shown,
         "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.frame["claim"]},
@@ -489,6 +501,22 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
         ],
         "command": study.command or f"sngan report {study.name}",
     }  # fmt: skip
+
+
+def _primary(study: Study) -> str:
+    """In which contexts the primary outcomes are judged, and who said so."""
+    if study.foreign:
+        return ""
+    contexts = list(study.runs["context"].unique())
+    if not study.primary and len(contexts) == 1:
+        return "The primary outcomes, failures and spread over seeds of sn_dcgan against dcgan, have one context here."
+    if not study.primary:
+        return (
+            "The study's file names no context for the primary outcomes (primary: {failures: .., spread: ..}): so none "
+            "of its claims is primary, failures and spread are judged among the others, and C14 is not judged."
+        )
+    said = "; ".join(f"{JUDGED[outcome]}: {context}" for outcome, context in study.primary.items())
+    return f"Named in the study's file, before its runs were looked at, are the contexts in which it judges {said}."
 
 
 def _markdown(parts: list[str | Picture]) -> str:
@@ -508,6 +536,7 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
         "",
         f"{content['total']} planned runs: {states}.",
         "",
+        *([content["primary"], ""] if content["primary"] else []),
         "## How to read this page",
         "",
         *(f"{i}. {text}" for i, text in enumerate(content["reading"], start=1)),
