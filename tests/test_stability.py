@@ -55,6 +55,7 @@ def test_rolling_median_covers_201_steps() -> None:
     values, steps = np.random.default_rng(0).normal(size=101), np.arange(0, 1010, 10)
     assert rolling_median(values, steps)[50] == np.median(values[40:61])  # 10 rows of 10 steps to each side
     assert rolling_median(values, np.arange(101))[50] == np.median(values)
+    assert rolling_median(values, 100 * np.arange(101))[50] == np.median(values[45:56])  # never fewer than 11 rows
 
 
 def test_gradients_are_judged_against_the_common_reference_of_the_seed() -> None:
@@ -78,6 +79,38 @@ def test_spikes_and_explosions_are_judged_by_the_maxima() -> None:
     row = summarize(run(grad_norm__g=1.0, **{"grad_norm__g_max": peaks})).iloc[0]
     assert row["grad_g_spikes"] == pytest.approx(1000 * 2 / 3000)  # two above 5 x the rolling median
     assert row["grad_g_exploding"] == pytest.approx(1 / 301)
+
+
+def test_vanishing_is_against_the_runs_own_median_after_its_first_twentieth() -> None:
+    """A common reference decides by scale: an arm whose gradients are all a third of the others' does not vanish."""
+    norm = np.ones(301)
+    norm[:10], norm[200:206] = 1e-6, 1e-3
+    rows = [summarize(run(grad_norm__g=scale * norm)).iloc[0] for scale in (1.0, 1 / 3)]
+    assert rows[0]["grad_g_p1"] == pytest.approx(np.log(np.percentile(norm[16:], 1)))  # steps above 150
+    assert rows[0]["grad_g_p1"] == pytest.approx(rows[1]["grad_g_p1"])
+    assert rows[0]["grad_g_p1"] < np.log(0.01)
+
+
+def test_norms_are_counted_from_their_updates_on() -> None:
+    """Sigma from the first update, growth from update 500; what is not finite is above, and no end of growth."""
+    sigma = np.full(301, 1.0)
+    sigma[0], sigma[1], sigma[51] = 9.0, 1.2, np.nan
+    weights = np.exp(np.arange(301) / 300)
+    columns = {"sigma/conv1": sigma, "sigma/conv2": 0.9, "weight_norm/conv1": weights, "weight_norm/conv2": 1.0}
+    row = summarize(run(d_updates=lambda step: step, **columns)).iloc[0]
+    assert row["sigma_share"] == pytest.approx(2 / 600)
+    assert row["sigma_growth"] == pytest.approx(0)
+    assert row["weight_growth"] == pytest.approx(0.5 * 250 / 300)
+    growing = summarize(run(d_updates=lambda step: step, **{"sigma/conv1": weights})).iloc[0]
+    assert (growing["sigma_max"], growing["sigma_growth"]) == (pytest.approx(1), pytest.approx(250 / 300))
+    lost = weights.copy()
+    lost[280:] = np.nan  # it diverged: to its last finite row
+    assert summarize(run(d_updates=lambda step: step, **{"sigma/conv1": lost})).iloc[0]["sigma_max"] == pytest.approx(
+        279 / 300
+    )
+    steep = np.where(np.arange(301) > 225, 2.0, 50.0)
+    late = summarize(run(**{"lipschitz/empirical": steep})).iloc[0]
+    assert (late["grad_x_p99_late"], late["grad_x_max"]) == (pytest.approx(np.log(2)), pytest.approx(np.log(50)))
 
 
 def test_short_runs_take_their_reference_early_too() -> None:

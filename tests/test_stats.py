@@ -19,6 +19,7 @@ from analysis.stats import (
     signed_rank_critical,
     signed_rank_p,
     spread_ratio,
+    subtract,
 )
 from sngan.config import InputError
 
@@ -143,16 +144,35 @@ def test_the_interval_of_the_spread_ratio_inverts_the_paired_test(n: int, seed: 
         assert p_of(ratio.low * (1 - 1e-9)) <= 0.05 < p_of(ratio.low * (1 + 1e-9))
 
 
-def test_interval_and_p_of_the_spread_agree_where_runs_failed() -> None:
-    """But for ties of failures, which the interval takes as distinct: in few studies, at the very level."""
-    rng, disagree, rejected = np.random.default_rng(4), 0, 0
-    for _ in range(400):
-        x, y = (np.where(rng.random(20) < 0.25, np.inf, spread * rng.normal(size=20)) for spread in (2, 1))
-        ratio, p = spread_ratio(x, y)
-        rejected += p <= 0.05
-        disagree += (p <= 0.05) == (ratio.low <= 1 <= ratio.high)
-    assert rejected > 40
-    assert disagree < 0.05 * 400
+def test_spread_is_compared_among_seeds_in_which_neither_failed_and_from_eight_on() -> None:
+    rng = np.random.default_rng(4)
+    base, arm = rng.normal(size=12), 0.2 * rng.normal(size=12)
+    for lost in (np.inf, 3.0):  # a run without an end, or one that failed otherwise and has one
+        frame = scores(base=list(base), arm=[*([lost] * 4), *arm[4:]])
+        frame["failed"] = (frame["arm"] == "arm") & (frame["seed"] < 4)
+        row = compare(frame, "base").iloc[0]
+        ratio, p = spread_ratio(arm[4:], base[4:])
+        assert (row["n_pairs"], row["n_spread"]) == (12, 8)
+        assert (row["spread_ratio"], row["spread_low"], row["spread_high"], row["p_spread"]) == (*ratio, p)
+    few = compare(frame[frame["seed"] != 11], "base").iloc[0]
+    assert few["n_spread"] == 7
+    assert np.isfinite(few["spread_ratio"])  # it describes
+    assert np.isnan([few["spread_low"], few["spread_high"], few["p_spread"]]).all()
+
+
+def test_infinite_scores_of_one_sign_are_equal_and_of_two_are_not() -> None:
+    x, y = np.array([np.inf, -np.inf, np.inf, 1.0]), np.array([np.inf, -np.inf, -np.inf, np.inf])
+    assert subtract(x, y).tolist() == [0, 0, np.inf, -np.inf]
+
+
+def test_an_interval_of_another_level_inverts_its_test() -> None:
+    values = np.random.default_rng(2).normal(size=12)
+    low, high = location_interval(values, 0.9)[0][1:]
+    for limit, side, inside in ((low, "greater", 1e-9), (high, "less", -1e-9)):  # one-sided, at 5 %
+        assert scipy_stats.wilcoxon(values - limit - inside, alternative=side, method="exact").pvalue > 0.05
+        assert scipy_stats.wilcoxon(values - limit + inside, alternative=side, method="exact").pvalue <= 0.05
+    wide = location_interval(values)[0]
+    assert wide.low < low < high < wide.high
 
 
 def test_probability_of_improvement_is_mann_whitneys() -> None:

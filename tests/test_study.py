@@ -23,7 +23,10 @@ def test_bundled_studies(name: str, runs: int) -> None:
 def test_a_study_file_is_a_wandb_sweep_file(name: str) -> None:
     """Every key is W&B's, values are scalars, and the command names the study that the file describes."""
     content = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())
-    assert set(content) <= {"name", "description", "program", "command", "method", "metric", "parameters"}
+    assert set(content) <= {"name", "description", "program", "command", "method", "metric", "controller", "parameters"}
+    if "controller" in content:  # the only place where W&B's schema of a sweep file lets other keys be
+        assert content["controller"]["type"] == "cloud"
+        assert set(content["controller"]["primary"]) >= {"failures", "spread"}
     assert content["command"][2:] == ["-m", "experiments", "train", "--study", name, "${args}"]
     for spec in content["parameters"].values():
         assert all(isinstance(v, str | int | float) for v in spec.get("values", [spec.get("value")]))

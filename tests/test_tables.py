@@ -20,7 +20,7 @@ def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
     """Runs of 100 steps by arm: the step at which each seed failed, None where it did not."""
     rows = [
         {"context": "c", "variant": arm, "seed": seed, "last_step": 100, "failure": step is not None,
-         "failure_step": np.nan if step is None else step}
+         "failure_step": np.nan if step is None else step, "ended": True}
         for arm, steps in failure_steps.items() for seed, step in enumerate(steps)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -33,26 +33,31 @@ def test_paired_failures_by_hand() -> None:
     assert set(frame["arm"]) == {"sn"}
     assert set(frame["baseline"]) == {"dcgan"}
     assert set(frame["n_pairs"]) == {7}
-    failure = frame.loc["failure"]
+    failure = frame.loc["failure (unconditional exact)"]
     assert (failure["seeds_that_differ"], failure["arm_worse"]) == (6, 1)
-    assert failure["share"] == pytest.approx(1 / 6)
-    assert failure["p"] == pytest.approx(2 * (1 + 6) / 2**6)
-    first = frame.loc["first failure"]
+    assert failure["difference"] == pytest.approx(-4 / 7)
+    assert failure["low"] < -4 / 7 < failure["high"]
+    assert frame.loc["failure (McNemar)", "p"] == pytest.approx(2 * (1 + 6) / 2**6)
+    assert failure["p"] < frame.loc["failure (McNemar)", "p"]
+    first = frame.loc["first failure (sign test)"]
     assert (first["seeds_that_differ"], first["arm_worse"]) == (7, 2)
     assert first["p"] == pytest.approx(2 * (1 + 7 + 21) / 2**7)
     p = np.sort(frame["p"].to_numpy())
-    adjusted = np.minimum.accumulate((p * 3 / np.array([1, 2, 3]))[::-1])[::-1]
+    adjusted = np.minimum.accumulate((p * 4 / np.array([1, 2, 3, 4]))[::-1])[::-1]
     assert np.sort(frame["p_adjusted"]) == pytest.approx(np.minimum(adjusted, 1))
     assert paired_failures_table(outcomes(sn=[None, 3])).frame.empty
 
 
 def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
-    """In E all but sn have three times the fd: sn gains log 3 on dcgan, exactly so in every seed; plain nothing."""
+    """In E all but sn have three times the fd: sn gains log 3 on dcgan, exactly so in every seed; plain nothing.
+
+    The gain ends at the trivial sampler's 40: from 10 to 30 it falls by log 3.
+    """
     of = study(tmp_path, {"dcgan": {}, "sn": {}, "plain": {}}, seeds=12, settings={"C": 1.0, "E": 3.0})
     frame = interactions_table(of, summarize(of.history, of.runs)).frame.set_index("arm")
     assert set(frame["n"]) == {12}
-    assert frame.loc["sn", "effect"] == pytest.approx(-np.log(3), abs=0.02)
-    assert frame.loc["sn", "high"] < -1
+    assert frame.loc["sn", "effect"] == pytest.approx(np.log(3), abs=0.02)
+    assert frame.loc["sn", "low"] > 1
     assert frame.loc["sn", "p"] == pytest.approx(2 / 2**12)
     assert frame.loc["sn", "p_adjusted"] == pytest.approx(4 / 2**12)
     assert abs(frame.loc["plain", "effect"]) < 0.02
