@@ -226,7 +226,7 @@ def _as_claimed(arm: str, parameters: Mapping[str, float], context: int) -> Trut
     if arm in ("penalty", "penalty_dcgan"):
         stronger = parameters["penalty_weight"] > 0.05
         truth = replace(truth, failure=0.15 if stronger else 0.25, sigma_max=0.5 if stronger else 0.75)
-    return replace(truth, fd=1.5 * truth.fd) if context == 1 else truth
+    return replace(truth, fd=2.5 * truth.fd) if context == 1 else truth
 
 
 def _batch_norm_matters(arm: str, parameters: Mapping[str, float], context: int) -> Truth:
@@ -244,7 +244,7 @@ def _four_rates(arm: str, parameters: Mapping[str, float], context: int) -> Trut
 
 
 DESIGNS = (
-    Design("nothing differs", _nothing_differs, (7, 10, 20), degrees=3, replicates=3000),
+    Design("nothing differs", _nothing_differs, (7, 10, 20), degrees=3, replicates=2000),
     Design("nothing differs, four contexts", _nothing_differs, (20,), contexts=4, degrees=3, replicates=2000),
     Design("as claimed", _as_claimed, (10, 20), ("C1", "C2", "C3", "C4", "C5", "C6", "C7a", "C7b", "C8", "C9", "C13",
            "C14a", "C14b", "C15", "C16")),
