@@ -124,7 +124,8 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     shown += [tables.operator_table(study), tables.lipschitz_table(study)]
     shown += tables.statistics_tables(study, summary, comparisons)
     shown += [tables.interactions_table(study, summary), tables.power_table(summary), tables.evidence_table(claims)]
-    shown += [tables.operating_table(), tables.calibration_table(), tables.runs_table(study)]
+    shown += [] if study.foreign else [tables.operating_table()]
+    shown += [tables.calibration_table(), tables.runs_table(study)]
     draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
     pictures = _pictures(study, summary, others.frame, draw)
     for table in shown:

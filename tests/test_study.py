@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from experiments.study import BUNDLED, bundled_names, find, parse, read
 from sngan.config import InputError
 
 HEAD = "name: x\nmethod: grid\n"
+GRID = HEAD + "parameters: {arm: {values: [dcgan, sn]}, lr: {values: [0.01, 0.02]}}\n"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,14 @@ def test_a_study_file_is_a_wandb_sweep_file(name: str) -> None:
     for spec in content["parameters"].values():
         assert all(isinstance(v, str | int | float) for v in spec.get("values", [spec.get("value")]))
     assert Path(content["program"]) == Path("experiments/__main__.py")
+
+
+@pytest.mark.parametrize("where", ["primary: {}", "controller: {{type: cloud, primary: {}}}"])
+def test_the_contexts_of_primary_outcomes_are_named_in_the_file(where: str) -> None:
+    primary = {"failures": {"lr": 0.02}, "spread": {"lr": 0.01, "setting": "custom"}, "C14": {"lr": 0.01}}
+    assert parse(GRID + where.format(json.dumps(primary))).primary == primary
+    assert parse(GRID).primary == {}
+    assert find("mnist-short").primary == {"failures": {"lr": 0.03}, "spread": {"lr": 0.005}, "C14": {"lr": 0.01}}
 
 
 def test_cells_that_become_equal_are_one_run() -> None:
@@ -63,6 +73,15 @@ def test_a_number_in_exponent_form_is_a_number() -> None:
         (HEAD + "command: sngan\nparameters: {seed: {value: 1}}", "command: expected a list of words"),
         (HEAD + "parameters: {seed: {value: " + "1" * 5000 + "}}", "not valid YAML"),
         ("- 1", "expected a mapping"),
+        (GRID + "primary: {failure: {lr: 0.01}}", "unknown outcome 'failure'; did you mean 'failures'"),
+        (GRID + "primary: {failures: {lrr: 0.01}}", "'lrr' makes no context; did you mean 'lr'"),
+        (GRID + "primary: {failures: {arm: sn}}", "'arm' makes no context"),
+        (GRID + "primary: {failures: {lr: 0.05}}", "lr 0.05 is 0 contexts of the grid"),
+        (GRID + "primary: {failures: {dataset: digits}}", "dataset digits is 2 contexts of the grid"),
+        (GRID + "primary: {failures: 0.01}", "expected a mapping of fields"),
+        (GRID + "primary: [failures]", "primary: expected a mapping"),
+        (GRID + "controller: {type: cloud, primry: {}}", "controller: expected"),
+        (GRID + "primary: {spread: {lr: 0.01}}\ncontroller: {primary: {spread: {lr: 0.01}}}", "given twice"),
         ("a: [", "not valid YAML"),
     ],
 )
