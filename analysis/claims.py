@@ -781,6 +781,11 @@ def _to_judge(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None
             yield from ((claim, cell, claim.family) for cell in _spanning(table, widely=claim.id == "C6"))
         else:
             named = primary.get(_NAMED.get(claim.id, ""), next(iter(contexts)) if len(contexts) == 1 else "")
+            if claim.id.startswith("C14") and named not in contexts:
+                unnamed = [
+                    Part("failures", untested="needs a context that the study's file names (primary: {C14: ..})")
+                ]
+                yield claim._replace(parts=lambda cell, parts=unnamed: parts), _Cell(table, "", ""), claim.family
             for cell in cells:
                 if claim.id.startswith("C14") and cell.context != named:
                     continue

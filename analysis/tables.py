@@ -93,13 +93,17 @@ def verdicts_table(claims: pd.DataFrame) -> Table:
         "of no effect, with a p that is adjusted in the same way. Depends on the view: one of these two by fd, and the "
         "opposite direction by fd_pixels. Refused: a number there is, and it would mislead, for the reason that is "
         f"given. Not tested: what is named is missing, or there are fewer than {APPROXIMATE_BELOW} paired seeds. "
-        "Everything else is inconclusive. p is adjusted by Holm over the two primary claims, by Benjamini-Hochberg "
-        "over the outcomes of all contexts, and apart over mechanism and cost. Benjamini-Hochberg bounds the expected "
-        "share of false ones among the verdicts, not the chance that there is one, which is up to .12 where half of "
-        "the claims are true. The evidence table has every part."
+        "Everything else is inconclusive. The two p are of either verdict, adjusted by Holm over the two primary "
+        "claims, by Benjamini-Hochberg over the outcomes of all contexts, and apart over mechanism and cost. "
+        "Benjamini-Hochberg bounds the expected share of false ones among the verdicts, not the chance that there is "
+        "one, which is up to .12 where half of the claims are true. The evidence table has every part."
     )
-    columns = ["claim", "context", "family", "statement", "verdict", "reason", "p_adjusted", "source", "figure"]
-    frame = claims.drop_duplicates(["claim", "context"])[columns]
+    columns = [
+        *("claim", "context", "family", "statement", "verdict", "reason", "p_supported", "p_contradicted"),
+        *("source", "figure"),
+    ]
+    frame = claims.drop_duplicates(["claim", "context"]).drop(columns="p_contradicted")
+    frame = frame.rename(columns={"p_adjusted": "p_supported", "p_contradicted_adjusted": "p_contradicted"})[columns]
     return Table("verdicts", "Verdicts", caption, frame, "runs that are over")
 
 
@@ -129,9 +133,9 @@ def reach_table(claims: pd.DataFrame) -> Table:
     found = _operating()
     power = found[(found["claim"] != "any") & (found["verdict"] == "supported")].set_index(["claim", "n"])
     rows = []
+    seeds = int(claims.loc[claims["decides"].astype(bool), "n"].max()) if len(claims) else 0
     for claim, of in claims.groupby("claim", sort=False):
-        deciding = of[of["decides"].astype(bool)]
-        n = int(deciding["n"].max()) if len(deciding) else 0
+        n = seeds if of["n"].max() > 0 else 0  # of a part that is refused n may be fewer
         at = {f"power_at_{size}": float(power["share"].get((claim, size), np.nan)) for size in (10, 20)}  # type: ignore[arg-type]
         here = at["power_at_20"] if n >= 20 else at["power_at_10"] if n >= 10 else np.nan
         if (of["verdict"] == "not tested").all():
@@ -147,8 +151,8 @@ def reach_table(claims: pd.DataFrame) -> Table:
         "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
         "with 10 and with 20 seeds in which it was supported. In these SN halves the spread of log fd (sd .30 to .15), "
         "fails in 5 instead of 30 % of its runs and has an fd of 8 instead of 10 (C11: 10 against 8 with batch norm), "
-        "with heavy tails and pairs correlated .3. n: the most paired seeds of a part. A claim that is out of reach "
-        "and inconclusive has not been answered either way."
+        "with heavy tails and pairs correlated .3. n: the most paired seeds of a part of any claim. A claim that is "
+        "out of reach and inconclusive has not been answered either way."
     )
     columns = ["claim", "statement", "n", "power_at_10", "power_at_20", "decidable"]
     return Table(

@@ -399,3 +399,21 @@ def test_a_report_can_be_made_of_a_loaded_study(mixed_study: Path, monkeypatch: 
 
     monkeypatch.setattr(report, "_pictures", lambda *_: [])  # the figures take most of the time
     assert write_report(load(mixed_study)) == mixed_study / "report" / "index.html"
+
+
+def test_contexts_that_were_named_stay_named(mixed_study: Path, tmp_path: Path) -> None:
+    """A copy that was launched before its file named them has the same runs, and does not take the names away."""
+    path, folder = mixed_study / "study.yaml", tmp_path / "frozen"
+    before = path.read_text()
+    path.write_text(before + "primary: {spread: {dataset: digits}}\n")
+    named = load(mixed_study)
+    freeze(named, folder)
+    path.write_text(before)
+    unnamed = load(mixed_study)
+    assert unnamed.primary == {}
+    freeze(unnamed, folder)
+    assert thaw(folder).primary == named.primary == {"spread": "digits, setting C"}
+    again = tmp_path / "again"
+    freeze(unnamed, again)
+    freeze(named, again)
+    assert thaw(again).primary == named.primary

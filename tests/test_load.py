@@ -11,10 +11,11 @@ from conftest import HOSTILE, ROOT, small, write_study
 
 from analysis import load as loading
 from analysis.events import Thresholds
-from analysis.load import load
+from analysis.load import assemble, load
 from analysis.report import _content
 from experiments.record import STATES, Record, run_folders
 from experiments.run import execute
+from experiments.study import find
 from sngan.config import InputError
 
 
@@ -139,3 +140,14 @@ def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatc
     assert set(read) & results == {record.run_id}
     assert (changed.runs["damage"] != "").sum() == 1
     assert not changed.history.equals(first.history)
+
+
+def test_the_contexts_that_a_studys_file_names_are_found(tmp_path: Path) -> None:
+    plan = find("mnist-short")
+    study = assemble(plan, tmp_path, {})
+    assert study.primary == {
+        "failures": "mnist, setting custom, lr 0.03", "spread": "mnist, setting custom, lr 0.005",
+        "C14": "mnist, setting custom, lr 0.01",
+    }  # fmt: skip
+    assert set(study.primary.values()) < set(study.runs["context"])
+    assert set(assemble(find("paper-settings"), tmp_path, {}).primary.values()) == {"mnist, setting C"}

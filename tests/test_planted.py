@@ -55,6 +55,10 @@ one_sided_correction.calls = 0  # type: ignore[attr-defined]
 _ADJUST = claims._adjust
 
 
+def half_unconditional(x: np.ndarray, y: np.ndarray) -> float:
+    return inference.paired_rates_p(x, y) / 2
+
+
 def end_dated(run: object, state: str, *rest: object) -> list[tuple[str, int]]:
     """Never learned counts from the run's last step."""
     last = int(run["step"][-1])  # type: ignore[index]
@@ -79,7 +83,7 @@ PLANTED = {
                                         test_stats.test_bands_are_over_seeds_and_say_their_n),
     "half a p": (test_inference, "mcnemar_p", one_sided,
                  test_inference.test_mcnemar_is_the_binomial_of_the_pairs_that_differ),
-    "half a p of the unconditional test": (test_inference, "paired_rates_p", lambda x, y: inference.paired_rates_p(x, y) / 2,
+    "half a p of the unconditional test": (test_inference, "paired_rates_p", half_unconditional,
                  test_inference.test_the_unconditional_test_holds_its_level_and_sees_more_than_mcnemars),
     "survivors only": (test_claims, "judge_runs", survivors,
                        test_claims.test_survivors_with_better_coverage_do_not_show_less_collapse),
