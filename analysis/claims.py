@@ -736,6 +736,8 @@ def judge_runs(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | Non
     opposite direction, the claim `depends on the view`.
     """
     judged = []
+    if runs.empty:
+        return pd.DataFrame(columns=_COLUMNS)
     for claim, cell, family in _to_judge(runs.reset_index(drop=True), primary, bench):
         parts = list(claim.parts(cell))
         others = list(claim.parts(replace(cell, view="_pixels"))) if claim.by_quality else []

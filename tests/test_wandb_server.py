@@ -313,7 +313,8 @@ def write_sweep(folder: Path, **parameters: object) -> Path:
     command = (
         '["${env}", "${interpreter}", "-m", "experiments", "train", "--study", "tiny", "--threads", "1", "${args}"]'
     )
-    path.write_text(f"program: experiments/__main__.py\ncommand: {command}\n{path.read_text()}")
+    primary = "controller: {type: cloud, primary: {failures: {dataset: digits}}}"
+    path.write_text(f"program: experiments/__main__.py\ncommand: {command}\n{primary}\n{path.read_text()}")
     return path
 
 
