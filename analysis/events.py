@@ -120,20 +120,33 @@ def healthy_at(evaluations: Columns, classes: int, trivial: float, thresholds: T
 
 
 def _divergence(run: Columns, thresholds: Thresholds) -> int | None:
-    """The first step with a non-finite loss, or a huge logit. Step 0 comes before the first loss."""
-    bad = np.zeros(len(run["step"]), bool)
-    for name in ("loss/d", "loss/g"):
+    """The first step with a loss or a quality that is not finite, or a huge logit. Step 0 comes before the first loss.
+
+    A loss that is missing is not finite where no more comes, for longer than ever between two that are there.
+    """
+    trained = run["step"] > 0
+    bad = np.isinf(run.get("eval/fd", np.zeros(len(trained))))
+    for name in ("loss/d", "loss/g", "logit/max_abs"):
         if name in run:
-            bad |= ~np.isfinite(run[name])
+            values = run[name]
+            bad |= np.isinf(values) | (_lost(np.isnan(values) & trained))
     if "logit/max_abs" in run:
-        bad |= ~(run["logit/max_abs"] <= thresholds.logit)
-    return _first(run["step"], bad & (run["step"] > 0))
+        bad |= run["logit/max_abs"] > thresholds.logit
+    return _first(run["step"], bad & trained)
+
+
+def _lost(missing: np.ndarray) -> np.ndarray:
+    """Where values are missing to the end, if for longer than between two that are there."""
+    known = np.flatnonzero(~missing)
+    last = int(known[-1]) if len(known) else -1
+    lost = np.arange(len(missing)) > last
+    return lost if lost.sum() >= max(np.diff(known), default=1) else np.zeros(len(missing), bool)
 
 
 def _few_modes(evaluations: Columns, classes: int, thresholds: Thresholds) -> np.ndarray:
     bad = np.zeros(len(evaluations["step"]), bool)
     if (modes := evaluations.get("eval/effective_modes")) is not None:
-        bad |= modes < thresholds.modes * (np.maximum.accumulate(modes) if classes > 100 else classes)
+        bad |= modes < thresholds.modes * (np.fmax.accumulate(modes) if classes > 100 else classes)
     if classes <= 100:
         if "eval/mode_kl" in evaluations:
             bad |= evaluations["eval/mode_kl"] > thresholds.mode_kl

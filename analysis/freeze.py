@@ -33,6 +33,7 @@ from pyarrow import compute, parquet
 from analysis.load import COUNTS, Found, Study, assemble, grids
 from experiments.record import RESULTS, to_json, write_atomically
 from experiments.study import Study as Plan
+from experiments.study import check_primary
 from experiments.study import parse as parse_study
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 
@@ -134,7 +135,10 @@ def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
             f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
             f"({len(ours - frozen)} and {len(frozen - ours)}): launch a study file that has them all, or a part of it"
         )
-    named = frozen == ours and parse_study(manifest["plan"]).primary and not parse_study(study.plan).primary
+    before, now = (parse_study(plan) for plan in (manifest["plan"], study.plan))
+    named = frozen == ours and before.primary and not now.primary  # a copy that was launched before
+    if not named and not ours < frozen:
+        check_primary(before, now, str(folder))
     return manifest | {"plan": study.plan if frozen <= ours and not named else manifest["plan"]}
 
 

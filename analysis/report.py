@@ -318,7 +318,8 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
             caption = (
                 f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
                 f"{'seed' if study.foreign else 'initial weights, data order and latents'}. "
-                "Left of zero the arm is the steadier one."
+                "Left of zero the arm is the better one: of gains, and of the gradient's lowest values, the sign is "
+                "turned. A seed in which one of the two has no end has gain 0, and by all else no dot."
             )
             figure = plots.differences(of, titles)
             pictures.append(draw(figure, "differences" + slug, f"Paired differences: {context}", caption))
@@ -517,7 +518,11 @@ def _primary(study: Study) -> str:
             "of its claims is primary, failures and spread are judged among the others, and C14 is not judged."
         )
     said = "; ".join(f"{JUDGED[outcome]}: {context}" for outcome, context in study.primary.items())
-    return f"Named in the study's file, before its runs were looked at, are the contexts in which it judges {said}."
+    rest = ", ".join(outcome for outcome in JUDGED if outcome not in study.primary)
+    return (
+        f"Named beforehand, in the study's file, are the contexts in which it judges {said}. What a launched or frozen "
+        "study has named stays." + (f" No context is named for {rest}." if rest and len(contexts) > 1 else "")
+    )
 
 
 def _markdown(parts: list[str | Picture]) -> str:

@@ -92,7 +92,8 @@ def summarize(
 
     - `failure`: whether any event happened (`analysis.events`), None for a run that is not over; `causes` are all of
       them with their steps, `cause` and `failure_step` the first; `healthy_step` is the first evaluation at which it
-      was healthy, `healthy_end` whether it was at the last one, without having collapsed, diverged or failed.
+      was healthy, `healthy_end` whether it was at the last one, without having collapsed, diverged or failed; None if
+      that is not known.
     - `ended`: whether the run has an end, which a run that diverged or failed has not, whatever came first. No run is
       given an fd that it did not have: without an end `q_end` is NaN and `gain` 0. A run that ended has the fd of its
       last quarter, of at least three evaluations or of all it has. Where the trivial sampler's fd is not known there
@@ -186,7 +187,9 @@ def _outcome(
     at = evaluated(run)
     q, last = at["eval/fd"], int(row["last_step"])
     result: dict[str, Any] = {"q_best": float(q.min()) if len(q) else np.nan}
-    if len(q) and q.min() > 0 and len(late := np.log(q[at["step"] >= last / 2])) > 1:
+    late = q[(at["step"] >= last / 2) & np.isfinite(q)]
+    if len(late) > 1 and late.min() > 0:
+        late = np.log(late)
         result["quality_oscillation"] = float(np.abs(np.diff(late)).mean())
     healthy = healthy_from(at, classes, trivial, thresholds)
     result["healthy_step"] = np.nan if healthy is None else healthy
@@ -199,7 +202,8 @@ def _outcome(
     result |= dict(zip(("cause", "failure_step"), events[0] if events else (None, np.nan), strict=True))
     good = healthy_at(at, classes, trivial, thresholds)
     lost = set(causes) - {"D saturation"}
-    result["healthy_end"] = bool(len(good) and good[-1] and not lost) if np.isfinite(trivial) else None
+    known = np.isfinite(trivial) and (len(good) or not ended)
+    result["healthy_end"] = bool(len(good) and good[-1] and not lost) if known else None
     if not np.isfinite(trivial):
         notes.append("whether it learned is not known: no trivial sampler's fd")
     if not ended:

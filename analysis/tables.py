@@ -96,7 +96,8 @@ def verdicts_table(claims: pd.DataFrame) -> Table:
         "Everything else is inconclusive. The two p are of either verdict, adjusted by Holm over the two primary "
         "claims, by Benjamini-Hochberg over the outcomes of all contexts, and apart over mechanism and cost. "
         "Benjamini-Hochberg bounds the expected share of false ones among the verdicts, not the chance that there is "
-        "one, which is up to .12 where half of the claims are true. The evidence table has every part."
+        "one, which is up to .12 where half of the claims are true. p of contradiction is adjusted over outcome, "
+        "mechanism and cost together. The evidence table has every part."
     )
     columns = [
         *("claim", "context", "family", "statement", "verdict", "reason", "p_supported", "p_contradicted"),
@@ -133,9 +134,8 @@ def reach_table(claims: pd.DataFrame) -> Table:
     found = _operating()
     power = found[(found["claim"] != "any") & (found["verdict"] == "supported")].set_index(["claim", "n"])
     rows = []
-    seeds = int(claims.loc[claims["decides"].astype(bool), "n"].max()) if len(claims) else 0
     for claim, of in claims.groupby("claim", sort=False):
-        n = seeds if of["n"].max() > 0 else 0  # of a part that is refused n may be fewer
+        n = int(of.loc[of["decides"].astype(bool), "seeds"].max())
         at = {f"power_at_{size}": float(power["share"].get((claim, size), np.nan)) for size in (10, 20)}  # type: ignore[arg-type]
         here = at["power_at_20"] if n >= 20 else at["power_at_10"] if n >= 10 else np.nan
         if (of["verdict"] == "not tested").all():
@@ -151,8 +151,10 @@ def reach_table(claims: pd.DataFrame) -> Table:
         "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
         "with 10 and with 20 seeds in which it was supported. In these SN halves the spread of log fd (sd .30 to .15), "
         "fails in 5 instead of 30 % of its runs and has an fd of 8 instead of 10 (C11: 10 against 8 with batch norm), "
-        "with heavy tails and pairs correlated .3. n: the most paired seeds of a part of any claim. A claim that is "
-        "out of reach and inconclusive has not been answered either way."
+        "with heavy tails and pairs correlated .3; and spikes 2 instead of 4, the lowest gradients e^.4 higher, modes "
+        "8.5 instead of 8, a late change of -.1, |dD/dx| e^-.5, C6 with a setting that costs the others 2.5 x, C17 "
+        "with failures of .05 to .6 instead of .1 to .9 over four rates. n: the most paired seeds of a part, before "
+        "any is left out. A claim that is out of reach and inconclusive has not been answered either way."
     )
     columns = ["claim", "statement", "n", "power_at_10", "power_at_20", "decidable"]
     return Table(
@@ -251,6 +253,8 @@ def failures_table(summary: pd.DataFrame) -> Table:
     for (context, variant), runs in groups(summary[summary["failure"].notna()]):
         row = {"context": context, "arm": variant, "n": len(runs), "none": int((~runs["failure"].astype(bool)).sum())}
         row |= {cause: int((runs["cause"] == cause).sum()) for cause in CAUSES}
+        row["healthy"] = int(runs["healthy_step"].notna().sum())
+        row["median_first_healthy"] = float(runs["healthy_step"].astype(float).fillna(np.inf).median())
         row["without_end"] = int((~runs["ended"].astype(bool)).sum())
         mean = survival_of(runs).mean
         row |= {"mean_steps_without": mean.estimate, "low": mean.low, "high": mean.high}
@@ -258,10 +262,12 @@ def failures_table(summary: pd.DataFrame) -> Table:
     causes = "; ".join(f"{cause}: {meaning}" for cause, meaning in CAUSES.items())
     caption = (
         f"By the first event of each run. {causes}. without_end: diverged or failed at any time, whatever came first; "
-        "the table of runs has every event. The last columns: mean number of steps without failure, up to the end of "
-        "the longest run (restricted mean of the Kaplan-Meier curve)."
+        "the table of runs has every event. healthy: runs that ever were, and the median step of the first healthy "
+        "evaluation, never being infinite. The last columns: mean number of steps without failure, up to the end of "
+        "the longest run (restricted mean of the Kaplan-Meier curve); a run that never was healthy has none."
     )
-    columns = ["context", "arm", "n", "none", *CAUSES, "without_end", "mean_steps_without", "low", "high"]
+    columns = ["context", "arm", "n", "none", *CAUSES, "healthy", "median_first_healthy", "without_end"]
+    columns += ["mean_steps_without", "low", "high"]
     frame = pd.DataFrame(rows, columns=columns)
     return Table("failures", "What went wrong", caption, frame, "runs that are over")
 
@@ -310,6 +316,7 @@ def paired_failures_table(summary: pd.DataFrame) -> Table:
         frame = pd.DataFrame(tests, columns=columns)
         frame.insert(0, "context", context)
         frame.insert(2, "baseline", baseline)
+        frame.loc[frame["n_pairs"] < APPROXIMATE_BELOW, "p"] = np.nan
         if len(frame):
             rows.append(frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy(float))))
     caption = (
@@ -341,7 +348,8 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
                 there, there_base, here, here_base = (scores[key] for key in keys)
                 effects = ((there - there_base) - (here - here_base)).dropna().to_numpy(float)
                 effect = location_interval(effects)[0]
-                rows.append((dataset, context, both[0], arm, baseline, len(effects), *effect, sign_flip_p(effects)))
+                p = sign_flip_p(effects) if len(effects) >= APPROXIMATE_BELOW else np.nan
+                rows.append((dataset, context, both[0], arm, baseline, len(effects), *effect, p))
     columns = ["dataset", "in", "against", "arm", "baseline", "n", "effect", "low", "high", "p"]
     caption = (
         "Gain over the trivial sampler: the arm minus the baseline in one context, minus the same in another "
@@ -391,8 +399,10 @@ def tuned_table(study: Study, summary: pd.DataFrame) -> Table:
             base = order[0]
             pairs = pd.concat([kept[variant], kept[base]], axis=1, join="inner").to_numpy()
             d = pairs[:, 0] - pairs[:, 1] if variant != base else np.empty(0)
-            row = (over, variant, best[variant], f"{len(chosen_by)} seeds", base, best[base], len(kept[variant]))
-            rows.append((*row, kept[variant].median(), *location_interval(d)[0], signed_rank_p(d), np.nan))
+            n = len(pairs) if variant != base else len(kept[base])
+            row = (over, variant, best[variant], f"{len(chosen_by)} seeds", base, best[base], n)
+            p = signed_rank_p(d) if len(d) >= APPROXIMATE_BELOW else np.nan
+            rows.append((*row, kept[variant].median(), *location_interval(d)[0], p, np.nan))
         frame = pd.DataFrame(rows, columns=columns)
         frames.append(frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy(float))))
     caption = (
@@ -425,7 +435,11 @@ def rates_table(study: Study, summary: pd.DataFrame) -> Table:
 def _times(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Step of the failure, or to which the run was seen, and whether it failed; rows of `summarize`."""
     failed = runs["failure"].fillna(False).astype(bool).to_numpy()
-    return np.where(failed, runs["failure_step"].astype(float), runs["last_step"].astype(float)), failed
+    at = np.where(failed, runs["failure_step"].astype(float), runs["last_step"].astype(float))
+    if "healthy_step" in runs:  # what never was healthy has no time without failure, whatever ended it
+        never = failed & runs["healthy_step"].isna().to_numpy() & runs["healthy_end"].notna().to_numpy()
+        at = np.where(never, 0.0, at)
+    return at, failed
 
 
 def survival_of(runs: pd.DataFrame) -> Survival:
@@ -683,6 +697,8 @@ def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     frames = []
     for context, statistic, scores, baseline in scores_of(study, summary):
         frame = compare(scores[["arm", "seed", "score", "failed"]], baseline)
+        few = frame["n_pairs"] < APPROXIMATE_BELOW
+        frame.loc[few, ["p_location", "p_adjusted"]] = np.nan
         frame.insert(0, "context", context)
         frame.insert(1, "statistic", statistic)
         by_arm = {arm: of.set_index("seed") for arm, of in scores.groupby("arm")}

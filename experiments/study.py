@@ -147,7 +147,7 @@ def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dic
         raise InputError(f"controller: expected {{type: cloud, primary: {{..}}}}, got {controller!r}")
     if "primary" in content and "primary" in controller:
         raise InputError("primary is given twice: at the top and in controller")
-    primary = content.get("primary", controller.get("primary")) or {}
+    primary = content.get("primary", controller.get("primary", {}))
     if not isinstance(primary, dict):
         raise InputError(f"primary: expected a mapping such as {{failures: {{lr: 0.03}}}}, got {primary!r}")
     for outcome, context in primary.items():
@@ -164,11 +164,21 @@ def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dic
                 )
         found = contexts_of(configs, context)
         if len(found) != 1:
-            shown = ", ".join(f"{name} {value}" for name, value in context.items())
+            shown = ", ".join(f"{name} {value!r}" for name, value in context.items())
             raise InputError(
                 f"primary: {outcome}: {shown} is {len(found)} contexts of the grid; name the fields and values of one"
             )
     return primary
+
+
+def check_primary(before: Study, now: Study, where: str) -> None:
+    """Raises InputError if a study that has named its primary contexts would have other ones, or none."""
+    if before.primary and now.primary != before.primary:
+        raise InputError(
+            f"primary: the study {before.name} at {where} has named {before.primary}, and this file names "
+            f"{now.primary or 'none'}: what is judged is named once, beforehand; name the same, or give the study "
+            "another name"
+        )
 
 
 def contexts_of(configs: list[RunConfig], fields: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from experiments.display import Display
 from experiments.record import RESULTS, Record, write_atomically
-from experiments.study import Study
+from experiments.study import Study, check_primary, read
 from sngan.config import InputError, RunConfig
 
 _POLL_SECONDS = 1.0
@@ -102,6 +102,11 @@ def _keep_study(study: Study, folder: Path) -> None:
     if not path.exists():
         write_atomically(path, study.text)
     elif path.read_text(encoding="utf-8") != study.text:
+        try:
+            before = read(path)
+        except InputError:  # of a program that knew other fields, or damaged
+            before = study
+        check_primary(before, study, str(folder))
         path.rename(path.with_name(f"study-until-{time.strftime('%Y%m%dT%H%M%S')}.yaml"))
         write_atomically(path, study.text)
 

@@ -18,7 +18,7 @@ from analysis.load import Study
 from analysis.stability import summarize
 from analysis.stats import Interval, signed_rank_p
 from analysis.synthetic import outcomes, study
-from analysis.tables import compare_arms
+from analysis.tables import compare_arms, reach_table
 
 ALL = ("dcgan", "sn_dcgan", "plain", "sn", "penalty", "penalty_dcgan")
 POWERS = ("sn, n_power_iterations 1", "sn, n_power_iterations 2", "sn, n_power_iterations 5")
@@ -307,6 +307,10 @@ def test_a_claim_with_one_untested_part_is_not_tested_and_names_it() -> None:
     columns = {"grad_g_spikes": 1.0, "grad_g_p1": -1.0}
     row = claim(table({"sn": columns, "plain": columns, "sn_dcgan": columns}), "C5").iloc[0]
     assert (row["verdict"], row["reason"]) == ("not tested", "needs dcgan")
+    row = claim(table({"sn": {}, "plain": {}}), "C4").iloc[0]  # the arms are there, the measurement is not
+    assert row["reason"] == "needs log growth of the raw weights' norm since update 500 of D, mean over layers"
+    unseen = {"q_best": np.nan, "healthy_step": np.nan}  # without an evaluation health is not known
+    assert claim(table({"sn": unseen, "dcgan": unseen}), "C16")["verdict"].iloc[0] == "not tested"
     few_seeds = claim(table({"sn": {}, "dcgan": {}}, 6), "C8").iloc[0]
     assert (few_seeds["verdict"], few_seeds["reason"]) == ("not tested", "6 paired seeds, 7 are needed")
 
@@ -455,6 +459,28 @@ def test_families_are_adjusted_apart_and_primary_ones_are_named_by_the_study() -
     assert sceptic["reason"].str.startswith("needs a context that the study's file names").all()
     alone = judge_runs(runs[runs["context"] == "mnist, lr 0"], {})
     assert set(alone.loc[alone["family"] == "primary", "claim"]) == {"C7a", "C7b"}
+
+
+def test_a_primary_context_without_runs_is_not_tested_and_stays_primary() -> None:
+    arms = {arm: {} for arm in ALL}
+    found = judge_runs(table(arms), {"failures": "c2", "spread": "c2", "C14": "c2"}).drop_duplicates(
+        ["claim", "context"]
+    )
+    primary = found[found["family"] == "primary"].set_index("claim")
+    assert set(primary.index) == {"C7a", "C7b"}
+    assert set(primary["context"]) == {"c2"}
+    assert set(primary["reason"]) == set(found.loc[found["claim"].str.startswith("C14"), "reason"])
+    assert primary["reason"].iloc[0] == "needs a run of c2 that is over"
+
+
+def test_each_claim_has_its_own_seeds(tmp_path: Path) -> None:
+    """A benchmark's rounds, and another context's seeds, put nothing in reach."""
+    each = {arm: {"each": [1.0] * 25} for arm in ("plain", "sn", "penalty")}
+    (tmp_path / "bench.json").write_text(json.dumps({"made": "x", "rows": each}))
+    found = judge_runs(table({arm: {} for arm in ALL}, 7), {}, tmp_path)
+    reach = reach_table(found).frame.set_index("claim")
+    assert (reach.loc["C12", "n"], reach.loc["C8", "n"]) == (25, 7)
+    assert reach.loc["C8", "decidable"] == "hardly: 7 seeds, fewer than 10"
 
 
 def test_what_is_refused_or_not_tested_is_in_no_family() -> None:

@@ -7,6 +7,7 @@ import pytest
 from analysis.events import Thresholds, find_events
 from analysis.inference import order_counts, survival
 from analysis.stability import STATISTICS, failures_under, summarize
+from analysis.tables import survival_of
 
 TRIVIAL = 40.0
 
@@ -164,6 +165,35 @@ def test_an_arm_that_never_learns_is_not_steadier_than_one_that_collapses_late()
     late, never = ((np.full(10, float(found.loc[a, "failure_step"])), np.ones(10, bool)) for a in ("late", "never"))
     assert order_counts(never, late) == (10, 10)
     assert survival(*never, 3000).mean.estimate == 0
+
+
+def test_a_run_that_was_never_healthy_has_no_time_without_failure_whatever_ended_it() -> None:
+    """Else the arm that diverges as well, at the end, would be the steadier one of two that never learn."""
+    fd = [90.0, *[35.0] * 20]
+    found = summarize(pd.concat([history("a", fd), history("b", fd)]), runs(a="finished", b="diverged"))
+    found = found.set_index("run_id").assign(context="c")
+    assert found["cause"].to_dict() == {"a": "never learned", "b": "divergence"}
+    assert found["ended"].to_dict() == {"a": True, "b": False}
+    for run_id in "ab":
+        assert survival_of(found.loc[[run_id]]).mean.estimate == 0
+
+
+def test_what_is_not_finite_is_a_divergence_and_what_is_logged_seldom_is_none() -> None:
+    loss = np.where(np.arange(51) % 2, 0.7, np.nan)  # every other row, and not the last
+    assert story(GOOD, **{"loss/d": loss}) == {}
+    lost = loss.copy()
+    lost[40:] = np.nan
+    assert story(GOOD, **{"loss/d": lost}) == {"divergence": 400}
+    odd = summarize(history("a", [90.0, 30.0, 10.0, 9.0, np.inf, 8.0, 8.0, 8.0, 8.0]), runs(a="finished")).iloc[0]
+    assert (odd["ended"], odd["gain"], odd["causes"]) == (False, 0, "divergence at 400")
+    modes = [np.nan, np.nan, 700, 700, 10, 10]
+    assert story(GOOD, dataset="stacked_mnist", **{"eval/effective_modes": modes}) == {"mode collapse": 400}
+
+
+def test_without_an_evaluation_health_is_not_known() -> None:
+    row = summarize(history("a", [np.nan] * 6), runs(a="finished")).iloc[0]
+    assert row["healthy_end"] is None
+    assert not summarize(history("a", [np.nan] * 6), runs(a="diverged")).iloc[0]["healthy_end"]
 
 
 def test_of_a_thousand_classes_health_is_the_distance_alone() -> None:

@@ -413,6 +413,10 @@ def test_contexts_that_were_named_stay_named(mixed_study: Path, tmp_path: Path) 
     assert unnamed.primary == {}
     freeze(unnamed, folder)
     assert thaw(folder).primary == named.primary == {"spread": "digits, setting C"}
+    path.write_text(before + "primary: {failures: {dataset: digits}}\n")
+    with pytest.raises(InputError, match="what is judged is named once, beforehand"):
+        freeze(load(mixed_study), folder)
+    assert thaw(folder).primary == named.primary
     again = tmp_path / "again"
     freeze(unnamed, again)
     freeze(named, again)

@@ -53,3 +53,26 @@ def test_a_seed_gives_equal_layers_to_networks_that_differ_elsewhere() -> None:
         assert torch.equal(parameter, with_norm.get_parameter(name))
     initialize(without, 6, "D", "notebook")
     assert not torch.equal(without.get_parameter("conv1.weight"), with_norm.get_parameter("conv1.weight"))
+
+
+def test_a_batch_normed_layers_scale_does_not_move_the_discriminator_and_the_last_layers_does() -> None:
+    """So a penalty on the weights of a D with batch norm acts through its last layer alone: algebra, no finding."""
+    D = Discriminator(norm="batch").double()
+    initialize(D, 0, "D", "dcgan")
+    x = torch.randn(64, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def steepness() -> torch.Tensor:
+        (gradient,) = torch.autograd.grad(D(x).sum(), x)
+        return gradient.flatten(1).norm(dim=1)
+
+    layers, before = dict(D.named_children()), steepness()
+    for name in ("conv1", "conv2"):
+        with torch.no_grad():
+            layers[name].weight *= 10
+        assert torch.allclose(steepness(), before, rtol=0.05)
+        assert (steepness().mean() / before.mean() - 1).abs() < 0.02  # of the norm's epsilon
+        with torch.no_grad():
+            layers[name].weight /= 10
+    with torch.no_grad():
+        layers["conv3"].weight /= 3
+    assert torch.allclose(steepness(), before / 3)

@@ -193,13 +193,13 @@ def test_claims_out_of_reach_are_named_with_their_power() -> None:
     judged = pd.DataFrame(
         [("C7b", 20, "inconclusive", ""), ("C8", 20, "supported", ""), ("C9", 0, "not tested", "needs sn with ..")],
         columns=["claim", "n", "verdict", "reason"],
-    ).assign(decides=True, statement="..", context="c")
+    ).assign(decides=True, statement="..", context="c", seeds=lambda of: of["n"])
     frame = reach_table(judged).frame.set_index("claim")
     assert frame.loc["C7b", "power_at_20"] == power["C7b", 20] < 0.5
     assert frame.loc["C7b", "decidable"].startswith("no: ")
     assert frame.loc["C9", "decidable"] == "no: needs sn with .."
     assert (
-        reach_table(judged.assign(n=8)).frame.set_index("claim").loc["C8", "decidable"]
+        reach_table(judged.assign(seeds=8)).frame.set_index("claim").loc["C8", "decidable"]
         == "hardly: 8 seeds, fewer than 10"
     )
     tuned = operating_table().frame
