@@ -273,7 +273,7 @@ def verdicts(design: Design, seeds: int, replicate: int) -> dict[tuple[str, str]
 
 
 def operating(designs: tuple[Design, ...] = DESIGNS) -> Iterator[dict[str, object]]:
-    """A row a design, size and claim (or any): shares of studies in which it is supported and contradicted.
+    """One row per design, size and claim (or any): shares of studies in which it is supported and contradicted.
 
     Of a claim in its first context, which for the primary ones is the one that was named. Seeded.
     """

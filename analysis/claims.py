@@ -2,7 +2,7 @@
 
 A claim is a conjunction of parts, tested as an intersection-union test: every part has an effect per seed, with an
 interval over seeds, and must lie beyond its threshold; the claim's p is the largest of its parts'. Inconclusive is the
-default; below 7 paired seeds nothing is tested. Only the statistics of `analysis.stability` are looked at, one row a
+default; below 7 paired seeds nothing is tested. Only the statistics of `analysis.stability` are looked at, one row per
 run, and no run is left out because it failed.
 """
 
@@ -121,7 +121,7 @@ class _Missing(Exception):
 
 @dataclass(frozen=True)
 class _Table:
-    """One row a run of those that are over: statistics, outcome, arm, parameters, context."""
+    """One row per run that has ended: statistics, outcome, arm, parameters, context."""
 
     runs: pd.DataFrame
     _columns: dict[str, np.ndarray] = field(default_factory=dict)
@@ -192,7 +192,7 @@ class _Cell:
         return f"log_q{self.view}_end"
 
     def rows(self, arm: _Arm, context: str = "") -> dict[int, int]:
-        """seed -> row of an arm's runs. Raises _Missing where there is none, or one too many."""
+        """seed -> row of an arm's runs. Raises _Missing if there is none, or one too many."""
         name, wanted = (arm, {}) if isinstance(arm, str) else arm
         there = self.table.by_arm.get(context or self.context, {}).get(name, {})
         fits = [
@@ -738,9 +738,9 @@ def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
 def judge_runs(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None = None) -> pd.DataFrame:
     """One row for each part of each claim in each context, in the order of CLAIMS.
 
-    `runs`: a row a run that is over, with the columns of `summarize` and those that say what the run is: context, arm,
-    its parameters, seed, and the fields that contexts differ in. `primary`: outcome -> context, as the study's file
-    names them; a study of one context needs none.
+    `runs`: one row per run that has ended, with the columns of `summarize` and those that say what the run is: context,
+    arm, its parameters, seed, and the fields that contexts differ in. `primary`: outcome -> context, as the study's
+    file names them; a study of one context needs none.
 
     `verdict` is the claim's, `reason` what is missing or why it is refused, `part` that part's alone. `p` is the
     largest of the parts' (intersection-union test), `p_contradicted` the smallest, times their number, of the other
@@ -799,7 +799,7 @@ def _to_judge(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None
         else:
             named = primary.get(_NAMED.get(claim.id, ""), next(iter(contexts)) if len(contexts) == 1 else "")
             if claim.id in _NAMED and named not in contexts and (named or claim.id.startswith("C14")):
-                lacks = f"a run of {named} that is over" if named else _UNNAMED
+                lacks = f"a run of {named} that has ended" if named else _UNNAMED
                 parts = [Part(claim.statement, untested=f"needs {lacks}")]
                 yield claim._replace(parts=lambda cell, parts=parts: parts), _Cell(table, named, ""), claim.family
             for cell in cells:

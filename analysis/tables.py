@@ -218,10 +218,10 @@ def arms_table(summary: pd.DataFrame) -> Table:
         "gain: log of the trivial sampler's fd over the run's, at least 0, and 0 for a run without an end (it diverged "
         "or failed): the Hodges-Lehmann centre over n runs with the 95 % interval that inverts the signed rank test. "
         "fd at the end is the exp of the mean log over the last quarter of the evaluations: its centre with an "
-        "infinite one where there is no end, and the median over the runs that have one (ended). fd_line: the median "
-        "of the values that a line through that quarter has at the end, which does not lag; order: differs, where it "
-        "puts the arm at another place. Spread of log fd at the end among the n_steady runs without any failure: "
-        "standard deviation, 1.4826 MAD, and the 10 to 90 % range; sd_log_fd_ended: of all that ended. Of it "
+        "infinite one for a run without an end, and the median over the runs that have one (ended). fd_line: the "
+        "median of the values that a line through that quarter has at the end, which does not lag; order: differs, "
+        "where it puts the arm at another place. Spread of log fd at the end among the n_steady runs without any "
+        "failure: standard deviation, 1.4826 MAD, and the 10 to 90 % range; sd_log_fd_ended: of all that ended. Of it "
         "sd_within_run is from evaluation to evaluation, about the line, and sd_persistent is what stays with a seed: "
         "the root of the covariance over seeds with the mean log fd between a third and a half of the run, at least 0. "
         "A failure is any of the events in the next table; its rate has the exact interval. Below "
@@ -792,7 +792,8 @@ def statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.DataF
         pd.DataFrame(rows, columns=columns),
         "runs that are over",
     )
-    meaning = comparisons["statistic"].map(STATISTICS)
+    turned = {name: "; here with its sign turned" if sign < 0 else "" for name, sign in COMPARED.items()}
+    meaning = comparisons["statistic"].map({name: STATISTICS[name] + said for name, said in turned.items()})
     against = Table(
         "comparisons",
         "Arms compared, paired by seed",

@@ -470,7 +470,7 @@ def test_a_primary_context_without_runs_is_not_tested_and_stays_primary() -> Non
     assert set(primary.index) == {"C7a", "C7b"}
     assert set(primary["context"]) == {"c2"}
     assert set(primary["reason"]) == set(found.loc[found["claim"].str.startswith("C14"), "reason"])
-    assert primary["reason"].iloc[0] == "needs a run of c2 that is over"
+    assert primary["reason"].iloc[0] == "needs a run of c2 that has ended"
 
 
 def test_each_claim_has_its_own_seeds(tmp_path: Path) -> None:
