@@ -213,7 +213,7 @@ def arms_table(summary: pd.DataFrame) -> Table:
     if len(frame):
         by = frame.groupby("context")[["fd_median", "fd_line"]].rank()
         frame.insert(frame.columns.get_loc("fd_line") + 1, "order", np.where(  # type: ignore[arg-type]
-            by["fd_median"].eq(by["fd_line"]) | by.isna().any(axis=1), "", "differs"))  # fmt: skip
+            by["fd_median"].eq(by["fd_line"]) | by.isna().any(axis=1), "same", "differs"))  # fmt: skip
     caption = (
         "gain: log of the trivial sampler's fd over the run's, at least 0, and 0 for a run without an end (it diverged "
         "or failed): the Hodges-Lehmann centre over n runs with the 95 % interval that inverts the signed rank test. "
