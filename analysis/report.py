@@ -153,12 +153,11 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for JSON, which knows no infinity: as in the CSV the words inf and -inf. What is empty there, is null."""
-
-    def value_of(value: Any) -> Any:
-        return str(value) if isinstance(value, float) and np.isinf(value) else None if value == "" else value
-
-    return [{name: value_of(value) for name, value in row.items()} for row in frame.to_dict("records")]
+    """Rows for JSON, which knows no infinity: as in the CSV the words inf and -inf."""
+    return [
+        {name: str(value) if isinstance(value, float) and np.isinf(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
 
 
 def rendered(content: dict[str, Any], pictures: list[Picture], frames: Film | None) -> str:
