@@ -426,7 +426,7 @@ def rates_table(study: Study, summary: pd.DataFrame) -> Table:
                 rows.append((over, variant, seed, of["lr"].nunique(), len(healthy), largest))
     caption = (
         "At how many of the learning rates that were tried a run of the arm and seed ends healthy, and the largest of "
-        "them; empty, where there is none."
+        "them; empty if there is none."
     )
     frame = pd.DataFrame(rows, columns=["over", "arm", "seed", "rates", "healthy_rates", "largest_healthy_lr"])
     return Table("rates", "Learning rates that work", caption, frame, "two learning rates")

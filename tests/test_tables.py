@@ -88,7 +88,7 @@ def test_contexts_are_compared_in_the_studys_order_and_where_both_arms_are(tmp_p
 
 
 def one_arm(log_q: np.ndarray, ended: np.ndarray | None = None, failure: np.ndarray | bool = False) -> pd.DataFrame:
-    """Runs of one arm from the log of fd at 20 evaluations, a row a seed."""
+    """Runs of one arm from the log of fd at 20 evaluations, one row per seed."""
     n, steps = len(log_q), 100 * np.arange(1, 21)
     late = log_q[:, 15:]
     slope = np.polynomial.polynomial.polyfit(np.arange(5), late.T, 1)
