@@ -57,27 +57,41 @@ Columns = Mapping[str, np.ndarray]
 
 
 def find_events(
-    run: Columns, state: str, classes: int, trivial: float, reference: float, thresholds: Thresholds
+    run: Columns,
+    state: str,
+    classes: int,
+    trivial: float,
+    reference: float,
+    thresholds: Thresholds,
+    lost: float | None = None,
 ) -> list[tuple[str, int]]:
     """(cause, step at which it begins) of every kind of event in a run, by CAUSES' names; the first one names it.
 
     `run` has `step` and metrics; `state` as in the account, empty where it is not known; `classes`: number of the
     data's classes; `trivial`: the trivial sampler's fd, NaN where it is not known, so that whether the run was ever
-    healthy is not known either; `reference`: of G's gradient norm. A run that was never healthy has `never learned`,
+    healthy is not known either; `reference`: of G's gradient norm; `lost`: the step of a divergence that is known
+    already, NaN if there was none; None: the rows tell. A run that was never healthy has `never learned`,
     from step 0, and no other event; whether it learned is known of finished runs only.
     """
-    found = _events(run, state, classes, trivial, reference, thresholds)
+    found = _events(run, state, classes, trivial, reference, thresholds, lost)
     return sorted(found, key=lambda event: (event[1], list(CAUSES).index(event[0])))
 
 
 def _events(
-    run: Columns, state: str, classes: int, trivial: float, reference: float, thresholds: Thresholds
+    run: Columns,
+    state: str,
+    classes: int,
+    trivial: float,
+    reference: float,
+    thresholds: Thresholds,
+    lost: float | None,
 ) -> Iterator[tuple[str, int]]:
     step = run["step"]
     last = int(step[-1]) if len(step) else 0
     if state == "failed":
         yield "error", last
-    diverged = _divergence(run, thresholds)
+    known = None if lost is None or np.isnan(lost) else int(lost)
+    diverged = _divergence(run, thresholds) if lost is None else known
     if diverged is not None or state == "diverged":
         yield "divergence", last if diverged is None else diverged
     at = evaluated(run)

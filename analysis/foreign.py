@@ -1,48 +1,113 @@
 """Anyone's runs, from a table or a W&B project -> the frames of `analysis.load`.
 
-A table has a row a logged step (or a row a run). What its columns mean is said by a mapping; a column that already has
-the name needs no mention.
+A table has a row per logged step, or a row per run. What its columns mean is said by a mapping; a column that already
+has the name needs no mention. Names (arm, dataset, setting, state) are texts, as they are written: `1`, `1.0` and `01`
+are three arms.
 
 | name | | what |
 |---|---|---|
 | `arm` | required | what is compared |
 | `seed` | required | whole numbers; runs of different arms with one seed are pairs |
-| `quality` | required | lower is better, positive |
-| `step` | | training step; else the rows of a run are counted |
-| `loss`, `loss_g` | | of D and of G |
+| `quality` | required | less is better, and positive; or more is better (`maximize`) |
+| `step` | if a run has several rows | training step |
+| `loss`, `loss_g` | | of D and of G, or any two losses |
 | `grad_g` | | norm of G's gradient |
 | `dataset`, `setting` | | runs that differ there are not compared |
-| `state` | | `finished`, `diverged`, `failed`; else a run has diverged whose loss (or quality, where it has none) is
-infinite at the end, or missing there for longer than ever between two values |
+| `state` | | `finished`, `diverged`, `failed` |
+| `run` | | a run's name, of which a regular expression's groups `arm`, `seed` (`dataset`, `setting`) are parts |
+
+Without `state` a run has diverged by what `analysis.lost` says.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import csv
+import io
+import re
+import shlex
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from analysis import formats
 from analysis.load import Study
+from analysis.lost import NAN_WORDS, Lost, lost_runs
+from analysis.terms import Terms
 from experiments.record import STATES
 from sngan.config import InputError, suggestion
 
 METRICS = {"quality": "eval/fd", "loss": "loss/d", "loss_g": "loss/g", "grad_g": "grad_norm/g"}
 REQUIRED = ("arm", "seed", "quality")
-COLUMNS = ("arm", "seed", "step", "dataset", "setting", "state", *METRICS)
-_NAMES = ("arm", "dataset", "setting", "state")
-_MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
+NAMES = ("arm", "dataset", "setting", "state")
+COLUMNS = (*("arm", "seed", "step", "dataset", "setting", "state", "run"), *METRICS)
+_IN_NAME = ("arm", "seed", "dataset", "setting")
+_NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none")
+_LARGEST = 2**63 - 1
 _UNKNOWN = (  # of what `analysis.load` tells of a run
-    *("error", "device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
+    *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
     *("git_dirty", "training_version", "wandb_url", "metrics_sha256"),
 )
+_LESS = (
+    *("fid", "kid", "fd", "kd", "mmd", "loss", "error", "err", "mse", "rmse", "mae", "perplexity", "ppl", "nll"),
+    *("bpd", "regret"),
+)
+_MORE = (
+    *("accuracy", "acc", "is", "inception", "reward", "rewards", "return", "returns", "score", "scores", "recall"),
+    *("coverage", "precision", "density", "f1", "auc", "psnr", "ssim", "success", "win", "bleu"),
+)
+_MAY_BE_NEGATIVE = ("kid", "kd", "mmd")  # estimates of distances without bias
+_CALLED = {  # what columns are often called, in any case
+    "arm": ("arm", "method", "algorithm", "algo", "model", "variant", "approach", "agent", "optimizer"),
+    "seed": ("seed", "random_seed", "trial", "replicate", "repeat", "run"),
+    "step": (
+        *("step", "iteration", "iterations", "iter", "it", "epoch", "kimg", "global_step", "timestep", "timesteps"),
+        *("total_timesteps", "env_step", "frame", "frames", "update", "updates"),
+    ),
+    "quality": (
+        *("quality", "fid", "kid", "fd", "kd", "is", "inception_score", "accuracy", "acc", "test_accuracy"),
+        *("episode_return", "episode_reward", "return", "reward", "score", "error"),
+    ),
+    "loss": ("loss", "d_loss", "loss_d", "loss_discriminator", "discriminator_loss"),
+    "loss_g": ("loss_g", "g_loss", "loss_generator", "generator_loss"),
+    "grad_g": ("grad_g", "grad_norm_g", "g_grad_norm"),
+    "dataset": ("dataset", "task", "env", "environment", "env_id", "env_name", "game", "domain"),
+    "setting": ("setting",),
+    "state": ("state", "status"),
+    "run": ("run", "run_name", "experiment"),
+}
+_RUN_NAMES = (r"(?P<arm>.+?)[-_ /.]*(?:seed|s)[-_ =]?(?P<seed>\d+)$", r"(?P<arm>.+?)[-_ /.](?P<seed>\d+)$")
+
+
+class Reading(NamedTuple):
+    """How a table is to be read: its columns' meaning, the arm to compare with, which side of quality is better.
+
+    `implied`: what columns mean by the kind of file, unless the mapping says otherwise.
+    """
+
+    mapping: Mapping[str, str] = {}
+    baseline: str = ""
+    maximize: bool = False
+    run_name: str = ""
+    implied: Mapping[str, str] = {}
+
+    def arguments(self) -> str:
+        """As arguments of `sngan report`."""
+        options = {"--map": written(self.mapping), "--run-name": self.run_name, "--baseline": self.baseline}
+        said = [f" {option} {shlex.quote(value)}" for option, value in options.items() if value]
+        return "".join(said) + (" --maximize" if self.maximize else "")
 
 
 def parse_mapping(text: str) -> dict[str, str]:
-    """`quality=fid,arm=method` -> {"quality": "fid", "arm": "method"}. Raises InputError for what is no such name."""
-    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    """`quality=fid,arm=method` -> {"quality": "fid", "arm": "method"}; a part that holds a comma is quoted, as in CSV.
+
+    Raises InputError for a name that means nothing here.
+    """
+    parts = [part.partition("=") for part in next(csv.reader([text], skipinitialspace=True), []) if part.strip()]
     pairs = [(name.strip(), column.strip()) for name, _, column in parts]
     for values, what in zip(zip(*pairs, strict=True), ("name", "column"), strict=False):
         if twice := [value for value in values if value and values.count(value) > 1]:
@@ -56,127 +121,304 @@ def parse_mapping(text: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def read_csv(path: Path, mapping: Mapping[str, str], folder: Path, baseline: str = "") -> Study:
-    """A CSV file as a study whose report belongs into `folder`. Raises InputError where it cannot be read.
+def written(mapping: Mapping[str, str]) -> str:
+    """A mapping as `parse_mapping` reads it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([f"{known}={column}" for known, column in mapping.items()])
+    return line.getvalue() if mapping else ""
 
-    Missing are an empty cell, NA, NaN and null; in columns of names (arm, dataset, setting, state) only an empty cell.
+
+def read(path: Path, reading: Reading, folder: Path) -> Study:
+    """A file of runs (`analysis.formats`) as a study whose report belongs into `folder`.
+
+    Raises InputError if it cannot be read.
     """
-    words = {mapping.get(known, known) for known in _NAMES}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
-            columns = pd.read_csv(path, nrows=0, index_col=False).columns
-            missing = {column: [""] if column in words else _MISSING for column in columns}
-            table = pd.read_csv(path, index_col=False, keep_default_na=False, na_values=missing)
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"cannot read {path} as CSV with commas and a header: {error}") from error
-    command = f"sngan report --csv {path.name}" + (f" --map {_written(mapping)}" if mapping else "")
-    return from_table(table, mapping, path.stem, folder, baseline, command)
-
-
-def _written(mapping: Mapping[str, str]) -> str:
-    return ",".join(f"{known}={column}" for known, column in mapping.items())
+    mapping = reading.mapping
+    cells = formats.read(path, {mapping.get(known, known) for known in COLUMNS})
+    known_metrics = [mapping[known] for known in METRICS if known in mapping]
+    table = formats.chart(cells, known_metrics)
+    if table is not cells:  # a chart: its axis is the step, and if it has one metric, that is the quality
+        metrics = [name for name in table.columns if name not in ("run", table.columns[0])]
+        implied = {"step": table.columns[0]} | ({"quality": metrics[0]} if len(metrics) == 1 else {})
+        reading = reading._replace(implied=implied)
+    command = f"sngan report --csv {shlex.quote(path.name)}{reading.arguments()}"
+    study = from_table(table.frame, reading, formats.name_of(path), folder, command, table.columns)
+    return replace(study, warnings=[*table.notes, *study.warnings])
 
 
 def from_table(
-    table: pd.DataFrame, mapping: Mapping[str, str], name: str, folder: Path, baseline: str = "", command: str = ""
+    table: pd.DataFrame,
+    reading: Reading,
+    name: str,
+    folder: Path,
+    command: str = "",
+    columns: Collection[str] | None = None,
 ) -> Study:
-    """A study from a table as described above; `baseline` is the arm that others are compared with, else the first.
+    """A study from a table as described above; its baseline is the reading's, else the first arm by name.
 
-    `command` made it; its page says so.
+    `command` made it; its page says so. `columns`: of the file, if the table has only some of them.
 
-    Raises InputError for a column that is missing or holds something else than it should.
+    Raises InputError for a column that is missing, there twice, or holds something else than it should; for rows that
+    nothing tells apart. What is only doubtful is in the study's `warnings`.
     """
-    column = {known: mapping.get(known, known) for known in COLUMNS}
-    missing = [known for known in COLUMNS if (known in REQUIRED or known in mapping) and column[known] not in table]
-    if missing:
-        wanted = ", ".join(f"{known} (column {column[known]!r})" for known in missing)
-        raise InputError(f"{name} lacks {wanted}; its columns are {', '.join(map(str, table))}: say which with --map")
-    rows = pd.DataFrame({known: table[column[known]] for known in COLUMNS if column[known] in table})
+    columns = list(table) if columns is None else list(columns)
+    rows, column = _columns(table, reading, name, columns)
     if rows.empty:
         raise InputError(f"{name} has no rows")
-    for known in set(rows) & {*_NAMES}:
-        if (lacking := rows[known].isna()).any():
+    for known in set(rows) & {*NAMES}:
+        rows[known] = _texts(rows[known])
+        if (lacking := rows[known].str.strip() == "").any():
             raise InputError(f"{name}: {known} (column {column[known]!r}) is empty in row {lacking.argmax() + 1}")
-        rows[known] = rows[known].astype(str)
-    before = rows["arm"].nunique()
-    rows["arm"] = rows["arm"].str.replace(",", ";")  # a comma parts an arm from its parameters
-    if rows["arm"].nunique() < before:
-        raise InputError(f"{name}: arms differ only in commas and semicolons, which are taken for the same")
     for known in ("seed", "step"):
         if known in rows:
             rows[known] = _whole(rows[known], f"{name}: {known} (column {column[known]!r})")
+    words = {}
     for known in METRICS.keys() & set(rows):
-        numbers = pd.to_numeric(rows[known], errors="coerce")
-        if (bad := rows[known][numbers.isna() & rows[known].notna()]).any():
-            raise InputError(f"{name}: {known} (column {column[known]!r}) holds {bad.iloc[0]!r}, which is no number")
-        rows[known] = numbers.astype(float)
-    if (rows["quality"] <= 0).any():
-        raise InputError(f"{name}: quality (column {column['quality']!r}) must be positive, lower being better")
-    for known, default in (("dataset", name), ("setting", "custom")):
-        rows[known] = rows.get(known, default)
-    keys = ["dataset", "setting", "arm", "seed"]
-    rows["run_id"] = rows[keys].astype(str).agg("-".join, axis=1)
-    if rows["run_id"].nunique() < len(rows[keys].drop_duplicates()):
-        raise InputError(f"{name}: two runs would both be called alike; do without dashes in dataset, setting or arm")
-    if "step" not in rows:
-        rows["step"] = rows.groupby("run_id").cumcount()
-    if (twice := rows.duplicated(["run_id", "step"])).any():
-        first = rows[twice].iloc[0]
-        raise InputError(f"{name}: step {first['step']} of {first['run_id']} stands there twice")
-    rows["variant"] = rows["arm"]
-    rows["context"] = rows["dataset"] + ", setting " + rows["setting"]
-    rows = rows.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
-    if baseline and baseline not in set(rows["arm"]):
-        raise InputError(f"{name}: no arm {baseline!r}; there are {', '.join(sorted(rows['arm'].unique()))}")
+        rows[known], words[known] = _numbers(rows[known], f"{name}: {known} (column {column[known]!r})")
+    unused = [c for c in columns if c not in {column[known] for known in rows if known in column}]
+    terms = _terms(rows, column, reading, name)
+    rows = _told_apart(rows, unused, name)
+    order = rows.sort_values(["run_id", "step"], kind="stable").index
+    rows, words = rows.loc[order].reset_index(drop=True), {known: of[order] for known, of in words.items()}
+    if reading.baseline and reading.baseline not in set(rows["arm"]):
+        arms = sorted(rows["arm"].unique())
+        raise InputError(f"{name}: no arm {reading.baseline!r}{suggestion(reading.baseline, arms)} ({', '.join(arms)})")
+    found, doubts = lost_runs(rows, words, {known: column[known] for known in METRICS})
     last = rows.groupby("run_id").tail(1).set_index("run_id")
-    states = _states(rows, name)
-    runs = last[[*keys, "variant", "context", "step"]].assign(
-        state=states, damage="", trivial_fd=np.nan, trivial_fd_pixels=np.nan, attempts=1, **dict.fromkeys(_UNKNOWN)
-    )
+    states, lost_step, reasons = _states(rows, last, found, name)
+    runs = last[["dataset", "setting", "arm", "seed", "variant", "context", "step"]].assign(
+        state=states, error=reasons, lost_step=lost_step, damage="", trivial_fd=np.nan, trivial_fd_pixels=np.nan,
+        attempts=1, **dict.fromkeys(_UNKNOWN),
+    )  # fmt: skip
     runs = runs.reset_index()
-    history = rows.rename(columns=METRICS).drop(columns="state", errors="ignore")
+    history = rows.rename(columns=METRICS).drop(columns=["state", "run"], errors="ignore")
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
-    description = (
-        f"Runs of another program. What this page calls fd is their {column['quality']}; whether they ever were "
-        "healthy is not known, so of failures only divergence and errors are counted."
-    )
+    warnings = [*_quality_doubts(column["quality"], reading.maximize), *_alike(rows), *doubts]
+    if unused:
+        shown = ", ".join(unused[:12]) + (f" and {len(unused) - 12} more" if len(unused) > 12 else "")
+        warnings.append(f"columns that are not used: {shown}")
+    side = "more" if terms.maximize else "less"
     return Study(
-        name, description, folder, runs, history, account, [], baseline=baseline, command=command, foreign=True
-    )
+        name, f"By {terms.quality}, of which {side} is better.", folder, runs, history, account, [],
+        baseline=reading.baseline, command=command, foreign=True, terms=terms, warnings=warnings,
+    )  # fmt: skip
+
+
+def _columns(
+    table: pd.DataFrame, reading: Reading, name: str, columns: list[str]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The columns that mean something, by what they mean, and what each is called; arm and seed of the runs' names."""
+    means = {**reading.implied, **reading.mapping}
+    column = {known: means.get(known, known) for known in COLUMNS}
+    used = [known for known in COLUMNS if column[known] in columns]
+    if twice := [column[known] for known in used if columns.count(column[known]) > 1]:
+        raise InputError(f"{name} has {columns.count(twice[0])} columns called {twice[0]!r}: rename all but one")
+    rows = pd.DataFrame({known: table[column[known]] for known in used}).reset_index(drop=True)
+    if reading.run_name:
+        rows = rows.assign(**_of_names(rows, reading.run_name, name, column["run"]))
+    missing = [known for known in COLUMNS if (known in REQUIRED or known in reading.mapping) and known not in rows]
+    if missing:
+        wanted = ", ".join(f"{known} (column {column[known]!r})" for known in missing)
+        advice = _advice(reading, missing, columns, rows.get("run"))
+        raise InputError(f"{name} lacks {wanted}; its columns are {', '.join(columns)}: {advice}")
+    return rows, column
+
+
+def _of_names(rows: pd.DataFrame, pattern: str, name: str, column: str) -> dict[str, pd.Series]:
+    """Arm and seed, and what else a regular expression names, of the column `run`."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--run-name {pattern!r} is no regular expression: {error}") from error
+    groups = compiled.groupindex
+    if unknown := set(groups) - {*_IN_NAME}:
+        raise InputError(f"--run-name {pattern!r}: the group {unknown.pop()!r} is none of {', '.join(_IN_NAME)}")
+    if lacking := [known for known in ("arm", "seed") if known not in groups and known not in rows]:
+        raise InputError(
+            f"--run-name {pattern!r} needs named groups arm and seed, such as {_RUN_NAMES[0]!r}; it lacks {lacking[0]}"
+        )
+    if "run" not in rows:
+        raise InputError(f"{name}: --run-name reads the column {column!r}, which is not there: say which with run=..")
+    names = _texts(rows["run"])
+    matches = {text: compiled.search(text) for text in names.unique()}
+    if wrong := [text for text, match in matches.items() if not match or not all(match[g] for g in groups)]:
+        raise InputError(f"--run-name {pattern!r} does not match the run {wrong[0]!r} ({len(wrong)} of {len(matches)})")
+    return {known: names.map({text: match[known] for text, match in matches.items() if match}) for known in groups}
+
+
+def _advice(reading: Reading, missing: list[str], columns: list[str], runs: pd.Series | None) -> str:
+    """What to write so that it can be read."""
+    names = [] if runs is None else _texts(runs).unique().tolist()
+    plain = {re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_"): text for text in reversed(columns)}
+    plain = {text.rpartition("/")[2].lower(): text for text in reversed(columns)} | plain
+    if names and not all(text.isdecimal() for text in names):
+        plain.pop("run", None)  # is no number of a run
+    said = {known: text for known, text in reading.mapping.items() if text in columns}
+    for known, called in _CALLED.items():
+        if known in said or known in reading.implied or (known in columns and known not in missing):
+            continue
+        fitting = [plain[text] for text in called if text in plain and plain[text] not in said.values()]
+        if fitting and fitting[0] != known:
+            said[known] = fitting[0]
+    options = [f"--map {shlex.quote(written(said))}"] if said else []
+    rest = [known for known in missing if known not in said]
+    if "arm" in rest and names:
+        fitting = [pattern for pattern in _RUN_NAMES if all(re.search(pattern, text) for text in names)]
+        example = fitting[0] if fitting else "(?P<arm>..)(?P<seed>..)"
+        options.append(f"--run-name {shlex.quote(example)}")
+        rest = [known for known in rest if known not in ("arm", "seed")]
+        if not fitting:
+            rest.append(f"a regular expression that says which part of {names[0]!r} is which")
+    if not options:
+        return "say which with --map NAME=COLUMN,.."
+    quality = {**reading.implied, **said}.get("quality", "")
+    if _side(quality) == "more" and not reading.maximize:
+        options.append("--maximize")
+    lacking = ", ".join(f"{known}=COLUMN" if known in COLUMNS else known for known in rest)
+    return f"try {' '.join(options)}" + (f", with {lacking}" if lacking else "")
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    """As they are written; what is missing is empty."""
+    if values.dtype == bool:
+        values = values.map({True: "True", False: "False"})
+    return values.map(str).where(values.notna(), "").astype(object)
 
 
 def _whole(values: pd.Series, what: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
-    if (bad := values[numbers.isna() | (numbers % 1 != 0) | (numbers.abs() > 2**53)]).size:
-        raise InputError(f"{what} must hold whole numbers, got {bad.tolist()[0]!r}")
-    return numbers.astype("int64")
+    """Whole numbers of 64 bits, exactly as they are written."""
+    texts = _texts(values).str.strip()
+    plain = texts.str.fullmatch(r"[+-]?\d+")
+    numbers = pd.to_numeric(texts.where(~plain, "0"), errors="coerce").astype(float)
+    if (bad := values[numbers.isna() | (numbers % 1 != 0)]).size:
+        raise InputError(f"{what} must hold whole numbers, got {_shown(bad.iloc[0])}")
+    exact = [int(text) if whole else int(number) for text, whole, number in zip(texts, plain, numbers, strict=True)]
+    large = [number for number, whole in zip(exact, plain, strict=True)
+             if abs(number) > (_LARGEST if whole else 2**53)]  # fmt: skip
+    if large:
+        raise InputError(f"{what} must hold whole numbers of at most 64 bits, written out: {large[0]} is too large")
+    return pd.Series(exact, index=values.index, dtype="int64")
 
 
-def _states(rows: pd.DataFrame, name: str) -> pd.Series:
-    """Run id -> state."""
-    by_run = rows.groupby("run_id")
-    if "state" in rows:
-        states = by_run["state"].last()
-        if unknown := set(states) - {"finished", "diverged", "failed"}:
-            raise InputError(f"{name}: state {unknown.pop()!r} is none of finished, diverged, failed")
-        return states
-    watched = [known for known in ("quality", "loss") if known in rows]
-    lost = {run_id: _diverged({known: run[known].to_numpy() for known in watched}) for run_id, run in by_run}
-    return pd.Series(lost).map({True: "diverged", False: "finished"})
+def _shown(value: object) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def _diverged(run: Mapping[str, np.ndarray]) -> bool:
-    """By its loss, where it has one, and by infinite quality; else by its quality."""
-    quality, loss = run["quality"], run.get("loss")
-    if loss is None or np.isnan(loss).all():
-        return _is_lost(quality)
-    known = quality[~np.isnan(quality)]
-    return _is_lost(loss) or bool(len(known) and np.isinf(known[-1]))
+def _numbers(values: pd.Series, what: str) -> tuple[pd.Series, np.ndarray]:
+    """The numbers, NaN where there is none, and where it is written that they are none."""
+    if pd.api.types.is_numeric_dtype(values) and values.dtype != bool:
+        return values.astype(float), np.zeros(len(values), bool)
+    texts = _texts(values).str.strip()
+    plain = texts.str.lower()
+    words, absent = plain.isin(NAN_WORDS), plain.isin(_NOT_THERE)
+    numbers = pd.to_numeric(texts.mask(words | absent, "nan").replace("nan", np.nan), errors="coerce").astype(float)
+    if (bad := texts[numbers.isna() & ~words & ~absent]).size:
+        raise InputError(
+            f"{what} holds {bad.iloc[0]!r}, which is no number: write a point for decimals, and nothing for thousands"
+        )
+    return numbers, words.to_numpy()
 
 
-def _is_lost(values: np.ndarray) -> bool:
-    known = np.flatnonzero(~np.isnan(values))
-    if not len(known) or np.isinf(values[known[-1]]):
-        return True
-    return bool(len(values) - 1 - known[-1] >= max(np.diff(known), default=1))
+def _terms(rows: pd.DataFrame, column: Mapping[str, str], reading: Reading, name: str) -> Terms:
+    """The table's own words, and on which scale its quality is compared."""
+    quality, positive = column["quality"], not (rows["quality"] <= 0).any()
+    negative = bool({*_tokens(quality)} & {*_MAY_BE_NEGATIVE})
+    if not positive and not negative and not reading.maximize:
+        raise InputError(
+            f"{name}: quality (column {quality!r}) must be positive, lower being better; of a score of which more is "
+            "better, say so with --maximize"
+        )
+    steps = column["step"] if "step" in rows else "step"
+    return Terms(quality, reading.maximize, positive and not reading.maximize, column["loss"], column["loss_g"],
+                 column["grad_g"], steps)  # fmt: skip
+
+
+def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFrame:
+    """With dataset, setting, context, variant, run_id and step; refused where rows are not told apart by these."""
+    given = [known for known in ("dataset", "setting") if known in rows]
+    keys = [*given, "arm", "seed"]
+    others = f"; columns that are not used: {', '.join(unused)}" if unused else ""
+    texts = rows[keys].astype({"seed": str})
+    texts["seed"] = "seed " + texts["seed"]
+    ids = texts.agg(", ".join, axis=1)
+    numbers = rows.groupby(keys, sort=True).ngroup()
+    if ids.nunique() < numbers.nunique():  # names that hold commas
+        ids = ids + " (" + (numbers + 1).astype(str) + ")"
+    rows = rows.assign(run_id=ids, variant=rows["arm"])
+    rows["context"] = rows[given].agg(", ".join, axis=1) if given else name
+    rows = rows.assign(**{known: rows.get(known, name if known == "dataset" else "custom")
+                          for known in ("dataset", "setting")})  # fmt: skip
+    if "step" not in rows:
+        rows = rows.assign(step=0)
+        if (twice := rows.duplicated("run_id")).any():
+            run_id = rows.loc[twice, "run_id"].iloc[0]
+            count = int((rows["run_id"] == run_id).sum())
+            raise InputError(
+                f"{name}: {run_id} has {count} rows, and nothing tells them apart: if they are a curve, map step=..; "
+                f"if they are tasks or settings, map dataset=.. or setting=..{others}"
+            )
+    if (twice := rows.duplicated(["run_id", "step"])).any():
+        first = rows[twice].iloc[0]
+        places = np.flatnonzero((rows["run_id"] == first["run_id"]) & (rows["step"] == first["step"])) + 1
+        raise InputError(
+            f"{name}: step {first['step']} of {first['run_id']} stands there {len(places)} times (rows {places[0]} and "
+            f"{places[1]}): remove what is there twice, or map what tells them apart (dataset=.., setting=..){others}"
+        )
+    return rows
+
+
+def _states(
+    rows: pd.DataFrame, last: pd.DataFrame, found: Mapping[str, Lost], name: str
+) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Of each run its state, the step from which it is lost, and why."""
+    ids = last.index
+    if "state" not in rows:
+        none = Lost(np.nan, None)
+        lost = pd.DataFrame([found.get(run, none) for run in ids], ids, columns=Lost._fields)
+        states = pd.Series(np.where(ids.isin(list(found)), "diverged", "finished"), ids)
+        return states, lost["step"].astype(float), lost["why"]
+    states = last["state"]
+    if unknown := set(states) - {"finished", "diverged", "failed"}:
+        raise InputError(f"{name}: state {unknown.pop()!r} is none of finished, diverged, failed")
+    infinite = rows.loc[np.isinf(rows["quality"]), "run_id"]
+    if (wrong := infinite[infinite.map(states) == "finished"]).size:
+        raise InputError(f"{name}: {wrong.iloc[0]} is finished, and has an infinite quality; say diverged")
+    lost = last["step"].where(states == "diverged").astype(float)
+    first = {run: of.step for run, of in found.items() if states[run] == "diverged"}
+    return states, lost.where(~ids.isin(list(first)), ids.map(first)), pd.Series(None, ids, dtype=object)
+
+
+def _tokens(text: str) -> list[str]:
+    parts = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text).lower()
+    return [re.sub(r"(?<=[a-z])\d+[a-z]*$", "", part) or part for part in re.split(r"[^a-z0-9]+", parts) if part]
+
+
+def _side(quality: str) -> str:
+    """Which side of a quality of that name is usually better: less, more, or nothing is known."""
+    tokens = set(_tokens(quality))
+    if tokens & {*_LESS}:
+        return "less"
+    return "more" if tokens & {*_MORE} else ""
+
+
+def _quality_doubts(quality: str, maximize: bool) -> Iterable[str]:
+    side = _side(quality)
+    if side == "more" and not maximize:
+        yield f"of a quality called {quality!r} more is usually better, and it is read as if less were: see --maximize"
+    if side == "less" and maximize:
+        yield f"of a quality called {quality!r} less is usually better, and --maximize says that more is"
+
+
+def _alike(rows: pd.DataFrame) -> Iterable[str]:
+    """Names that look alike or are one number, and are kept apart."""
+    for known, what in (("arm", "arms"), ("dataset", "data sets"), ("setting", "settings")):
+        seen: dict[object, list[str]] = {}
+        for text in rows[known].unique():
+            plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+            try:
+                seen.setdefault(float(plain), []).append(text)
+            except ValueError:
+                seen.setdefault(plain, []).append(text)
+        for texts in seen.values():
+            if len(texts) > 1:
+                yield f"the {what} {' and '.join(map(repr, sorted(texts)))} look alike, and are kept apart"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +18,23 @@ MARGIN = float(np.log(1.25))  # of equality on a log scale
 _NONE = Interval(np.nan, np.nan, np.nan)
 _EXACT_UP_TO = 100  # pairs, of the interval of two paired rates
 _NUISANCE = 64  # values of the nuisance parameter that an unconditional test is maximized over
+
+
+def stratified_bootstrap(statistic: Callable[..., float], *groups: np.ndarray, draws: int = 2000) -> Interval:
+    """`statistic(*groups)` with its 95 % percentile interval, drawing within each group; the same for the same data.
+
+    No interval where a group has fewer than two values, or the draws have no common scale (infinite ones).
+    """
+    estimate = float(statistic(*groups))
+    if min(map(len, groups)) < 2 or not np.isfinite(estimate):
+        return Interval(estimate, np.nan, np.nan)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore")  # of draws that are all alike
+        found = stats.bootstrap(
+            groups, statistic, vectorized=False, n_resamples=draws, method="percentile", confidence_level=LEVEL,
+            rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+    return Interval(estimate, float(found.low), float(found.high))
 
 
 # --- paired tests ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow
 from pyarrow import json, parquet
 
+from analysis.terms import OURS, Terms
 from experiments.record import (
     RESULTS,
     STATES,
@@ -56,7 +57,8 @@ class Study:
     `samples`: run id -> step -> sample grid, a PNG file with `read_bytes`. `found`: run id -> what the source has of
     the run, `plan`: the study's file. `folder`: of the records, or where a report
     of what W&B has belongs. `baseline`: the variant that others are compared with, if it is not the first;
-    `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another program's.
+    `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another program's,
+    `terms`: what it calls its quality, losses and steps, `warnings`: what its table leaves in doubt.
     `primary`: outcome -> the context that it is judged in, of those that the study's file names.
     """
 
@@ -73,6 +75,8 @@ class Study:
     baseline: str = ""
     command: str = ""
     foreign: bool = False
+    terms: Terms = OURS
+    warnings: Sequence[str] = ()
     found: Mapping[str, Found] = field(default_factory=dict)
     plan: str = ""
     primary: Mapping[str, str] = field(default_factory=dict)

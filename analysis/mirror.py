@@ -193,21 +193,23 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
     return [found for found in _each_run(path, filters, tell, _online_run) if found]
 
 
-def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], tell: Tell) -> pd.DataFrame:
-    """The runs of any W&B project as a table for `analysis.foreign`: a row a logged step.
+def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], by_name: bool, tell: Tell) -> pd.DataFrame:
+    """The runs of any W&B project as a table for `analysis.foreign`: a row per logged step.
 
-    A column comes from the rows, or else from the run's configuration or summary. Runs without an arm, a seed or any
-    quality are left out, which is said. Raises InputError where the project cannot be had.
+    A column comes from the rows, or else from the run's configuration or summary; `run` is the run's name, of which
+    arm and seed are parts if `by_name`. Runs without an arm, a seed or any quality are left out, which is said. Raises
+    InputError if the project is unavailable.
     """
     columns = {known: mapping.get(known, known) for known in COLUMNS}
+    required = ("quality",) if by_name else REQUIRED
 
     def rows_of(run: Any) -> pd.DataFrame:
-        rows = pd.DataFrame(list(run.scan_history())).replace(dict.fromkeys(_NON_FINITE, math.nan))
-        of_run = {**run.summary_metrics, **run.config}
+        rows = pd.DataFrame(list(run.scan_history()))
+        of_run = {"run": run.name, **run.summary_metrics, **run.config}
         for column in columns.values():
             if column not in rows and isinstance(of_run.get(column), str | int | float):
                 rows[column] = of_run[column]
-        if lacking := [column for known, column in columns.items() if known in REQUIRED and column not in rows]:
+        if lacking := [column for known, column in columns.items() if known in required and column not in rows]:
             _LOG.warning("%s is left out: it has no %s", run.url, ", ".join(lacking))
             return pd.DataFrame()
         return rows[[column for column in columns.values() if column in rows]]

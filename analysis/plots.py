@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from analysis.terms import OURS
 from sngan.config import ARMS
 
 _STYLE = {
@@ -31,11 +33,11 @@ _STYLE = {
     "axes.spines.right": False,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "sngan",  # the same figure, the same bytes
+    "text.parse_math": False,  # a dollar sign in a name is one
 }
 _DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
 _ORDER = list(ARMS)
 _FAR = 1e100  # what is larger cannot be drawn
-_STEP = "generator updates (step)"
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -55,30 +57,53 @@ def in_order(variants: pd.Series) -> list[str]:
     return sorted(variants.unique(), key=lambda v: (_ORDER.index(arm_of(v)) if arm_of(v) in ARMS else len(ARMS), v))
 
 
-def _looks(variants: list[str]) -> tuple[dict[str, str], dict[str, object]]:
-    """Colours by arm; variants of one arm differ by their dashes."""
-    arms = [arm_of(v) for v in variants]
-    others = sorted(set(arms) - set(ARMS))
-    palette = {arm: ARMS[_ORDER[i % len(_ORDER)]].colour for i, arm in enumerate(others)}
-    colours = {v: ARMS[arm].colour if arm in ARMS else palette[arm] for v, arm in zip(variants, arms, strict=True)}
-    # without batch norm dashed: readable in grey too
+@dataclass(frozen=True)
+class Look:
+    """How a study's variants look in every one of its figures, whichever of them it shows.
+
+    `colours`, `dashes` and `labels` by variant, in their order; `step`: what the axis of training is called.
+    """
+
+    colours: Mapping[str, str]
+    dashes: Mapping[str, Any]
+    labels: Mapping[str, str]
+    step: str = OURS.step
+
+    def order(self, variants: Iterable[str]) -> list[str]:
+        """The distinct variants in the study's order."""
+        shown = set(variants)
+        return [variant for variant in self.colours if variant in shown]
+
+
+def look_of(variants: Iterable[str]) -> Look:
+    """Of this project's arms: colours by arm, dashes for its variants; without batch norm dashed: readable in grey."""
+    order = in_order(pd.Series(list(variants), dtype=str))
+    arms = [arm_of(v) for v in order]
     dashes = {}
-    for i, v in enumerate(variants):
-        number = arms[:i].count(arms[i]) + (arms[i] in ARMS and ARMS[arms[i]].norm == "none")
+    for i, v in enumerate(order):
+        number = arms[:i].count(arms[i]) + (ARMS[arms[i]].norm == "none")
         dashes[v] = _DASHES[number % len(_DASHES)]
-    return colours, dashes
+    return Look({v: ARMS[arm_of(v)].colour for v in order}, dashes, {v: label_of(v) for v in order})
+
+
+def foreign_look(order: Sequence[str], step: str) -> Look:
+    """Of another program's arms: a colour each, and from the eleventh on dashes too; their names as they are."""
+    palette = sns.color_palette("colorblind" if len(order) <= 10 else "husl", len(order)).as_hex()
+    dashes = {arm: _DASHES[i // 10 % len(_DASHES)] for i, arm in enumerate(order)}
+    return Look(dict(zip(order, palette, strict=True)), dashes, {arm: arm for arm in order}, step)
 
 
 def curves(
     panels: Mapping[str, pd.DataFrame],
+    look: Look,
     log_y: bool = False,
     columns: int = 2,
-    x_label: str = _STEP,
+    x_label: str = "",
     marks: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """One panel per title, from the frames of `stats.bands`: centre lines with bands, one per variant.
 
-    `marks`: title -> values at which a horizontal line is drawn.
+    `x_label`, if it is not the look's step; `marks`: title -> values at which a horizontal line is drawn.
     """
     rows = -(-len(panels) // columns)
     with mpl.rc_context(_STYLE):
@@ -88,8 +113,8 @@ def curves(
         for axis, (title, frame) in zip(axes, panels.items(), strict=False):
             drawn = frame[["centre", "low", "high"]]
             frame = frame.assign(**drawn.where(drawn.abs() < _FAR))
-            _curve(axis, frame)
-            axis.set(title=title, xlabel=x_label, ylabel="")
+            _curve(axis, frame, look)
+            axis.set(title=title, xlabel=x_label or look.step, ylabel="")
             for value in (marks or {}).get(title, ()):
                 low, high = axis.get_ylim()
                 axis.axhline(value, color="0.3", linewidth=0.9, linestyle=":")
@@ -101,7 +126,7 @@ def curves(
                 axis.ticklabel_format(axis="y", useOffset=False)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        _legend(figure, pd.concat([frame["variant"] for frame in panels.values()]))
+        _legend(figure, pd.concat([frame["variant"] for frame in panels.values()]), look)
     return figure
 
 
@@ -116,30 +141,34 @@ def _label_decades(scale: Axis) -> None:
         scale.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def _curve(axis: Axes, frame: pd.DataFrame) -> None:
-    variants = in_order(frame["variant"])
-    colours, dashes = _looks(variants)
-    sns.lineplot(
-        frame, x="step", y="centre", hue="variant", style="variant", hue_order=variants, style_order=variants,
-        palette=colours, dashes=dashes, estimator=None, linewidth=1.2, legend=False, ax=axis,
-    )  # fmt: skip
-    for variant in variants:
+def _styled(frame: pd.DataFrame, look: Look) -> dict[str, Any]:
+    """seaborn's arguments for lines by variant."""
+    order = look.order(frame["variant"])
+    return {
+        "data": frame, "hue": "variant", "style": "variant", "hue_order": order, "style_order": order,
+        "palette": {v: look.colours[v] for v in order}, "dashes": {v: look.dashes[v] for v in order},
+        "estimator": None, "legend": False,
+    }  # fmt: skip
+
+
+def _curve(axis: Axes, frame: pd.DataFrame, look: Look) -> None:
+    sns.lineplot(x="step", y="centre", linewidth=1.2, ax=axis, **_styled(frame, look))
+    for variant in look.order(frame["variant"]):
         of = frame[(frame["variant"] == variant) & frame["low"].notna()]
-        axis.fill_between(of["step"], of["low"], of["high"], color=colours[variant], alpha=0.15, linewidth=0)
+        axis.fill_between(of["step"], of["low"], of["high"], color=look.colours[variant], alpha=0.15, linewidth=0)
 
 
-def _legend(figure: Figure, names: pd.Series) -> None:
-    variants = in_order(names)
-    colours, dashes = _looks(variants)
-    lines = [mpl.lines.Line2D([], [], color=colours[v], linewidth=1.6) for v in variants]
+def _legend(figure: Figure, names: Iterable[str], look: Look) -> None:
+    variants = look.order(names)
+    lines = [mpl.lines.Line2D([], [], color=look.colours[v], linewidth=1.6) for v in variants]
     for line, variant in zip(lines, variants, strict=True):
-        if dashes[variant]:
-            line.set_dashes(dashes[variant])  # type: ignore[arg-type]
-    labels = [label_of(v) for v in variants]
+        if look.dashes[variant]:
+            line.set_dashes(look.dashes[variant])
+    labels = [look.labels[v] for v in variants]
     figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False)
 
 
-def raw_and_used(frame: pd.DataFrame) -> Figure:
+def raw_and_used(frame: pd.DataFrame, look: Look) -> Figure:
     """The way of each variant through (raw sigma, used sigma), a panel a layer; a dot where it ends.
 
     `frame` has columns layer, variant, step, raw, used, in order of steps.
@@ -149,61 +178,49 @@ def raw_and_used(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(max(2.6 * len(layers), 7.2), 3.2), layout="constrained")
         for axis, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
             of = frame[frame["layer"] == layer]
-            variants = in_order(of["variant"])
-            colours, dashes = _looks(variants)
-            sns.lineplot(
-                of, x="raw", y="used", hue="variant", style="variant", hue_order=variants, style_order=variants,
-                palette=colours, dashes=dashes, estimator=None, sort=False, linewidth=1.2, legend=False, ax=axis,
-            )  # fmt: skip
+            sns.lineplot(x="raw", y="used", sort=False, linewidth=1.2, ax=axis, **_styled(of, look))
             ends = of.groupby("variant").last()
-            axis.scatter(ends["raw"], ends["used"], c=[colours[str(v)] for v in ends.index], s=16, zorder=3)
+            axis.scatter(ends["raw"], ends["used"], c=[look.colours[str(v)] for v in ends.index], s=16, zorder=3)
             axis.axline((1, 1), slope=1, color="0.6", linewidth=0.7, linestyle=":")
             axis.set(title=layer, xlabel="sigma of the raw parameter", ylabel="", xscale="log", yscale="log")
             _label_decades(axis.xaxis)
             _label_decades(axis.yaxis)
         figure.axes[0].set_ylabel("sigma of the weight as used")
-        _legend(figure, frame["variant"])
+        _legend(figure, frame["variant"], look)
     return figure
 
 
-def sensitivity(frame: pd.DataFrame) -> Figure:
+def sensitivity(frame: pd.DataFrame, look: Look) -> Figure:
     """Share of runs that failed, a panel per threshold: frame of threshold (its name), value, variant, share."""
-    variants = in_order(frame["variant"])
-    colours, dashes = _looks(variants)
     names = list(dict.fromkeys(frame["threshold"]))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
             of = frame[frame["threshold"] == name]
-            sns.lineplot(
-                of, x="value", y="share", hue="variant", style="variant", hue_order=variants, style_order=variants,
-                palette=colours, dashes=dashes, markers=True, estimator=None, legend=False, ax=axis,
-            )  # fmt: skip
+            sns.lineplot(x="value", y="share", markers=True, ax=axis, **_styled(of, look))
             axis.set(title=name.replace("_", " "), xlabel="", ylabel="share of runs that failed", ylim=(-0.03, 1.03))
             values = sorted(of["value"].unique())
             axis.set_xticks(values, [f"{value:.3g}" for value in values])
-        _legend(figure, frame["variant"])
+        _legend(figure, frame["variant"], look)
     return figure
 
 
-def survival(curves_of: Mapping[str, pd.DataFrame]) -> Figure:
+def survival(curves_of: Mapping[str, pd.DataFrame], look: Look) -> Figure:
     """Kaplan-Meier curves with bands, by variant: frames of step, survival, low, high."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axis = figure.subplots()
-        variants = in_order(pd.Series(list(curves_of)))
-        colours, dashes = _looks(variants)
-        for variant in variants:
+        for variant in look.order(curves_of):
             of = curves_of[variant]
-            (line,) = axis.step(of["step"], of["survival"], where="post", color=colours[variant], linewidth=1.4)
-            if dashes[variant]:
-                line.set_dashes(dashes[variant])  # type: ignore[arg-type]
+            (line,) = axis.step(of["step"], of["survival"], where="post", color=look.colours[variant], linewidth=1.4)
+            if look.dashes[variant]:
+                line.set_dashes(look.dashes[variant])
             axis.fill_between(
-                of["step"], of["low"], of["high"], step="post", color=colours[variant], alpha=0.12, linewidth=0
+                of["step"], of["low"], of["high"], step="post", color=look.colours[variant], alpha=0.12, linewidth=0
             )
-        axis.set(xlabel=_STEP, ylabel="share without failure", ylim=(0, 1.02))
-        _legend(figure, pd.Series(variants))
+        axis.set(xlabel=look.step, ylabel="share without failure", ylim=(0, 1.02))
+        _legend(figure, curves_of, look)
     return figure
 
 
@@ -228,7 +245,7 @@ def causes(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     return figure
 
 
-def over_time(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
+def over_time(tables: Mapping[str, pd.DataFrame], label: str, x_label: str) -> Figure:
     """A strip for each row of each table (columns are steps), coloured on one logarithmic scale; a panel a table."""
     values = np.concatenate([table.to_numpy(float).ravel() for table in tables.values()])
     values = values[np.isfinite(values) & (values > 0)]
@@ -249,7 +266,7 @@ def over_time(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
             axis.invert_yaxis()
             axis.set_title(title, loc="left")
             axis.grid(False)
-        axes[-1].set_xlabel(_STEP)
+        axes[-1].set_xlabel(x_label)
         bar = figure.colorbar(mesh, ax=list(axes), label=label, shrink=min(1.0, 3 / figure.get_figheight()))
         _label_decades(bar.ax.yaxis)
     return figure
@@ -290,7 +307,7 @@ def sample_matrix(grids: Mapping[tuple[str, str], Any]) -> Figure:
     return figure
 
 
-def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+def differences(frame: pd.DataFrame, titles: Mapping[str, str], look: Look) -> Figure:
     """Paired differences per seed: a panel per `statistic`, a row per variant, a dot per seed, zero marked.
 
     `frame` has columns statistic, variant, seed, difference.
@@ -298,8 +315,8 @@ def differences(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     with mpl.rc_context(_STYLE):
         columns = 2
         rows = -(-len(titles) // columns)
-        variants = in_order(frame["variant"])
-        colours, _ = _looks(variants)
+        variants = look.order(frame["variant"])
+        colours = {v: look.colours[v] for v in variants}
         figure = Figure(figsize=(7.2, (0.28 * len(variants) + 0.95) * rows), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, (statistic, title) in zip(axes, titles.items(), strict=False):

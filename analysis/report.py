@@ -19,7 +19,8 @@ from analysis import plots, tables
 from analysis.claims import judge
 from analysis.events import CAUSES, Thresholds
 from analysis.load import Study, load, sound
-from analysis.stability import COMPARED, STATISTICS, summarize
+from analysis.short import across_table, in_short
+from analysis.stability import STATISTICS, compared, summarize
 from analysis.stats import APPROXIMATE_BELOW, bands, binned
 from analysis.tables import Table
 from experiments.record import RESULTS, to_json, write_atomically
@@ -45,10 +46,12 @@ READING = (
 )
 
 READING_FOREIGN = (
-    "A run is one training of another program. Runs of different arms with one seed are compared as pairs.",
-    *READING[1:3],
-    "The papers' claims are not judged: they are of this project's arms. Comparisons and intervals stand for "
-    "themselves.",
+    "A run is one training. Runs of different arms with one seed are compared as pairs.",
+    READING[1],
+    "Runs that diverged or failed are counted, and rank worst in comparisons. Nothing is left out silently, and no run "
+    "is given a quality that it did not have.",
+    "An arm is called better only if the whole 95 % interval of the paired difference lies on that side and the "
+    "adjusted p is at most 0.05; that nothing can be said is the default.",
 )
 
 _STRIPS = 20  # seeds of an arm that have a strip of their own
@@ -112,26 +115,20 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     for sub in ("tables", "figures"):
         (out / sub).mkdir(parents=True, exist_ok=True)
     planned = {run_id: i for i, run_id in enumerate(study.runs["run_id"])}
-    summary = summarize(study.history, study.runs, thresholds)
+    summary = summarize(study.history, study.runs, thresholds, study.terms)
     summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
-    comparisons = tables.compare_arms(study, summary)
-    claims = judge(study, summary.iloc[:0] if study.foreign else summary)  # the papers' claims are of our arms
-    others = tables.sensitivity_table(study, thresholds)
-    shown = [tables.account_table(study), tables.reach_table(claims), tables.verdicts_table(claims)]
-    shown += [tables.arms_table(summary), tables.failures_table(summary), tables.paired_failures_table(summary)]
-    shown += [others, tables.rates_table(study, summary), tables.tuned_table(study, summary)]
-    shown += [tables.quality_table(study), tables.protocol_table(study), tables.sigma_table(study)]
-    shown += [tables.operator_table(study), tables.lipschitz_table(study)]
-    shown += tables.statistics_tables(study, summary, comparisons)
-    shown += [tables.interactions_table(study, summary), tables.power_table(summary), tables.evidence_table(claims)]
-    shown += [] if study.foreign else [tables.operating_table()]
-    shown += [tables.calibration_table(), tables.runs_table(study)]
+    variants = study.runs["variant"]
+    if study.foreign:
+        look = plots.foreign_look(tables.against(study, variants), study.terms.step)
+    else:
+        look = plots.look_of(variants)
+    shown, others, short, judged = (_foreign if study.foreign else _ours)(study, summary, thresholds)
     draw = functools.partial(_picture, out=out / "figures", kinds=kinds)
-    pictures = _pictures(study, summary, others.frame, draw)
+    pictures = _pictures(study, summary, others, look, draw)
     for table in shown:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
         write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
-    content = _content(study, shown, thresholds)
+    content = _content(study, shown, thresholds, short)
     write_atomically(out / "index.html", rendered(content, pictures, film(study)))
     parts = _parts(content, pictures)
     write_atomically(out / "report.md", _markdown(parts))
@@ -139,17 +136,47 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     statistics = {
         "schema": 2,
         "study": study.name,
-        "account": study.account.to_dict(),
-        "extra": study.extra,
-        "primary": dict(study.primary),
-        "thresholds": asdict(thresholds),
-        "claims": _records(claims),
+        "account": {name: n for name, n in study.account.to_dict().items() if n or not study.foreign},
+        "quality_name": study.terms.quality,
+        "quality_better": study.terms.better,
+        **judged,
         **{name: records for name, records in by_name.items() if name != "account"},
         "runs": by_name["runs_statistics"],
         "account_table": by_name["account"],
     }
     write_atomically(out / "statistics.json", to_json(statistics, indent=1) + "\n")
     return Written(out / "index.html", parts)
+
+
+_Made = tuple[list[Table], pd.DataFrame, list[str], dict[str, Any]]
+"""Tables, failures under other thresholds, the result in short, and what statistics.json has beside the tables."""
+
+
+def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Made:
+    claims, sensitivity = judge(study, summary), tables.sensitivity_table(study, thresholds)
+    shown = [tables.account_table(study), tables.reach_table(claims), tables.verdicts_table(claims)]
+    shown += [tables.arms_table(summary), tables.failures_table(summary), tables.paired_failures_table(study, summary)]
+    shown += [sensitivity, tables.rates_table(study, summary), tables.tuned_table(study, summary)]
+    shown += [tables.quality_table(study), tables.protocol_table(study), tables.sigma_table(study)]
+    shown += [tables.operator_table(study), tables.lipschitz_table(study)]
+    shown += tables.statistics_tables(study, summary, tables.compare_arms(study, summary))
+    shown += [tables.interactions_table(study, summary), tables.power_table(summary), tables.evidence_table(claims)]
+    shown += [tables.operating_table(), tables.calibration_table(), tables.runs_table(study)]
+    judged = {"extra": study.extra, "primary": dict(study.primary), "thresholds": asdict(thresholds)}
+    return shown, sensitivity.frame, [], judged | {"claims": _records(claims)}
+
+
+def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Made:
+    """What can be said of another program's runs: the papers' claims are of our arms, thresholds of our evaluations."""
+    comparisons, across = tables.compare_arms(study, summary), across_table(study, summary)
+    shown = [tables.account_table(study), tables.arms_table(summary, study.terms), across]
+    if summary["failure"].eq(True).any():
+        shown += [tables.failures_table(summary, foreign=True), tables.paired_failures_table(study, summary)]
+    shown += [*tables.statistics_tables(study, summary, comparisons), tables.interactions_table(study, summary)]
+    shown += [tables.runs_table(study), tables.calibration_table()]
+    short = in_short(study, summary, comparisons, across.frame)
+    judged = {"short": short, "warnings": list(study.warnings)}
+    return [table for table in shown if len(table.frame)], pd.DataFrame(), short, judged
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -199,11 +226,15 @@ def _png_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _Draw) -> list[Picture]:
-    """`others`: failures under other thresholds."""
-    pictures = []
+def _pictures(
+    study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look, draw: _Draw
+) -> list[Picture]:
+    """`others`: failures under other thresholds, or nothing."""
+    pictures, terms = [], study.terms
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
+    if study.foreign:
+        losses = {"loss/d": terms.loss_d, "loss/g": terms.loss_g}
     sigmas = {f"sigma/{layer}": f"{layer}, weight as used" for layer in layers}
     sigmas |= {f"sigma_raw/{layer}": f"{layer}, raw parameter" for layer in layers}
     gradients = {
@@ -217,7 +248,7 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
     steepness = {"lipschitz/product": "product of norms and gains (upper bound)",
                  "lipschitz/empirical": "largest |dD/dx| found (lower bound)"}  # fmt: skip
     distances = {
-        "eval/fd": "fd (Frechet distance)",
+        "eval/fd": terms.quality if study.foreign else "fd (Frechet distance)",
         "eval/fd_pixels": "fd_pixels",
         "eval/mode_kl": "KL of the classes, nats",
     }
@@ -226,11 +257,14 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
         "eval/effective_modes": "effective modes", "eval/diversity": "diversity",
     }  # fmt: skip
     steepness |= {f"grad_x/{kind}": f"mean |dD/dx|, {kind} images" for kind in ("real", "fake", "interpolated")}
+    if study.foreign:
+        gradients = {"grad_norm/g": terms.grad_g}
+    side = f"{terms.better.capitalize()} is better."
     kinds = (
-        ("losses", "Losses", "The discriminator's and the generator's loss.", losses, False, 2),
-        ("distance", "Distance of samples from the data",
-         "Lower is better.",
-         distances, True, 2),
+        ("losses", "Losses", "" if study.foreign else "The discriminator's and the generator's loss.",
+         losses, False, 2),
+        (*(("quality", terms.quality) if study.foreign else ("distance", "Distance of samples from the data")), side,
+         distances, terms.ratio, 2),
         ("coverage", "Quality and variety of samples",
          "Of reals against reals all but the effective modes would be near 1, and these near the number of classes. "
          "One image repeated can be precise, but not varied.",
@@ -253,13 +287,15 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
         ("steepness", "How steep the discriminator is",
          "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
          "images.", steepness, True, 2),
-        ("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.",
+        ("gradients", "Gradient norms",
+         "" if study.foreign else "Euclidean norm over all of a network's gradients, mean over updates.",
          gradients, True, 2),
     )  # fmt: skip
     marks = {
         bound[f"conv_over_matrix/{layer}"]: (1.0, tables.BOUND[layer]) for layer in layers if layer in tables.BOUND
     }
-    for context, history in study.history.groupby("context", sort=False):
+    curves = not study.foreign or study.history.groupby("context")["step"].nunique().gt(1).any()
+    for context, history in study.history.groupby("context", sort=False) if curves else ():
         slug = "" if study.history["context"].nunique() == 1 else "-" + _slug(str(context))
         for layer in layers:
             if f"sigma_conv/{layer}" in history:
@@ -275,31 +311,32 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
             panels = {name: bands(rows, metric) for metric, name in present.items()}
             panels = {name: frame for name, frame in panels.items() if len(frame)}
             if panels:
-                figure = plots.curves(panels, log_y, columns, marks=marks)
+                figure = plots.curves(panels, look, log_y, min(columns, len(panels)), marks=marks)
                 judged = tables.judged(study, str(context)) if metrics in (distances, coverage) else ""
-                caption = f"{caption} {judged}{_seeds(history)}"
+                caption = f"{caption} {judged}{_seeds(history)}".strip()
                 pictures.append(draw(figure, file + slug, f"{title}: {context}", caption))
         if len(way := _raw_and_used(history, layers)):
             caption = (
                 "The way of each arm, median over its seeds, from the start of training to the dot at its end. On the "
                 f"dotted diagonal the weight is used as it is; SN leaves it for the level 1. {_count(history)}"
             )
-            figure = plots.raw_and_used(way)
+            figure = plots.raw_and_used(way, look)
             pictures.append(draw(figure, "raw_used" + slug, f"Raw against used spectral norm: {context}", caption))
         if strips := _sigma_strips(history, layers):
-            figure = plots.over_time(strips, "sigma")
+            figure = plots.over_time(strips, "sigma", look.step)
             caption = (
                 "The same spectral norms of the weights as used, as strips over training: median over the seeds. One "
                 f"scale for all layers, so that growth and differences between arms show. {_count(history)}"
             )
             pictures.append(draw(figure, "strips" + slug, f"Spectral norms over training: {context}", caption))
-        if strips := _gradient_strips(history, summary):
+        if strips := _gradient_strips(history, summary, look):
+            gradient = terms.grad_g if study.foreign else "the generator's gradient"
             caption = (
-                "A strip for each seed: the norm of the generator's gradient, in units of the reference (median over "
+                f"A strip for each seed: the norm of {gradient}, in units of the reference (median over "
                 "an early stretch of all arms of that seed). Dark strips are gradients that vanish; a row that breaks "
                 "off is a run that did."
             )
-            figure = plots.over_time(strips, "gradient norm / reference")
+            figure = plots.over_time(strips, "gradient norm / reference", look.step)
             pictures.append(draw(figure, "gradient_strips" + slug, f"Gradient health by seed: {context}", caption))
         if len(frame := _over_wall_time(history, study.runs)):
             caption = (
@@ -307,21 +344,31 @@ def _pictures(study: Study, summary: pd.DataFrame, others: pd.DataFrame, draw: _
                 "Runs that trained beside others took longer than they would alone: for costs see `sngan bench`. "
                 f"{tables.judged(study, str(context))}{_seeds(history)}"
             )
-            figure = plots.curves({"fd (Frechet distance)": frame}, True, 1, "minutes of training")
+            figure = plots.curves({"fd (Frechet distance)": frame}, look, True, 1, "minutes of training")
             pictures.append(draw(figure, "wall_time" + slug, f"Quality against wall time: {context}", caption))
         pictures += _sample_pictures(study, str(context), slug, draw)
-    pictures += _failure_pictures(summary, others, draw)
+    pictures += _failure_pictures(study, summary, others, look, draw)
     if len(frame := _paired_differences(study, summary)):
-        titles = {name: STATISTICS[name] for name in COMPARED if (frame["statistic"] == name).any()}
-        for context, of in frame.groupby("context", sort=False):
-            slug = "" if frame["context"].nunique() == 1 else "-" + _slug(str(context))
+        titles = {
+            name: f"{terms.fill(STATISTICS[name])} ({'less' if sign > 0 else 'more'} is better)"
+            for name, sign in compared(terms).items() if (frame["statistic"] == name).any()
+        }  # fmt: skip
+        by = "context"
+        if not curves and frame["context"].nunique() > 1:  # a results table: a panel per data set
+            frame = frame[frame["statistic"] == terms.location].assign(statistic=lambda of: of["context"], all="all")
+            titles, by = {str(name): str(name) for name in frame["context"].unique()}, "all"
+        for context, of in frame.groupby(by, sort=False):
+            slug = "" if frame[by].nunique() == 1 else "-" + _slug(str(context))
+            if by == "all":
+                context = f"{terms.scale}, by data set ({'more' if terms.maximize else 'less'} is better)"
             caption = (
                 f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
                 f"{'seed' if study.foreign else 'initial weights, data order and latents'}. "
-                "Left of zero the arm is the better one: of gains, and of the gradient's lowest values, the sign is "
-                "turned. A seed in which one of the two has no end has gain 0, and by all else no dot."
-            )
-            figure = plots.differences(of, titles)
+                + ("" if by == "all" else "Above each panel it says whether less or more is better. ")
+                + ("A seed in which one of the two has no end has no dot." if study.foreign else
+                   "A seed in which one of the two has no end has gain 0, and by all else no dot.")
+            )  # fmt: skip
+            figure = plots.differences(of, titles, look)
             pictures.append(draw(figure, "differences" + slug, f"Paired differences: {context}", caption))
     return pictures
 
@@ -355,7 +402,7 @@ def _raw_and_used(history: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     )
 
 
-def _gradient_strips(history: pd.DataFrame, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _gradient_strips(history: pd.DataFrame, summary: pd.DataFrame, look: plots.Look) -> dict[str, pd.DataFrame]:
     """Label of a variant -> seeds x steps of the generator's gradient norm, relative to the reference of the seed."""
     if "grad_norm/g" not in history:
         return {}
@@ -364,8 +411,8 @@ def _gradient_strips(history: pd.DataFrame, summary: pd.DataFrame) -> dict[str, 
     rows = binned(relative, ["relative"])
     rows = rows[(rows["relative"] > 0) & (rows["seed"].isin(sorted(rows["seed"].unique())[:_STRIPS]))]
     return {
-        plots.label_of(v): rows[rows["variant"] == v].pivot_table(index="seed", columns="step", values="relative")
-        for v in plots.in_order(rows["variant"])
+        look.labels[v]: rows[rows["variant"] == v].pivot_table(index="seed", columns="step", values="relative")
+        for v in look.order(rows["variant"])
     }
 
 
@@ -379,47 +426,54 @@ def _over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
 
 
-def _failure_pictures(summary: pd.DataFrame, others: pd.DataFrame, draw: _Draw) -> list[Picture]:
-    """What went wrong and when, in each context, and fd by context where there are several."""
+def _failure_pictures(
+    study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look, draw: _Draw
+) -> list[Picture]:
+    """What went wrong and when, in each context, and quality by context if there are several."""
     pictures, over = [], summary[summary["failure"].notna()]
-    failures = tables.failures_table(summary).frame
+    failures = tables.failures_table(summary, study.foreign).frame
     for context, runs in over.groupby("context", sort=False):
         slug = "" if over["context"].nunique() == 1 else "-" + _slug(str(context))
         n = ", ".join(f"{variant} {count}" for variant, count in runs["variant"].value_counts(sort=False).items())
         caption = f"Runs of each arm by the cause of their first failure (what went wrong, above). Runs: {n}."
-        figure = plots.causes(failures[failures["context"] == context], list(CAUSES))
-        pictures.append(draw(figure, "causes" + slug, f"Causes of failure: {context}", caption))
-        of = others[others["context"] == context].rename(columns={"arm": "variant"})
-        caption = (
-            "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality collapse "
-            "is fd above so many times the best so far; healthy is fd below this share of the trivial sampler's; modes "
-            f"is the share of the classes that is enough. Level lines: the threshold does not matter. Runs: {n}."
-        )
-        figure = plots.sensitivity(of.assign(share=of["failures"] / of["n"]))
-        pictures.append(draw(figure, "sensitivity" + slug, f"Failures under other thresholds: {context}", caption))
-        if runs["failure"].astype(bool).any():
+        failed = runs["failure"].astype(bool).any()
+        if failed or not study.foreign:
+            causes = list(tables.FOREIGN_CAUSES if study.foreign else CAUSES)
+            figure = plots.causes(failures[failures["context"] == context], causes)
+            pictures.append(draw(figure, "causes" + slug, f"Causes of failure: {context}", caption))
+        if len(others):
+            of = others[others["context"] == context].rename(columns={"arm": "variant"})
+            caption = (
+                "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality "
+                "collapse is fd above so many times the best so far; healthy is fd below this share of the trivial "
+                "sampler's; modes is the share of the classes that is enough. Level lines: the threshold does not "
+                f"matter. Runs: {n}."
+            )
+            figure = plots.sensitivity(of.assign(share=of["failures"] / of["n"]), look)
+            pictures.append(draw(figure, "sensitivity" + slug, f"Failures under other thresholds: {context}", caption))
+        if failed and not runs["last_step"].eq(0).all():
             curves = {variant: tables.survival_of(of).curve for variant, of in runs.groupby("variant")}
             caption = (
                 "Share of runs without any failure up to a step (Kaplan-Meier, with 95 % bands; an arm without "
                 f"failures has none). Runs: {n}."
             )
-            figure = plots.survival(curves)
+            figure = plots.survival(curves, look)
             pictures.append(draw(figure, "survival" + slug, f"Time to failure: {context}", caption))
-    if over["context"].nunique() > 1 and over["log_q_end"].notna().any():
+    if over["context"].nunique() > 1 and over["q_end"].notna().any():
         table = over.pivot_table(index="context", columns="variant", values="q_end", aggfunc="median", sort=False)
         caption = (
-            "Median fd at the end of each arm's runs that have one, in each context; numbers of different data sets do "
-            "not compare."
+            f"Median {study.terms.quality} at the end of each arm's runs that have one, in each context; numbers of "
+            "different data sets do not compare."
         )
-        figure = plots.matrix(table[plots.in_order(pd.Series(table.columns))], "median fd")
+        figure = plots.matrix(table[look.order(table.columns)], f"median {study.terms.quality}")
         pictures.append(draw(figure, "robustness", "Settings and arms", caption))
     return pictures
 
 
 def _paired_differences(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
-    frames = [pd.DataFrame()]
+    frames, signs = [pd.DataFrame()], compared(study.terms)
     for context, statistic, scores, baseline in tables.scores_of(study, summary):
-        table = scores.replace(np.inf, np.nan).pivot(index="seed", columns="arm", values="score")
+        table = signs[statistic] * scores.replace(np.inf, np.nan).pivot(index="seed", columns="arm", values="score")
         delta = table.drop(columns=baseline).sub(table[baseline], axis=0)
         frame = delta.melt(ignore_index=False, var_name="variant", value_name="difference").reset_index()
         frames.append(frame.assign(context=context, statistic=statistic, baseline=baseline).dropna())
@@ -466,7 +520,7 @@ def _picture(figure: Figure, file: str, title: str, caption: str, out: Path, kin
     return Picture(file, title, caption, _png_uri(drawn["png"]), file.partition("-")[0])
 
 
-def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[str, Any]:
+def _content(study: Study, shown: list[Table], thresholds: Thresholds, short: list[str]) -> dict[str, Any]:
     runs = study.runs
     seeds = runs.groupby(["context", "variant"])["seed"].nunique()
     versions = {
@@ -491,15 +545,18 @@ def _content(study: Study, shown: list[Table], thresholds: Thresholds) -> dict[s
         "extra": study.extra,
         "problems": problems.to_dict("records"),
         "primary": _primary(study),
+        "short": short,
+        "warnings": list(study.warnings),
+        "foreign": study.foreign,
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
         "tables": shown,
         "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.frame["claim"]},
-        "thresholds": thresholds.table(),
+        "thresholds": [] if study.foreign else thresholds.table(),
         "reading": READING_FOREIGN if study.foreign else READING,
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [
             {"slug": arm, "label": ARMS[arm].label, "source": ARMS[arm].source}
-            for arm in ARMS if (runs["arm"] == arm).any()
+            for arm in ARMS if (runs["arm"] == arm).any() and not study.foreign
         ],
         "command": study.command or f"sngan report {study.name}",
     }  # fmt: skip
@@ -540,7 +597,9 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
         "",
         content["question"],
         "",
-        f"{content['total']} planned runs: {states}.",
+        *(f"{'' if i else '**In short.** '}{text}\n" for i, text in enumerate(content["short"])),
+        *(f"Note: {text}\n" for text in content["warnings"]),
+        f"{content['total']} {'runs' if content['foreign'] else 'planned runs'}: {states}.",
         "",
         *([content["primary"], ""] if content["primary"] else []),
         "## How to read this page",
@@ -554,10 +613,11 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
         if table.frame.empty:
             lines += [f"Nothing to show: this needs {table.needs}.", ""]
             continue
-        lines += ["| " + " | ".join(map(str, table.shown)) + " |", "|" + "---|" * table.shown.shape[1]]
+        lines += ["| " + " | ".join(map(_markdown_cell, table.heads())) + " |", "|" + "---|" * table.shown.shape[1]]
         lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.cells()]
         lines.append("")
-    lines += ["## Thresholds", "", "| name | value | what it decides |", "|---|---|---|"]
+    if content["thresholds"]:
+        lines += ["## Thresholds", "", "| name | value | what it decides |", "|---|---|---|"]
     lines += [f"| {name} | {value} | {_markdown_cell(meaning)} |" for name, value, meaning in content["thresholds"]]
     lines += ["", "## Versions and how to rebuild", ""]
     lines += [f"- {key}: {value}" for key, value in content["versions"].items()]

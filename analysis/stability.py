@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.events import Columns, Thresholds, evaluated, find_events, healthy_at, healthy_from
+from analysis.terms import OURS, Terms
 from sngan.config import DATASETS, InputError
 
 ROLLING_STEPS, ROLLING_ROWS = 201, 11  # width of the rolling medians, and the fewest rows that they hold
@@ -18,39 +19,39 @@ SIGMA_TOLERANCE = 1.05
 GROWTH_FROM_UPDATES = 500  # of D: from there the growth of norms is counted
 _END_EVALUATIONS, _END_ROWS = 3, 3  # the fewest evaluations of an end; rows of a loss's
 
-STATISTICS = {  # column -> what it says
-    "gain": "gain over the trivial sampler: log of its fd over fd at the end, at least 0; 0 without an end",
+STATISTICS = {  # column -> what it says, in the words of `Terms`
+    "gain": "gain over the trivial sampler: log of its {q} over {q} at the end, at least 0; 0 without an end",
     "gain_pixels": "the same by fd_pixels",
-    "q_end": "fd at the end (exp of the mean log over the last quarter of the evaluations)",
-    "log_q_end": "log of fd at the end",
+    "q_end": "{q} at the end ({mean} over the last quarter of the evaluations)",
+    "log_q_end": "log of {q} at the end",
     "log_q_pixels_end": "log of fd_pixels at the end",
-    "q_line": "fd at the end by a line through the logs of that quarter",
-    "log_q_sd": "sd of log fd about that line",
-    "log_q_middle": "mean log fd between a third and a half of the run",
-    "q_best": "lowest fd",
-    "late_change": "mean log fd of the last quarter minus that of the third",
+    "q_line": "{q} at the end by a line through the {scale} of that quarter",
+    "q_sd": "sd of {scale} about that line",
+    "q_middle": "mean {scale} between a third and a half of the run",
+    "q_best": "{best} {q}",
+    "late_change": "mean {scale} of the last quarter minus that of the third",
     "late_change_pixels": "the same by fd_pixels",
-    "quality_degradation": "log of fd at the end over the lowest (its noise alone gives .2 to .5)",
-    "quality_oscillation": "mean |change of log fd| between evaluations, second half",
+    "quality_degradation": "how far {scale} at the end is from its best (noise alone makes it positive)",
+    "quality_oscillation": "mean |change of {scale}| between evaluations, second half",
     "kd_end": "kd at the end (mean over the last quarter of the evaluations)",
     "coverage_end": "coverage at the end (mean over the last quarter)",
     "modes_end": "classes hit at the end (mean over the last quarter)",
     "effective_modes_end": "effective modes at the end (mean over the last quarter)",
     "effective_modes_low": "lowest effective modes of the second half",
-    "loss_d_end": "D's loss at the end (median of the last three rows)",
-    "loss_d_best": "lowest loss of D",
-    "loss_d_degradation": "log of D's loss at the end over its lowest",
-    "loss_d_oscillation": "mean |change of log D loss| between rows, second half",
-    "loss_d_roughness": "roughness of D's loss (MAD about its rolling median, relative)",
-    "loss_g_end": "G's loss at the end (median of the last three rows)",
-    "loss_g_best": "lowest loss of G",
-    "loss_g_degradation": "log of G's loss at the end over its lowest",
-    "loss_g_oscillation": "mean |change of log G loss| between rows, second half",
-    "loss_g_roughness": "roughness of G's loss (MAD about its rolling median, relative)",
-    "grad_g_spikes": "rows per 1,000 steps with G's gradient above 5 x its rolling median",
-    "grad_g_p1": "log of the 1st percentile of G's gradient norm over its own median, after 5 % of the run",
-    "grad_g_vanishing": "share of rows with G's gradient below 0.01 x the reference",
-    "grad_g_exploding": "share of rows with G's gradient above 100 x the reference",
+    "loss_d_end": "{loss_d} at the end (median of the last three rows)",
+    "loss_d_best": "lowest {loss_d}",
+    "loss_d_degradation": "log of {loss_d} at the end over its lowest",
+    "loss_d_oscillation": "mean |change of the log of {loss_d}| between rows, second half",
+    "loss_d_roughness": "roughness of {loss_d} (MAD about its rolling median, relative)",
+    "loss_g_end": "{loss_g} at the end (median of the last three rows)",
+    "loss_g_best": "lowest {loss_g}",
+    "loss_g_degradation": "log of {loss_g} at the end over its lowest",
+    "loss_g_oscillation": "mean |change of the log of {loss_g}| between rows, second half",
+    "loss_g_roughness": "roughness of {loss_g} (MAD about its rolling median, relative)",
+    "grad_g_spikes": "rows per 1,000 steps with {grad_g} above 5 x its rolling median",
+    "grad_g_p1": "log of the 1st percentile of the norm of {grad_g} over its own median, after 5 % of the run",
+    "grad_g_vanishing": "share of rows with {grad_g} below 0.01 x the reference",
+    "grad_g_exploding": "share of rows with {grad_g} above 100 x the reference",
     "grad_x_p99": "log of the 99th percentile over rows of the largest |dD/dx|",
     "grad_x_p99_late": "the same over the last quarter of the run",
     "grad_x_max": "log of the largest |dD/dx|",
@@ -69,6 +70,17 @@ COMPARED = {  # statistic -> 1 where less is better, -1 where more is
     **{f"loss_{network}_{kind}": 1 for network in "dg" for kind in ("degradation", "oscillation", "roughness")},
     "grad_g_spikes": 1, "grad_g_p1": -1,
 }  # fmt: skip
+
+
+def compared(terms: Terms) -> dict[str, int]:
+    """COMPARED, for a quality of other terms."""
+    if terms.ratio:
+        return COMPARED
+    sign = -1 if terms.maximize else 1
+    rest = {name: 1 for name in COMPARED if name not in ("gain", "gain_pixels", "log_q_end", "late_change")}
+    return {"q_end": sign, "late_change": sign, **rest, "grad_g_p1": -1}
+
+
 WITHOUT_END = {  # what a run without an end counts for; of the others among COMPARED it ranks worst
     **dict.fromkeys(("gain", "gain_pixels", "coverage_end", "modes_end"), 0.0),
     **dict.fromkeys(("effective_modes_end", "effective_modes_low"), 0.0),
@@ -81,14 +93,19 @@ _AXES = ("step", "d_updates")
 
 
 def summarize(
-    history: pd.DataFrame, runs: pd.DataFrame | None = None, thresholds: Thresholds | None = None
+    history: pd.DataFrame,
+    runs: pd.DataFrame | None = None,
+    thresholds: Thresholds | None = None,
+    terms: Terms = OURS,
 ) -> pd.DataFrame:
     """One row a run: run_id, dataset, arm, setting, seed, last_step, the columns of STATISTICS, and what became of it.
 
     `history` has a row per logged step with run_id, dataset, arm, setting, seed, step and metrics; rows may come
     in any order, of two rows of one step the last counts, None counts as NaN. `runs` has a row per planned run with
-    run_id, state and, where it is known, `trivial_fd` (the trivial sampler's fd): those of `analysis.load`. Its runs
-    without rows are in the result too. Without it every run counts as finished.
+    run_id, state and, if they are known, `trivial_fd` (the trivial sampler's fd) and `lost_step` (from which step a
+    diverged run was lost; NaN: it was not): those of `analysis.load`. Its runs without rows are in the result too.
+    Without it every run counts as finished. `terms`: which side of quality is better, and whether it is compared by
+    ratio or by difference.
 
     - `failure`: whether any event happened (`analysis.events`), None for a run that is not over; `causes` are all of
       them with their steps, `cause` and `failure_step` the first; `healthy_step` is the first evaluation at which it
@@ -130,10 +147,10 @@ def summarize(
             row |= _loss_statistics(loss.replace("/", "_"), run, loss)
         reference = references.get(row["run_id"], np.nan)
         row |= _gradient_statistics(run, reference) | _lipschitz_statistics(run) | _norm_statistics(run)
-        rows.append(row | _outcome(run, row, outcomes.pop(row["run_id"], {}), reference, thresholds))
+        rows.append(row | _outcome(run, row, outcomes.pop(row["run_id"], {}), reference, thresholds, terms))
     for run in outcomes.values():  # without a row
         row = {name: run[name] for name in keys} | {"last_step": 0}
-        rows.append(row | _outcome({"step": np.empty(0)}, row, run, np.nan, thresholds))
+        rows.append(row | _outcome({"step": np.empty(0)}, row, run, np.nan, thresholds, terms))
     return pd.DataFrame(rows, columns=[*keys, "last_step", *STATISTICS, *OUTCOME, "grad_g_reference"])
 
 
@@ -166,7 +183,8 @@ def _events_of(
     run: Columns, planned: dict[str, Any], reference: float, thresholds: Thresholds
 ) -> list[tuple[str, int]]:
     classes, trivial = classes_of(str(planned["dataset"])), _number(planned.get("trivial_fd"))
-    return find_events(run, planned.get("state", "finished"), classes, trivial, reference, thresholds)
+    lost = planned.get("lost_step")
+    return find_events(run, planned.get("state", "finished"), classes, trivial, reference, thresholds, lost)
 
 
 def _number(value: Any) -> float:
@@ -179,17 +197,18 @@ def classes_of(dataset: str) -> int:
 
 
 def _outcome(
-    run: Columns, row: dict[str, Any], planned: dict[str, Any], reference: float, thresholds: Thresholds
+    run: Columns, row: dict[str, Any], planned: dict[str, Any], reference: float, thresholds: Thresholds, terms: Terms
 ) -> dict[str, Any]:
     """What became of the run, and its quality at the end."""
     state, trivial = planned.get("state", "finished"), _number(planned.get("trivial_fd"))
     classes, notes = classes_of(str(row["dataset"])), []
     at = evaluated(run)
     q, last = at["eval/fd"], int(row["last_step"])
-    result: dict[str, Any] = {"q_best": float(q.min()) if len(q) else np.nan}
+    best = q.max if terms.maximize else q.min
+    result: dict[str, Any] = {"q_best": float(best()) if len(q) else np.nan}
     late = q[(at["step"] >= last / 2) & np.isfinite(q)]
-    if len(late) > 1 and late.min() > 0:
-        late = np.log(late)
+    if len(late) > 1 and (late.min() > 0 or not terms.ratio):
+        late = np.log(late) if terms.ratio else late
         result["quality_oscillation"] = float(np.abs(np.diff(late)).mean())
     healthy = healthy_from(at, classes, trivial, thresholds)
     result["healthy_step"] = np.nan if healthy is None else healthy
@@ -204,24 +223,27 @@ def _outcome(
     lost = set(causes) - {"D saturation"}
     known = np.isfinite(trivial) and (len(good) or not ended)
     result["healthy_end"] = bool(len(good) and good[-1] and not lost) if known else None
-    if not np.isfinite(trivial):
+    if not np.isfinite(trivial) and "lost_step" not in planned:
         notes.append("whether it learned is not known: no trivial sampler's fd")
     if not ended:
         notes.append("no end")
         scored = {"gain": trivial, "gain_pixels": _number(planned.get("trivial_fd_pixels"))}
         result |= {name: 0.0 for name, of_trivial in scored.items() if np.isfinite(of_trivial)}
         return result | {"notes": "; ".join(notes)}
-    result |= _quality(at, "eval/fd", last) | _samples_statistics(at, last)
+    result |= _quality(at, "eval/fd", last, terms) | _samples_statistics(at, last)
     result["gain"] = _gain(trivial, result.get("log_q_end", np.nan))
-    if "log_q_end" in result:
-        result["q_end"] = float(np.exp(result["log_q_end"]))
-        result["quality_degradation"] = result["log_q_end"] - float(np.log(result["q_best"]))
+    if terms.location in result and len(q) > 1:
+        of_best = float(np.log(result["q_best"])) if terms.ratio else result["q_best"]
+        fall = result[terms.location] - of_best
+        result["quality_degradation"] = -fall if terms.maximize else fall
     if len(q) < _END_EVALUATIONS:
         notes.append(
-            f"{len(q)} evaluation{'s' if len(q) != 1 else ''}" if len(q) else "no evaluation: no fd at the end"
+            f"{len(q)} evaluation{'s' if len(q) != 1 else ''}"
+            if len(q)
+            else f"no evaluation: no {terms.quality} at the end"
         )
     if "eval/fd_pixels" in at:
-        pixels = _quality(at, "eval/fd_pixels", last)
+        pixels = _quality(at, "eval/fd_pixels", last, OURS)
         result |= {"log_q_pixels_end": pixels.get("log_q_end"), "late_change_pixels": pixels.get("late_change")}
         result["gain_pixels"] = _gain(_number(planned.get("trivial_fd_pixels")), pixels.get("log_q_end", np.nan))
     return result | {"notes": "; ".join(notes)}
@@ -237,26 +259,27 @@ def _end(steps: np.ndarray, last: int) -> np.ndarray:
     return late if late.sum() >= _END_EVALUATIONS else np.arange(len(steps)) >= len(steps) - _END_EVALUATIONS
 
 
-def _quality(at: Columns, metric: str, last: int) -> dict[str, float]:
-    """S1, S5 and the parts of S2 of one distance: by its logarithm, so of positive values only."""
+def _quality(at: Columns, metric: str, last: int, terms: Terms) -> dict[str, float]:
+    """S1, S5 and the parts of S2 of one quality, on its scale: of a logarithm's of positive values only."""
     known = ~np.isnan(at[metric])
     steps, q = at["step"][known], at[metric][known]
-    if not len(q) or q.min() <= 0:
+    if not len(q) or (terms.ratio and q.min() <= 0):
         return {}
-    log_q, late = np.log(q), _end(steps, last)
-    end = float(log_q[late].mean())
-    result = {"log_q_end": end}
+    level, late = np.log(q) if terms.ratio else q, _end(steps, last)
+    back = np.exp if terms.ratio else float
+    end = float(level[late].mean())
+    result = {terms.location: end, "q_end": float(back(end))}
     before = (steps > last / 2) & ~late
     if before.any():
-        result["late_change"] = end - float(log_q[before].mean())
+        result["late_change"] = end - float(level[before].mean())
     middle = (steps > last / 3) & (steps <= last / 2)
     if middle.any():
-        result["log_q_middle"] = float(log_q[middle].mean())
+        result["q_middle"] = float(level[middle].mean())
     if late.sum() >= _END_EVALUATIONS:
-        x, y = steps[late] - steps[-1], log_q[late]
+        x, y = steps[late] - steps[-1], level[late]
         slope, at_end = np.polyfit(x, y, 1)
-        result["q_line"] = float(np.exp(at_end))
-        result["log_q_sd"] = float(np.sqrt(((y - at_end - slope * x) ** 2).sum() / (len(y) - 2)))
+        result["q_line"] = float(back(at_end))
+        result["q_sd"] = float(np.sqrt(((y - at_end - slope * x) ** 2).sum() / (len(y) - 2)))
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +29,7 @@ from analysis.inference import (
     survival,
 )
 from analysis.load import Study
-from analysis.stability import COMPARED, OUTCOME, SIGMA_TOLERANCE, STATISTICS, WITHOUT_END, failures_under
+from analysis.stability import OUTCOME, SIGMA_TOLERANCE, STATISTICS, compared, failures_under
 from analysis.stats import (
     APPROXIMATE_BELOW,
     SPREAD_FROM,
@@ -39,13 +40,16 @@ from analysis.stats import (
     signed_rank_p,
     subtract,
 )
-from experiments.record import STATES
+from analysis.terms import OURS, Terms
+from experiments.record import RESULTS, STATES
 from experiments.study import CONTEXT_FIELDS
 
 _QUALITY = (
     *("fd", "fd_pixels", "kd", "precision", "recall", "density", "coverage"),
     *("modes", "modes_5", "effective_modes", "mode_kl", "diversity"),
 )
+
+FOREIGN_CAUSES = {"error": CAUSES["error"], "divergence": "a loss or the quality is not finite, or the table says so"}
 
 OTHER_THRESHOLDS = {
     "quality_collapse": (1.5, 2.0, 3.0),
@@ -68,6 +72,7 @@ class Table:
     caption: str
     frame: pd.DataFrame
     needs: str = "records that hold it"  # where there are no rows
+    quality: str = "q"  # what the q of its columns is called where people read it
 
     @cached_property
     def shown(self) -> pd.DataFrame:
@@ -75,13 +80,17 @@ class Table:
         single = "context" in self.frame and self.frame["context"].nunique() == 1
         return self.frame.drop(columns="context") if single else self.frame
 
+    def heads(self) -> list[str]:
+        """Names of the columns as people read them."""
+        plain = [str(name).replace("_", " ") for name in self.shown]
+        return [re.sub(r"^q ", lambda _: f"{self.quality} ", name) for name in plain]
+
     def cells(self) -> list[list[str]]:
         return [[_text(value) for value in row] for row in self.shown.itertuples(index=False)]
 
     def latex(self) -> str:
         """A tabular with booktabs' rules, of the cells as the page shows them."""
-        names = [str(name).replace("_", " ") for name in self.shown]
-        return pd.DataFrame(self.cells(), columns=names).to_latex(index=False, escape=True)
+        return pd.DataFrame(self.cells(), columns=self.heads()).to_latex(index=False, escape=True)
 
 
 def verdicts_table(claims: pd.DataFrame) -> Table:
@@ -178,20 +187,24 @@ def _operating() -> pd.DataFrame:
     return pd.read_csv(calibration.OPERATING)
 
 
-def arms_table(summary: pd.DataFrame) -> Table:
+def arms_table(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
     """Location, spread and failures of each arm, over the runs that are over."""
-    rows = []
+    rows, back = [], np.exp if terms.ratio else np.asarray
     over = summary[summary["failure"].notna()]
     for (context, variant), runs in groups(over):
         ended, failed = (runs[name].astype(bool).to_numpy() for name in ("ended", "failure"))
-        log_q = np.where(ended, runs["log_q_end"].astype(float), np.inf)
-        gain = location_interval(runs["gain"].dropna().to_numpy(float))[0]
-        centre = location_interval(log_q[~np.isnan(log_q)])[0]
+        level = np.where(ended, runs[terms.location].astype(float), terms.worst)
+        level = level[~np.isnan(level)]
         steady, having = runs[~failed], runs[ended]
         row = {"context": context, "arm": variant, "n": len(runs), "ended": int(ended.sum())}
-        row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
-        row |= dict(zip(("fd_centre", "fd_low", "fd_high"), np.exp(centre), strict=True))
-        row |= {"fd_median": _median_of(having["q_end"]), "fd_line": _median_of(having["q_line"])}
+        if runs["gain"].notna().any():
+            gain = location_interval(runs["gain"].dropna().to_numpy(float))[0]
+            row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
+        row |= dict(zip(("q_centre", "q_low", "q_high"), back(location_interval(level)[0]), strict=True))
+        row |= {"q_median": _median_of(pd.Series(back(level))), "q_iqm": iqm(back(level))}
+        row |= {"q_ended": _median_of(having["q_end"]), "q_line": _median_of(having["q_line"])}
+        ends = having["q_end"].dropna().to_numpy(float)
+        row |= {"q_mean": float(ends.mean()) if len(ends) else np.nan, "q_mean_sd": _sd(ends)}
         rate = rate_interval(int(failed.sum()), len(runs))
         row |= {
             "failures": int(failed.sum()),
@@ -199,35 +212,52 @@ def arms_table(summary: pd.DataFrame) -> Table:
             "rate_low": rate.low,
             "rate_high": rate.high,
         }
-        of = steady["log_q_end"].dropna().to_numpy(float)
-        row |= {"n_steady": len(of), "sd_log_fd": _sd(of), "mad_log_fd": _mad(of)}
-        row |= dict(
-            zip(("fd_10", "fd_90"), np.exp(np.quantile(of, [0.1, 0.9])) if len(of) else [np.nan] * 2, strict=True)
-        )
-        row["sd_log_fd_ended"] = _sd(having["log_q_end"].dropna().to_numpy(float))
-        within = having["log_q_sd"].dropna().to_numpy(float)
+        of = steady[terms.location].dropna().to_numpy(float)
+        row |= {"n_steady": len(of), "sd": _sd(of), "mad": _mad(of)}
+        row |= dict(zip(("q_10", "q_90"), back(np.quantile(of, [0.1, 0.9])) if len(of) else [np.nan] * 2, strict=True))
+        row["sd_ended"] = _sd(having[terms.location].dropna().to_numpy(float))
+        within = having["q_sd"].dropna().to_numpy(float)
         row["sd_within_run"] = float(np.sqrt((within**2).mean())) if len(within) else np.nan
-        row["sd_persistent"] = _persistent(steady)
+        row["sd_persistent"] = _persistent(steady, terms)
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["context", "arm", "n"])
     if len(frame):
-        by = frame.groupby("context")[["fd_median", "fd_line"]].rank()
-        frame.insert(frame.columns.get_loc("fd_line") + 1, "order", np.where(  # type: ignore[arg-type]
-            by["fd_median"].eq(by["fd_line"]) | by.isna().any(axis=1), "same", "differs"))  # fmt: skip
-    caption = (
-        "gain: log of the trivial sampler's fd over the run's, at least 0, and 0 for a run without an end (it diverged "
-        "or failed): the Hodges-Lehmann centre over n runs with the 95 % interval that inverts the signed rank test. "
-        "fd at the end is the exp of the mean log over the last quarter of the evaluations: its centre with an "
-        "infinite one for a run without an end, and the median over the runs that have one (ended). fd_line: the "
-        "median of the values that a line through that quarter has at the end, which does not lag; order: differs, "
-        "where it puts the arm at another place. Spread of log fd at the end among the n_steady runs without any "
-        "failure: standard deviation, 1.4826 MAD, and the 10 to 90 % range; sd_log_fd_ended: of all that ended. Of it "
-        "sd_within_run is from evaluation to evaluation, about the line, and sd_persistent is what stays with a seed: "
-        "the root of the covariance over seeds with the mean log fd between a third and a half of the run, at least 0. "
-        "A failure is any of the events in the next table; its rate has the exact interval. Below "
-        f"{APPROXIMATE_BELOW} seeds intervals of location are approximate."
+        by = frame.groupby("context")[["q_ended", "q_line"]].rank()
+        frame.insert(frame.columns.get_loc("q_line") + 1, "order", np.where(  # type: ignore[arg-type]
+            by["q_ended"].eq(by["q_line"]) | by.isna().any(axis=1), "same", "differs"))  # fmt: skip
+    gain = (
+        "gain: log of the trivial sampler's {q} over the run's, at least 0, and 0 for a run without an end (it "
+        "diverged or failed): the Hodges-Lehmann centre over n runs with the 95 % interval that inverts the signed "
+        "rank test. "
     )
-    return Table("arms", "Quality, spread and failures by arm", caption, frame, "runs that are over")
+    said = (
+        "q is the {q} at the end: the {mean} over the last quarter of the evaluations. Over all n runs, of which a run "
+        f"without an end counts for {terms.worst:g}: the Hodges-Lehmann centre with the 95 % interval that inverts the "
+        "signed rank test, the median, and the interquartile mean (iqm). q_ended: the median over the runs that have "
+        "an end (ended); q_mean and q_mean_sd: their mean and standard deviation, as most papers print them. q_line: "
+        "the median of the values that a line through that quarter has at the end, which does not lag; order: differs, "
+        "where it puts the arm at another place. Spread of {scale} at the end among the n_steady runs without any "
+        "failure: standard deviation, 1.4826 MAD, and the 10 to 90 % range of {q}; sd_ended: of all that ended. Of it "
+        "sd_within_run is from evaluation to evaluation, about the line, and sd_persistent is what stays with a seed: "
+        "the root of the covariance over seeds with the mean {scale} between a third and a half of the run, at least "
+        f"0. A failure is any of the events in the next table; its rate has the exact interval. "
+        f"Below {APPROXIMATE_BELOW} seeds intervals of location are approximate."
+    )
+    caption = terms.fill(gain + said if "gain" in frame else said)
+    if terms is not OURS:  # what a table without curves cannot have
+        frame = frame.dropna(axis=1, how="all")
+        frame = frame if "q_line" in frame else frame.drop(columns="order", errors="ignore")
+    title = "Quality, spread and failures by arm"
+    return Table("arms", title, caption, frame, "runs that are over", terms.quality)
+
+
+def iqm(values: np.ndarray) -> float:
+    """Interquartile mean: of the middle half of the values, a quarter of them (rounded down) cut off at each end.
+
+    Source: Agarwal et al. 2021. A run without an end is an infinite value, and is cut off as one.
+    """
+    cut = len(values) // 4
+    return float(np.sort(values)[cut : len(values) - cut].mean()) if len(values) else np.nan
 
 
 def _median_of(values: pd.Series) -> float:
@@ -242,31 +272,36 @@ def _mad(values: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) > 1 else np.nan
 
 
-def _persistent(runs: pd.DataFrame) -> float:
-    both = runs[["log_q_middle", "log_q_end"]].astype(float).dropna()
+def _persistent(runs: pd.DataFrame, terms: Terms) -> float:
+    both = runs[["q_middle", terms.location]].astype(float).dropna()
     return float(np.sqrt(max(both.cov().iloc[0, 1], 0))) if len(both) > 2 else np.nan
 
 
-def failures_table(summary: pd.DataFrame) -> Table:
-    """Runs by the cause of their first event, and when it came."""
-    rows = []
+def failures_table(summary: pd.DataFrame, foreign: bool = False) -> Table:
+    """Runs by the cause of their first event, and when it came. Of another program's runs two causes can be told."""
+    rows, causes = [], FOREIGN_CAUSES if foreign else CAUSES
     for (context, variant), runs in groups(summary[summary["failure"].notna()]):
         row = {"context": context, "arm": variant, "n": len(runs), "none": int((~runs["failure"].astype(bool)).sum())}
-        row |= {cause: int((runs["cause"] == cause).sum()) for cause in CAUSES}
+        row |= {cause: int((runs["cause"] == cause).sum()) for cause in causes}
         row["healthy"] = int(runs["healthy_step"].notna().sum())
         row["median_first_healthy"] = float(runs["healthy_step"].astype(float).fillna(np.inf).median())
         row["without_end"] = int((~runs["ended"].astype(bool)).sum())
         mean = survival_of(runs).mean
         row |= {"mean_steps_without": mean.estimate, "low": mean.low, "high": mean.high}
         rows.append(row)
-    causes = "; ".join(f"{cause}: {meaning}" for cause, meaning in CAUSES.items())
-    caption = (
-        f"By the first event of each run. {causes}. without_end: diverged or failed at any time, whatever came first; "
-        "the table of runs has every event. healthy: runs that ever were, and the median step of the first healthy "
-        "evaluation, never being infinite. The last columns: mean number of steps without failure, up to the end of "
-        "the longest run (restricted mean of the Kaplan-Meier curve); a run that never was healthy has none."
+    said = "; ".join(f"{cause}: {meaning}" for cause, meaning in causes.items())
+    caption = f"By the first event of each run. {said}. "
+    columns = ["context", "arm", "n", "none", *causes]
+    if not foreign:
+        caption += (
+            "without_end: diverged or failed at any time, whatever came first; the table of runs has every event. "
+            "healthy: runs that ever were, and the median step of the first healthy evaluation, never being infinite. "
+        )
+        columns += ["healthy", "median_first_healthy", "without_end"]
+    caption += (
+        "The last columns: mean number of steps without failure, up to the end of the longest run (restricted mean of "
+        f"the Kaplan-Meier curve){'' if foreign else '; a run that never was healthy has none'}."
     )
-    columns = ["context", "arm", "n", "none", *CAUSES, "healthy", "median_first_healthy", "without_end"]
     columns += ["mean_steps_without", "low", "high"]
     frame = pd.DataFrame(rows, columns=columns)
     return Table("failures", "What went wrong", caption, frame, "runs that are over")
@@ -293,13 +328,13 @@ def sensitivity_table(study: Study, thresholds: Thresholds) -> Table:
     return Table("sensitivity", "Failures under other thresholds", caption, frame, "runs that are over")
 
 
-def paired_failures_table(summary: pd.DataFrame) -> Table:
-    """Each arm against the first: which failed, and which failed first, seed by seed."""
+def paired_failures_table(study: Study, summary: pd.DataFrame) -> Table:
+    """Each arm against the baseline: which failed, and which failed first, seed by seed."""
     columns = ["arm", "n_pairs", "test", "seeds_that_differ", "arm_worse", "difference", "low", "high", "p"]
     rows = [pd.DataFrame(columns=["context", "arm", "baseline", *columns[1:], "p_adjusted"])]
     for context, runs in summary[summary["failure"].notna()].groupby("context", sort=False):
         by_arm = {variant: of.drop_duplicates("seed").set_index("seed") for variant, of in runs.groupby("variant")}
-        baseline, *arms = plots.in_order(runs["variant"])
+        baseline, *arms = against(study, runs["variant"])
         tests = []
         for arm in arms:
             seeds = by_arm[arm].index.intersection(by_arm[baseline].index)
@@ -336,11 +371,13 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
 
     Each arm is judged against the first of the study's contexts in which it and the baseline have runs.
     """
-    rows = []
+    rows, terms = [], study.terms
     over = summary[summary["failure"].notna()]
-    for dataset, runs in over.groupby("dataset", sort=False):
-        scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="gain", aggfunc="last")
-        baseline, *arms = plots.in_order(runs["variant"])
+    level = over[terms.location].astype(float) * (1 if terms.maximize else -1) if study.foreign else over["gain"]
+    over = over.assign(level=level, of="" if study.foreign else over["dataset"])
+    for dataset, runs in over.groupby("of", sort=False):
+        scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="level", aggfunc="last")
+        baseline, *arms = against(study, runs["variant"])
         for arm in arms:
             both = [c for c in study.runs["context"].unique() if {(c, arm), (c, baseline)} <= set(scores)]
             for context in both[1:]:
@@ -351,14 +388,24 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
                 p = sign_flip_p(effects) if len(effects) >= APPROXIMATE_BELOW else np.nan
                 rows.append((dataset, context, both[0], arm, baseline, len(effects), *effect, p))
     columns = ["dataset", "in", "against", "arm", "baseline", "n", "effect", "low", "high", "p"]
+    what = f"{terms.scale[:1].upper()}{terms.scale[1:]}, turned so that more is better" if study.foreign else (
+        "Gain over the trivial sampler"
+    )  # fmt: skip
     caption = (
-        "Gain over the trivial sampler: the arm minus the baseline in one context, minus the same in another "
+        f"{what}: the arm minus the baseline in one context, minus the same in another "
         "(against), per seed. Below zero the arm loses more by the change. Hodges-Lehmann centre with 95 % interval; p "
         "by the permutation of signs, adjusted by Benjamini-Hochberg."
     )
     frame = pd.DataFrame(rows, columns=columns)
     frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy(float))
+    frame = frame.drop(columns="dataset") if study.foreign else frame
     return Table("interactions", "Arm by setting", caption, frame, "two contexts of one data set, with the same arms")
+
+
+def against(study: Study, variants: pd.Series) -> list[str]:
+    """The distinct variants, first of them the baseline: the one that the study names, or else the first in order."""
+    order = plots.in_order(variants)
+    return sorted(order, key=lambda variant: variant != study.baseline)
 
 
 def _by_rate(study: Study, summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -393,7 +440,7 @@ def tuned_table(study: Study, summary: pd.DataFrame) -> Table:
                 best[variant] = medians.idxmax()
                 judged = of[(of["lr"] == best[variant]) & ~of["seed"].isin(chosen_by)]
                 kept[variant] = judged.set_index("seed")["gain"].astype(float).dropna()
-        order = [v for v in plots.in_order(runs["variant"]) if v in kept]
+        order = [v for v in against(study, runs["variant"]) if v in kept]
         rows = []
         for variant in order:
             base = order[0]
@@ -505,10 +552,12 @@ def account_table(study: Study) -> Table:
         row = {"context": context, "arm": variant, "planned": len(runs)} | counts.to_dict()
         rows.append(row | {"failure_rate": rate.estimate, "low": rate.low, "high": rate.high})
     caption = (
-        "Every planned run is counted. The failure rate is that of diverged and failed runs among those that "
-        "ended, with its exact (Clopper-Pearson) 95 % interval; collapses of finished runs are counted further below."
+        "Every run is counted. The failure rate is that of diverged and failed runs among those that ended, with its "
+        "exact (Clopper-Pearson) 95 % interval"
+        + ("." if study.foreign else "; collapses of finished runs are counted further below.")
     )
-    columns = ["context", "arm", "planned", *STATES, "failure_rate", "low", "high"]
+    states = [s for s in STATES if not study.foreign or s in RESULTS or s == "failed"]
+    columns = ["context", "arm", *([] if study.foreign else ["planned"]), *states, "failure_rate", "low", "high"]
     return Table("account", "Account of runs", caption, pd.DataFrame(rows, columns=columns))
 
 
@@ -690,11 +739,12 @@ def lipschitz_table(study: Study) -> Table:
 def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     """`stats.compare` of every statistic within every context, with what more belongs to the comparison of quality.
 
-    Lower is better throughout: of gains and of `grad_g_p1` the sign is turned. `at_floor`: share of pairs in which an
-    arm is no better than the trivial sampler, or has no end; `shift_both_ended` and `n_both_ended`: the shift among the
-    seeds in which both arms have an end. `refused`: why the comparison of location or spread would mislead.
+    A shift is arm minus baseline in the statistic's own direction, of which `better` says which side is the good one.
+    p is adjusted over the arms and contexts of a statistic. `at_floor`: share of pairs in which an arm is no better
+    than the trivial sampler, or has no end; `shift_both_ended` and `n_both_ended`: the shift among the seeds in which
+    both arms have an end. `refused`: why the comparison of location or spread would mislead.
     """
-    frames = []
+    frames, signs = [], compared(study.terms)
     for context, statistic, scores, baseline in scores_of(study, summary):
         frame = compare(scores[["arm", "seed", "score", "failed"]], baseline)
         few = frame["n_pairs"] < APPROXIMATE_BELOW
@@ -705,14 +755,21 @@ def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
         more = [
             _beside(by_arm[arm], by_arm[baseline], row, statistic) for arm, row in frame.set_index("arm").iterrows()
         ]
-        frames.append(frame.join(pd.DataFrame(more, columns=_BESIDE)))
+        frame = frame.join(pd.DataFrame(more, columns=_BESIDE))
+        if signs[statistic] < 0:
+            names = ["shift", "shift_low", "shift_high", "shift_both_ended"]
+            frame[names] = -frame[["shift", "shift_high", "shift_low", "shift_both_ended"]] + 0.0  # no negative zero
+        frame.insert(frame.columns.get_loc("shift"), "better", "lower" if signs[statistic] > 0 else "higher")  # type: ignore[arg-type]
+        frames.append(frame)
     if not frames:
         return pd.DataFrame(columns=["context", "statistic", "arm", "baseline", *_BESIDE])
-    return pd.concat(frames, ignore_index=True)
+    result = pd.concat(frames, ignore_index=True)
+    by_statistic = result.groupby("statistic", sort=False)["p_location"]
+    return result.assign(p_adjusted=by_statistic.transform(lambda p: benjamini_hochberg(p.to_numpy(float))))
 
 
 _BESIDE = ["at_floor", "shift_both_ended", "n_both_ended", "refused"]
-_QUALITY_STATISTICS = ("gain", "gain_pixels", "log_q_end", "late_change")
+_QUALITY_STATISTICS = ("gain", "gain_pixels", "log_q_end", "q_end", "late_change")
 
 
 def _beside(x: pd.DataFrame, y: pd.DataFrame, row: pd.Series, statistic: str) -> tuple[float, float, float, str]:
@@ -739,17 +796,17 @@ def _beside(x: pd.DataFrame, y: pd.DataFrame, row: pd.Series, statistic: str) ->
 def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, str]]:
     """(context, statistic, frame with arm, seed, score, failed, ended, healthy, baseline) of what can be compared.
 
-    A run without an end ranks worst, but for what `stability.WITHOUT_END` says. Quality is compared by the gain over
-    the trivial sampler, or where that sampler is not known by log fd. `healthy`: whether it ever was; None, not known.
+    Of scores less is better: where more of the statistic is, its sign is turned. A run without an end ranks worst; its
+    gain is 0. Quality is compared by the gain over the trivial sampler, or if that sampler is unknown by the quality
+    itself. `healthy`: whether it ever was; None, not known.
     """
     result = []
     keyed = summary.set_index("run_id")
     over = study.runs[study.runs["state"].isin(["finished", "diverged", "failed"])]
     for context, runs in over.groupby("context", sort=False):
-        variants = plots.in_order(runs["variant"])
-        if len(variants) < 2:
+        baseline, *arms = against(study, runs["variant"])
+        if not arms:
             continue
-        baseline = study.baseline if study.baseline in variants else variants[0]
         of = keyed.loc[runs["run_id"]]
         ended = of["ended"].eq(True).to_numpy()
         known = of["healthy_end"].notna() | np.isfinite(of["healthy_step"].astype(float))
@@ -759,13 +816,13 @@ def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Da
             "healthy": np.where(known, np.isfinite(of["healthy_step"].astype(float)), None),
         }  # fmt: skip
         by_gain = bool(of["gain"].notna().any())
-        for statistic, sign in COMPARED.items():
+        for statistic, sign in compared(study.terms).items():
             values = of[statistic].to_numpy(float)
             if (statistic == "log_q_end" and by_gain) or not (np.isfinite(values[ended]).any() or not ended.any()):
                 continue
             if statistic.startswith("gain") and np.isnan(values).all():
                 continue
-            values = sign * np.where(ended, values, WITHOUT_END.get(statistic, sign * np.inf))
+            values = sign * np.where(ended, values, 0.0 if statistic.startswith("gain") else sign * np.inf)
             scores = pd.DataFrame({**common, "score": values}).dropna(subset="score")
             scores["score"] += 0.0  # no negative zero
             if baseline in set(scores["arm"]) and scores["arm"].nunique() > 1:
@@ -776,13 +833,14 @@ def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Da
 def statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame) -> list[Table]:
     rows = []
     present = [name for name in STATISTICS if summary[name].notna().any()]
+    meanings = {name: study.terms.fill(text) for name, text in STATISTICS.items()}
     over = summary[summary["failure"].notna()]
     for (context, variant), runs in groups(over):
         for name in present:
             values = runs[name].astype(float).dropna()
             row = {"context": context, "arm": variant, "statistic": name, "n": len(values)}
             row |= {"median": values.median(), "low": values.min(), "high": values.max()}
-            rows.append(row | {"meaning": STATISTICS[name]})
+            rows.append(row | {"meaning": meanings[name]})
     columns = ["context", "arm", "statistic", "n", "median", "low", "high", "meaning"]
     per_arm = Table(
         "statistics",
@@ -792,32 +850,35 @@ def statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.DataF
         pd.DataFrame(rows, columns=columns),
         "runs that are over",
     )
-    turned = {name: "; here with its sign turned" if sign < 0 else "" for name, sign in COMPARED.items()}
-    meaning = comparisons["statistic"].map({name: STATISTICS[name] + said for name, said in turned.items()})
-    against = Table(
+    by_gain = "gain" in set(comparisons["statistic"])
+    without = "has gain 0, and ranks worst by all else" if by_gain else "ranks worst"
+    floor = "one has gain 0" if by_gain else "one has no end"
+    paired = Table(
         "comparisons",
         "Arms compared, paired by seed",
-        "Hodges-Lehmann shift of the arm against the baseline, with 95 % interval and Wilcoxon signed rank p, adjusted "
-        "by Benjamini-Hochberg over the arms of a statistic. Below zero the arm is the better one throughout: of gain "
-        "and of the gradient's lowest values, of which more is better, the sign is turned. A run without an end has "
-        "gain 0, and ranks worst by all else; n_pairs are the seeds in which both arms have the statistic; at_floor is "
-        "the share of pairs in which one has gain 0, shift_both_ended the shift among the n_both_ended seeds in which "
-        "both have an end. spread_ratio: typical distance from the median, arm over baseline (paired Brown-Forsythe), "
-        f"among the n_spread seeds in which neither failed; tested from {SPREAD_FROM} on. refused: why a comparison "
-        f"would mislead. Fewer than {APPROXIMATE_BELOW} pairs describe, they do not test.",
-        comparisons.assign(meaning=meaning),
+        "Hodges-Lehmann shift, arm minus baseline, with 95 % interval and Wilcoxon signed rank p, adjusted by "
+        "Benjamini-Hochberg over the arms and contexts of a statistic; better says which side is the better one. A run "
+        f"without an end {without}; n_pairs are the seeds in which both arms have the statistic; at_floor is the share "
+        f"of pairs in which {floor}, shift_both_ended the shift among the n_both_ended seeds in which both have an "
+        "end. prob_improvement: the chance that a run of the arm is better than one of the baseline. spread_ratio: "
+        f"typical distance from the median, arm over baseline (paired Brown-Forsythe), among the n_spread seeds in "
+        f"which neither failed; tested from {SPREAD_FROM} on. refused: why a comparison would mislead. Fewer than "
+        f"{APPROXIMATE_BELOW} pairs describe, they do not test.",
+        comparisons.assign(meaning=comparisons["statistic"].map(meanings)),
         "at least two arms with runs that ended",
     )
     columns = [name for name in ("context", "variant", "seed") if name in summary]
+    outcome = [name for name in OUTCOME if not study.foreign or not name.startswith("healthy")]
     per_run = Table(
         "runs_statistics",
         "Stability statistics by run",
-        "Every statistic of every run, and what became of it: whether it has an end; the first evaluation at which it "
-        "was healthy, and whether it was at the last one; the first failure and all of them with their steps; what is "
-        "not known, and why.",
-        summary[["run_id", *columns, "last_step", *present, *OUTCOME]].rename(columns={"variant": "arm"}),
+        "Every statistic of every run, and what became of it: whether it has an end; "
+        + ("" if study.foreign else "the first evaluation at which it was healthy, and whether it was at the last; ")
+        + "the first failure and all of them with their steps; what is not known, and why.",
+        summary[["run_id", *columns, "last_step", *present, *outcome]].rename(columns={"variant": "arm"}),
+        quality=study.terms.quality,
     )
-    return [per_arm, against, per_run]
+    return [per_arm, paired, per_run]
 
 
 def runs_table(study: Study) -> Table:
@@ -832,8 +893,9 @@ def runs_table(study: Study) -> Table:
         "wall_seconds",
         "device_name",
     ]
-    frame = study.runs[[*columns, "torch", "git_commit", "git_dirty", "wandb_url"]].rename(columns={"variant": "arm"})
-    return Table("runs", "Runs", "Every planned run, with the reason where it did not finish.", frame)
+    columns = columns[:-2] if study.foreign else [*columns, "torch", "git_commit", "git_dirty", "wandb_url"]
+    frame = study.runs[columns].rename(columns={"variant": "arm"})
+    return Table("runs", "Runs", "Every run, with the reason if it did not finish.", frame)
 
 
 def groups(frame: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:

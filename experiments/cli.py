@@ -264,8 +264,15 @@ class Report:
     freeze: Annotated[str, arg(metavar="DIR", help="also add the runs that ended to what is frozen there")] = ""
     report: Annotated[bool, arg(help="--no-report: only --freeze, which prints counts and computes no outcome")] = True
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
-    csv: Annotated[str, arg(metavar="FILE", help="instead of STUDY: anyone's runs, see analysis/foreign.py")] = ""
+    csv: Annotated[
+        str,
+        arg(metavar="FILE", help="instead of STUDY: anyone's runs, as CSV, JSON lines, Parquet, TensorBoard's files"),
+    ] = ""
     map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns are, as quality=fid,arm=method")] = ""
+    run_name: Annotated[
+        str, arg(metavar="REGEX", help="takes arm and seed of the runs' names: '(?P<arm>.+)-seed(?P<seed>[0-9]+)'")
+    ] = ""
+    maximize: Annotated[bool, arg(help="with --csv or --map: more of the quality is better")] = False
     baseline: Annotated[str, arg(help="with --csv or --map: the arm that others are compared with")] = ""
     source: Annotated[
         Literal["local", "wandb-files", "wandb"],
@@ -278,19 +285,22 @@ class Report:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        named = self.study or (self.map and self.project.rpartition("/")[2])
+        named = self.study or ((self.map or self.run_name) and self.project.rpartition("/")[2])
         if [bool(named), bool(self.frozen), bool(self.csv)].count(True) != 1:
             raise InputError("give a study, or --from with a frozen one, or --csv with a table")
         if not named and self.source != "local":
             raise InputError("--source says where a study's runs are: it does not go with --csv or --from")
-        if self.publish and (self.csv or self.map):
+        if self.publish and (self.csv or self.map or self.run_name):
             raise InputError("--publish is for studies of this program: their runs are on W&B")
         if self.publish and tracking.resolve_mode("auto") != "online":
             raise InputError("--publish needs W&B's server: log in with `wandb login`")
-        if self.baseline and not (self.csv or self.map):
+        foreign = self.csv or self.map or (self.run_name and self.source == "wandb")
+        if self.baseline and not foreign:
             raise InputError("--baseline is for --csv or --map; a study's baseline is the first of its arms")
-        if self.map and not (self.csv or self.source == "wandb"):
-            raise InputError("--map says what columns are: it needs --csv, or --source wandb")
+        if self.maximize and not foreign:
+            raise InputError("--maximize is for --csv or --map; a study's quality is fd, of which less is better")
+        if (self.map or self.run_name) and not (self.csv or self.source == "wandb"):
+            raise InputError("--map and --run-name say what a table holds: they need --csv, or --source wandb")
         if (self.source == "wandb") != bool(self.project):
             raise InputError("--source wandb and --project ENTITY/PROJECT belong together")
         if self.filter and self.source != "wandb":
@@ -302,6 +312,8 @@ class Report:
         from analysis.freeze import thaw
 
         study = thaw(Path(self.frozen)) if self.frozen else self._load()
+        for text in study.warnings:
+            print(f"warning: {study.name}: {text}", file=sys.stderr)
         if self.freeze:
             self._freeze(study)
         if not self.report:
@@ -326,12 +338,14 @@ class Report:
             print(freeze(study, Path(self.freeze), weights, tell))
 
     def _load(self) -> Any:
-        from analysis.foreign import from_table, parse_mapping, read_csv
+        from analysis.foreign import Reading, from_table, parse_mapping, read
+        from analysis.formats import name_of
         from analysis.load import load
 
+        reading = Reading(parse_mapping(self.map), self.baseline, self.maximize, self.run_name)
         if self.csv:
             path = Path(self.csv)
-            return read_csv(path, parse_mapping(self.map), self._foreign_folder(path.stem), self.baseline)
+            return read(path, reading, self._foreign_folder(name_of(path)))
         if self.source == "local":
             return load(self._folder())
         if self.source == "wandb-files":
@@ -343,13 +357,13 @@ class Report:
         name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
         name = name or self.project.rpartition("/")[2]
         with counting(f"runs read from {self.project}") as tell:
-            if self.map:
+            if self.map or self.run_name:
                 from analysis.mirror import table
 
-                mapping, folder = parse_mapping(self.map), self._foreign_folder(studies.check_name(name))
-                rows = table(self.project, mapping, _filters(self.filter), tell)
-                command = f"sngan report {name} --source wandb --project {self.project} --map {self.map}"
-                return from_table(rows, mapping, name, folder, self.baseline, command)
+                folder = self._foreign_folder(studies.check_name(name))
+                rows = table(self.project, reading.mapping, _filters(self.filter), bool(self.run_name), tell)
+                command = f"sngan report {name} --source wandb --project {self.project}{reading.arguments()}"
+                return from_table(rows, reading, name, folder, command)
             return load(f"wandb:{self.project}", name, _filters(self.filter), self.runs_dir, tell)
 
     def _foreign_folder(self, name: str) -> Path:

@@ -1,0 +1,212 @@
+"""Files as people have them -> a table of texts: CSV, JSON lines, Parquet, TensorBoard's event files, W&B's export.
+
+Every cell is the text that the file has, so that the names in it stay as they are written; an empty text is a cell
+that is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow
+from pyarrow import compute, parquet
+
+from sngan.config import InputError
+
+_DELIMITERS = (",", ";", "\t")
+_ENCODINGS = ("utf-8-sig", "utf-16")
+_JSON = (".jsonl", ".ndjson", ".json")
+
+
+def name_of(path: Path) -> str:
+    """What a table is called: its file's name without what says its format."""
+    formats = r"(\.(csv|tsv|txt|jsonl|ndjson|json|parquet|pq))?(\.(gz|bz2|zip|xz|zst))?$"
+    name = path.resolve().name
+    return re.sub(formats, "", name, flags=re.IGNORECASE) or name
+
+
+class Cells(NamedTuple):
+    """`columns` of the file in their order; of a large one `frame` has those that were wanted. `notes`: what is
+    doubtful."""
+
+    frame: pd.DataFrame
+    columns: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path, wanted: Collection[str]) -> Cells:
+    """The table in a file, or of the event files in a folder.
+
+    CSV (commas, semicolons or tabs; UTF-8, or UTF-16 with its mark; compressed, too), JSON lines (nested names are
+    joined with dots; null is a NaN that was logged), an array of JSON objects, Parquet, and TensorBoard's scalars: a
+    row per step, the tags as columns, and `run`, the folder. Raises InputError if it cannot be read as what its name
+    says.
+    """
+    if not path.exists():
+        raise InputError(f"cannot read {path}: there is no such file")
+    if path.is_dir() or "tfevents" in path.name:
+        return _events(path)
+    if path.suffix.lower() in _JSON:
+        return _json(path)
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return _parquet(path, wanted)
+    return _csv(path, wanted)
+
+
+def _csv(path: Path, wanted: Collection[str]) -> Cells:
+    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
+            encoding, delimiter, header = _dialect(path)
+            columns = [name.strip() for name in header]
+            chosen = [i for i, name in enumerate(columns) if name in wanted]
+            if _is_chart(columns) or not chosen:
+                chosen = list(range(len(columns)))
+            frame = pd.read_csv(
+                path, header=0, names=list(range(len(columns))), usecols=chosen, sep=delimiter, encoding=encoding,
+                **as_text,
+            )  # fmt: skip
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
+        said = "it is neither UTF-8 nor UTF-16" if isinstance(error, UnicodeError) else error
+        raise InputError(f"cannot read {path} as CSV with a header: {said}") from error
+    frame.columns = [columns[i] for i in chosen]
+    return Cells(frame.fillna(""), columns)  # rows that are shorter than the header
+
+
+def _dialect(path: Path) -> tuple[str, str, list[str]]:
+    """Encoding, delimiter and header: the delimiter that parts the header into most."""
+    for encoding in _ENCODINGS:
+        try:
+            headers = {
+                delimiter: pd.read_csv(
+                    path, header=None, nrows=1, dtype=str, na_filter=False, sep=delimiter, encoding=encoding
+                ).iloc[0]
+                for delimiter in _DELIMITERS
+            }
+        except UnicodeError:
+            if encoding == _ENCODINGS[-1]:
+                raise
+            continue
+        delimiter = max(_DELIMITERS, key=lambda delimiter: len(headers[delimiter]))
+        return encoding, delimiter, headers[delimiter].tolist()
+    raise AssertionError
+
+
+def _json(path: Path) -> Cells:
+    kinds: dict[str, Any] = {name: str for name in ("parse_int", "parse_float", "parse_constant")}
+    try:
+        text = path.read_text("utf-8-sig")
+        if text.lstrip().startswith("["):
+            found = enumerate(json.loads(text, **kinds), start=1)
+        else:
+            lines = enumerate(text.splitlines(), start=1)
+            found = ((i, json.loads(line, **kinds)) for i, line in lines if line.strip())
+        rows = []
+        for i, row in found:
+            if not isinstance(row, dict):
+                raise InputError(f"cannot read {path}: object {i} is {type(row).__name__}, not one of names and values")
+            rows.append(dict(_flat(row)))
+    except json.JSONDecodeError as error:
+        raise InputError(f"cannot read {path} as JSON lines, one object per line: {error}") from error
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    frame = pd.DataFrame(rows, dtype=str).fillna("")
+    return Cells(frame, list(frame))
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
+
+
+def _parquet(path: Path, wanted: Collection[str]) -> Cells:
+    try:
+        columns = parquet.read_schema(path).names
+        chosen = [name for name in columns if name in wanted] or columns
+        table = parquet.read_table(path, columns=chosen)
+        texts = {name: compute.fill_null(table[name].cast(pyarrow.string()), "").to_pandas() for name in chosen}
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"cannot read {path} as Parquet: {error}") from error
+    return Cells(pd.DataFrame(texts), columns)
+
+
+def _events(path: Path) -> Cells:
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.util.tensor_util import make_ndarray
+    except ImportError as error:
+        raise InputError(f"{path}: event files need TensorBoard's reader: pip install -e '.[tensorboard]'") from error
+    files = [path] if path.is_file() else sorted(path.rglob("*tfevents*"))
+    if not files:
+        raise InputError(f"{path} is a folder without TensorBoard's event files (*tfevents*)")
+    frames = []
+    for file in files if path.is_file() else sorted({file.parent for file in files}):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+        logged: dict[int, dict[str, str]] = {}
+        for tag in events.Tags()["scalars"]:
+            for event in events.Scalars(tag):
+                logged.setdefault(event.step, {})[tag] = repr(float(event.value))
+        for tag in events.Tags()["tensors"]:
+            for event in events.Tensors(tag):
+                value = make_ndarray(event.tensor_proto)
+                if value.ndim == 0 and value.dtype.kind in "fiu":
+                    logged.setdefault(event.step, {})[tag] = repr(value.item())
+        name = file.parent.name if path.is_file() else str(file.relative_to(path))
+        rows = [{"run": path.resolve().name if name == "." else name, "step": str(step), **row}
+                for step, row in sorted(logged.items())]  # fmt: skip
+        frames.append(pd.DataFrame(rows, dtype=str))
+    frame = pd.concat(frames, ignore_index=True).fillna("")
+    return Cells(frame, list(frame))
+
+
+def _is_chart(columns: list[str]) -> bool:
+    """Whether these are the columns of a chart that W&B's page exported: `Step`, and `<run> - <metric>` with limits."""
+    return len(columns) > 1 and all(" - " in name for name in columns[1:])
+
+
+def chart(cells: Cells, metrics: Collection[str]) -> Cells:
+    """W&B's export of a chart as rows of `run`, the chart's axis and the metrics; any other table as it is.
+
+    A metric whose name holds ` - ` is told from the run's name by being among `metrics`. If it names none, and every
+    run has one, they are taken for one metric, whatever they are called. Raises InputError if two runs have one name,
+    which W&B allows.
+    """
+    if not _is_chart(cells.columns):
+        return cells
+    axis, *names = cells.columns
+    ends = ("__MIN", "__MAX")
+    places: dict[str, dict[str, int]] = {}
+    for i, name in enumerate(names, start=1):
+        if name.endswith(ends) and name[:-5] in names:
+            continue
+        known = [metric for metric in metrics if name.endswith(f" - {metric}")]
+        run = name.removesuffix(f" - {known[0]}") if known else name.rpartition(" - ")[0]
+        metric = name[len(run) + 3 :]
+        if metric in places.setdefault(run, {}):
+            raise InputError(
+                f"two runs in this export of a W&B chart are called {run!r}: rename one, or export them apart"
+            )
+        places[run][metric] = i
+    called = [metric for of in places.values() for metric in of]
+    usual, notes = max(called, key=called.count), ()
+    if not metrics and len(called) == len(places) and len(set(called)) > 1:
+        others = ", ".join(map(repr, sorted(set(called) - {usual})))
+        notes = (f"what some runs call {others} is taken for {usual!r}: each run of this chart has one metric",)
+        places = {run: {usual: next(iter(of.values()))} for run, of in places.items()}
+    frames = []
+    for run, of in places.items():
+        rows = cells.frame.iloc[:, [0, *of.values()]].set_axis([axis, *of], axis=1)
+        logged = (rows[list(of)] != "").any(axis=1)
+        frames.append(rows[logged].assign(run=run))
+    frame = pd.concat(frames, ignore_index=True).fillna("")
+    return Cells(frame, list(frame), notes)
