@@ -191,7 +191,10 @@ def from_table(
         attempts=1, **dict.fromkeys(_UNKNOWN),
     )  # fmt: skip
     runs = runs.reset_index()
-    history = rows.rename(columns=METRICS).drop(columns=["state", "run"], errors="ignore")
+    measured = {
+        known: rows[known].where(~np.isinf(rows[known])) for known in words
+    }  # an infinity has said what it says
+    history = rows.assign(**measured).rename(columns=METRICS).drop(columns=["state", "run"], errors="ignore")
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     warnings = [*_quality_doubts(column["quality"], reading.maximize), *_alike(rows), *doubts]
     if unused:
@@ -321,7 +324,8 @@ def _numbers(values: pd.Series, what: str) -> tuple[pd.Series, np.ndarray]:
 
 def _terms(rows: pd.DataFrame, column: Mapping[str, str], reading: Reading, name: str) -> Terms:
     """The table's own words, and on which scale its quality is compared."""
-    quality, positive = column["quality"], not (rows["quality"] <= 0).any()
+    quality, known = column["quality"], rows["quality"][np.isfinite(rows["quality"])]
+    positive = bool((known > 0).all())
     negative = bool({*_tokens(quality)} & {*_MAY_BE_NEGATIVE})
     if not positive and not negative and not reading.maximize:
         raise InputError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow
 from pyarrow import compute, parquet
+from pyarrow import csv as arrow_csv
 
 from sngan.config import InputError
 
 _DELIMITERS = (",", ";", "\t")
-_ENCODINGS = ("utf-8-sig", "utf-16")
+_ENCODINGS = ("utf-8", "utf-16")
 _JSON = (".jsonl", ".ndjson", ".json")
 
 
@@ -60,24 +60,27 @@ def read(path: Path, wanted: Collection[str]) -> Cells:
 
 
 def _csv(path: Path, wanted: Collection[str]) -> Cells:
-    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
-            encoding, delimiter, header = _dialect(path)
-            columns = [name.strip() for name in header]
-            chosen = [i for i, name in enumerate(columns) if name in wanted]
-            if _is_chart(columns) or not chosen:
-                chosen = list(range(len(columns)))
-            frame = pd.read_csv(
-                path, header=0, names=list(range(len(columns))), usecols=chosen, sep=delimiter, encoding=encoding,
-                **as_text,
-            )  # fmt: skip
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
-        said = "it is neither UTF-8 nor UTF-16" if isinstance(error, UnicodeError) else error
+        encoding, delimiter, header = _dialect(path)
+        columns = [name.strip() for name in header]
+        chosen = [i for i, name in enumerate(columns) if name in wanted]
+        if _is_chart(columns) or not chosen:
+            chosen = list(range(len(columns)))
+        places = list(map(str, range(len(columns))))  # names may be there twice
+        table = arrow_csv.read_csv(
+            path,
+            arrow_csv.ReadOptions(column_names=places, skip_rows=1, encoding=encoding, block_size=2**24),
+            arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(places, pyarrow.string()), include_columns=[places[i] for i in chosen]
+            ),
+        )
+    except (OSError, ValueError, pyarrow.ArrowException) as error:  # pandas' parser errors are ValueErrors
+        said = " ".join(str(error).split())
+        if isinstance(error, UnicodeError) or "UTF8" in said:
+            said = "it is neither UTF-8 nor UTF-16"
         raise InputError(f"cannot read {path} as CSV with a header: {said}") from error
-    frame.columns = [columns[i] for i in chosen]
-    return Cells(frame.fillna(""), columns)  # rows that are shorter than the header
+    return Cells(table.to_pandas().set_axis([columns[i] for i in chosen], axis=1), columns)
 
 
 def _dialect(path: Path) -> tuple[str, str, list[str]]:
@@ -193,9 +196,7 @@ def chart(cells: Cells, metrics: Collection[str]) -> Cells:
         run = name.removesuffix(f" - {known[0]}") if known else name.rpartition(" - ")[0]
         metric = name[len(run) + 3 :]
         if metric in places.setdefault(run, {}):
-            raise InputError(
-                f"two runs in this export of a W&B chart are called {run!r}: rename one, or export them apart"
-            )
+            raise InputError(f"two runs of this W&B chart are called {run!r}: rename one, or export them apart")
         places[run][metric] = i
     called = [metric for of in places.values() for metric in of]
     usual, notes = max(called, key=called.count), ()

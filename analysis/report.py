@@ -119,7 +119,7 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
     variants = study.runs["variant"]
     if study.foreign:
-        look = plots.foreign_look(tables.against(study, variants), study.terms.step)
+        look = plots.foreign_look(tables.against(variants, study.baseline), study.terms.step)
     else:
         look = plots.look_of(variants)
     shown, others, short, judged = (_foreign if study.foreign else _ours)(study, summary, thresholds)
@@ -155,7 +155,7 @@ _Made = tuple[list[Table], pd.DataFrame, list[str], dict[str, Any]]
 def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Made:
     claims, sensitivity = judge(study, summary), tables.sensitivity_table(study, thresholds)
     shown = [tables.account_table(study), tables.reach_table(claims), tables.verdicts_table(claims)]
-    shown += [tables.arms_table(summary), tables.failures_table(summary), tables.paired_failures_table(study, summary)]
+    shown += [tables.arms_table(summary), tables.failures_table(summary), tables.paired_failures_table(summary)]
     shown += [sensitivity, tables.rates_table(study, summary), tables.tuned_table(study, summary)]
     shown += [tables.quality_table(study), tables.protocol_table(study), tables.sigma_table(study)]
     shown += [tables.operator_table(study), tables.lipschitz_table(study)]
@@ -171,7 +171,7 @@ def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Made:
     comparisons, across = tables.compare_arms(study, summary), across_table(study, summary)
     shown = [tables.account_table(study), tables.arms_table(summary, study.terms), across]
     if summary["failure"].eq(True).any():
-        shown += [tables.failures_table(summary, foreign=True), tables.paired_failures_table(study, summary)]
+        shown += [tables.failures_table(summary, foreign=True), tables.paired_failures_table(summary, study.baseline)]
     shown += [*tables.statistics_tables(study, summary, comparisons), tables.interactions_table(study, summary)]
     shown += [tables.runs_table(study), tables.calibration_table()]
     short = in_short(study, summary, comparisons, across.frame)
@@ -520,7 +520,7 @@ def _picture(figure: Figure, file: str, title: str, caption: str, out: Path, kin
     return Picture(file, title, caption, _png_uri(drawn["png"]), file.partition("-")[0])
 
 
-def _content(study: Study, shown: list[Table], thresholds: Thresholds, short: list[str]) -> dict[str, Any]:
+def _content(study: Study, shown: list[Table], thresholds: Thresholds, short: Sequence[str] = ()) -> dict[str, Any]:
     runs = study.runs
     seeds = runs.groupby(["context", "variant"])["seed"].nunique()
     versions = {

@@ -28,7 +28,7 @@ def across_table(study: Study, summary: pd.DataFrame) -> Table:
         arm: {context: of["q"].to_numpy() for context, of in runs.groupby("context", sort=False)}
         for arm, runs in over.assign(q=level).groupby("variant")
     }
-    order = against(study, over["variant"]) if over["context"].nunique() > 1 else []
+    order = against(over["variant"], study.baseline) if over["context"].nunique() > 1 else []
     for arm in order:
         of, base = by_arm[arm], by_arm[order[0]]
         row = {"arm": arm, "data_sets": len(of), "n": sum(map(len, of.values()))}

@@ -268,7 +268,7 @@ def _quality(at: Columns, metric: str, last: int, terms: Terms) -> dict[str, flo
     level, late = np.log(q) if terms.ratio else q, _end(steps, last)
     back = np.exp if terms.ratio else float
     end = float(level[late].mean())
-    result = {terms.location: end, "q_end": float(back(end))}
+    result = {"q_end": float(back(end) if late.sum() > 1 else q[late][0]), terms.location: end}
     before = (steps > last / 2) & ~late
     if before.any():
         result["late_change"] = end - float(level[before].mean())

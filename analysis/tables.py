@@ -234,7 +234,7 @@ def arms_table(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
         "q is the {q} at the end: the {mean} over the last quarter of the evaluations. Over all n runs, of which a run "
         f"without an end counts for {terms.worst:g}: the Hodges-Lehmann centre with the 95 % interval that inverts the "
         "signed rank test, the median, and the interquartile mean (iqm). q_ended: the median over the runs that have "
-        "an end (ended); q_mean and q_mean_sd: their mean and standard deviation, as most papers print them. q_line: "
+        "an end (ended); q_mean and q_mean_sd: their mean and standard deviation, as they are usually printed. q_line: "
         "the median of the values that a line through that quarter has at the end, which does not lag; order: differs, "
         "where it puts the arm at another place. Spread of {scale} at the end among the n_steady runs without any "
         "failure: standard deviation, 1.4826 MAD, and the 10 to 90 % range of {q}; sd_ended: of all that ended. Of it "
@@ -328,13 +328,13 @@ def sensitivity_table(study: Study, thresholds: Thresholds) -> Table:
     return Table("sensitivity", "Failures under other thresholds", caption, frame, "runs that are over")
 
 
-def paired_failures_table(study: Study, summary: pd.DataFrame) -> Table:
+def paired_failures_table(summary: pd.DataFrame, named: str = "") -> Table:
     """Each arm against the baseline: which failed, and which failed first, seed by seed."""
     columns = ["arm", "n_pairs", "test", "seeds_that_differ", "arm_worse", "difference", "low", "high", "p"]
     rows = [pd.DataFrame(columns=["context", "arm", "baseline", *columns[1:], "p_adjusted"])]
     for context, runs in summary[summary["failure"].notna()].groupby("context", sort=False):
         by_arm = {variant: of.drop_duplicates("seed").set_index("seed") for variant, of in runs.groupby("variant")}
-        baseline, *arms = against(study, runs["variant"])
+        baseline, *arms = against(runs["variant"], named)
         tests = []
         for arm in arms:
             seeds = by_arm[arm].index.intersection(by_arm[baseline].index)
@@ -377,7 +377,7 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
     over = over.assign(level=level, of="" if study.foreign else over["dataset"])
     for dataset, runs in over.groupby("of", sort=False):
         scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="level", aggfunc="last")
-        baseline, *arms = against(study, runs["variant"])
+        baseline, *arms = against(runs["variant"], study.baseline)
         for arm in arms:
             both = [c for c in study.runs["context"].unique() if {(c, arm), (c, baseline)} <= set(scores)]
             for context in both[1:]:
@@ -402,10 +402,10 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
     return Table("interactions", "Arm by setting", caption, frame, "two contexts of one data set, with the same arms")
 
 
-def against(study: Study, variants: pd.Series) -> list[str]:
-    """The distinct variants, first of them the baseline: the one that the study names, or else the first in order."""
+def against(variants: pd.Series, baseline: str) -> list[str]:
+    """The distinct variants, first of them the baseline: the named one, or else the first in order."""
     order = plots.in_order(variants)
-    return sorted(order, key=lambda variant: variant != study.baseline)
+    return sorted(order, key=lambda variant: variant != baseline)
 
 
 def _by_rate(study: Study, summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -440,7 +440,7 @@ def tuned_table(study: Study, summary: pd.DataFrame) -> Table:
                 best[variant] = medians.idxmax()
                 judged = of[(of["lr"] == best[variant]) & ~of["seed"].isin(chosen_by)]
                 kept[variant] = judged.set_index("seed")["gain"].astype(float).dropna()
-        order = [v for v in against(study, runs["variant"]) if v in kept]
+        order = [v for v in against(runs["variant"], study.baseline) if v in kept]
         rows = []
         for variant in order:
             base = order[0]
@@ -804,7 +804,7 @@ def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Da
     keyed = summary.set_index("run_id")
     over = study.runs[study.runs["state"].isin(["finished", "diverged", "failed"])]
     for context, runs in over.groupby("context", sort=False):
-        baseline, *arms = against(study, runs["variant"])
+        baseline, *arms = against(runs["variant"], study.baseline)
         if not arms:
             continue
         of = keyed.loc[runs["run_id"]]

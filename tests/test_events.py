@@ -130,10 +130,10 @@ def test_the_last_quarter_its_line_and_what_stays_of_the_middle() -> None:
     late = log_q[-5:]
     assert row["log_q_end"] == pytest.approx(late.mean())
     assert row["late_change"] == pytest.approx(late.mean() - 2.0)
-    assert row["log_q_middle"] == pytest.approx(np.mean([2.5, 2.4, 2.3, 2.2]))  # steps 700 to 1,000
+    assert row["q_middle"] == pytest.approx(np.mean([2.5, 2.4, 2.3, 2.2]))  # steps 700 to 1,000
     line = np.polynomial.Polynomial.fit(np.arange(5), late, 1)
     assert row["q_line"] == pytest.approx(np.exp(line(4)))
-    assert row["log_q_sd"] == pytest.approx(np.sqrt(((late - line(np.arange(5))) ** 2).sum() / 3))
+    assert row["q_sd"] == pytest.approx(np.sqrt(((late - line(np.arange(5))) ** 2).sum() / 3))
 
 
 def test_a_run_that_collapses_and_then_diverges_has_no_end() -> None:

@@ -23,7 +23,7 @@ def frame() -> pd.DataFrame:
 
 def test_curves_are_the_bands_in_the_arms_colours(frame: pd.DataFrame) -> None:
     shown = bands(frame, "loss/d")
-    figure = plots.curves({"loss": shown}, columns=1)
+    figure = plots.curves({"loss": shown}, plots.look_of(ARMS), columns=1)
     (axis,) = (a for a in figure.axes if a.get_visible())
     assert axis.get_title() == "loss"
     lines = {matplotlib.colors.to_hex(line.get_color()).upper(): line for line in axis.lines}
@@ -39,7 +39,7 @@ def test_curves_are_the_bands_in_the_arms_colours(frame: pd.DataFrame) -> None:
 
 
 def test_a_single_seed_has_a_line_and_no_band(frame: pd.DataFrame) -> None:
-    figure = plots.curves({"loss": bands(frame[frame["seed"] == 0], "loss/d")}, columns=1)
+    figure = plots.curves({"loss": bands(frame[frame["seed"] == 0], "loss/d")}, plots.look_of(ARMS), columns=1)
     areas = [path.vertices for collection in figure.axes[0].collections for path in collection.get_paths()]
     assert not any(len(vertices) > 1 for vertices in areas)
     assert len(figure.axes[0].lines) == len(ARMS)
@@ -48,7 +48,7 @@ def test_a_single_seed_has_a_line_and_no_band(frame: pd.DataFrame) -> None:
 def test_variants_of_one_arm_share_its_colour_and_differ_in_dashes() -> None:
     rows = [("c", f"penalty, penalty_weight {w}", s, w, np.nan, np.nan, 1) for w in (0.01, 0.1) for s in (0, 10)]
     frame = pd.DataFrame(rows, columns=["context", "variant", "step", "centre", "low", "high", "n"])
-    axis = plots.curves({"loss": frame}, columns=1).axes[0]
+    axis = plots.curves({"loss": frame}, plots.look_of(frame["variant"]), columns=1).axes[0]
     first, second = axis.lines
     assert first.get_color() == second.get_color() == ARMS["penalty"].colour
     assert first._dash_pattern != second._dash_pattern
@@ -72,7 +72,7 @@ def test_differences_are_a_dot_per_seed() -> None:
     rows = [("s", arm, seed, difference) for arm, differences in {"sn": [-1, 2], "plain": [0.5, np.inf]}.items()
             for seed, difference in enumerate(differences)]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["statistic", "variant", "seed", "difference"])
-    axis = plots.differences(frame, {"s": "a statistic"}).axes[0]
+    axis = plots.differences(frame, {"s": "a statistic"}, plots.look_of(["sn", "plain"])).axes[0]
     dots = {tuple(point) for collection in axis.collections for point in collection.get_offsets().tolist()}
     assert dots == {(0.5, 0.0), (-1.0, 1.0), (2.0, 1.0)}  # arms in the table's order; infinity is in the tables only
     assert [text.get_text() for text in axis.get_yticklabels()] == ["plain", "sn"]
@@ -81,7 +81,7 @@ def test_differences_are_a_dot_per_seed() -> None:
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_a_figure_gives_the_same_bytes_each_time(frame: pd.DataFrame, kind: str) -> None:
     panels = {"loss": bands(frame, "loss/d")}
-    first, second = (plots.rendered(plots.curves(panels), kind) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (plots.rendered(plots.curves(panels, plots.look_of(ARMS)), kind) for _ in range(2))  # type: ignore[arg-type]
     assert first == second
 
 
@@ -89,7 +89,7 @@ def test_a_figure_gives_the_same_bytes_each_time(frame: pd.DataFrame, kind: str)
 def test_labels_of_a_logarithmic_axis_do_not_overlap(decades: float) -> None:
     rows = [("c", "dcgan", step, 10 ** (-decades * step), np.nan, np.nan, 1) for step in (0, 0.5, 1)]
     panel = pd.DataFrame(rows, columns=["context", "variant", "step", "centre", "low", "high", "n"])
-    figure = plots.curves({str(i): panel for i in range(4)}, log_y=True)
+    figure = plots.curves({str(i): panel for i in range(4)}, plots.look_of(["dcgan"]), log_y=True)
     plots.rendered(figure, "png")
     axis = figure.axes[0]
     labels = [t for t in [*axis.yaxis.get_ticklabels(which="both")] if t.get_text()]

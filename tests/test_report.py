@@ -118,7 +118,7 @@ def test_failed_and_diverged_runs_count_as_worst(page: Path) -> None:
     arms = table(page, "arms").set_index("arm")
     assert arms.loc["sn", ["n", "ended", "failures"]].tolist() == [2, 1, 2]
     assert arms.loc["dcgan", ["n", "ended"]].tolist() == [3, 2]
-    assert arms.loc["sn", "fd_centre"] == np.inf  # of two runs one has no end
+    assert arms.loc["sn", "q_centre"] == np.inf  # of two runs one has no end
     causes = table(page, "failures").set_index("arm")
     assert causes.loc["sn", "divergence"] == causes.loc["dcgan", "error"] == 1
     assert causes["without_end"].to_dict() == {"dcgan": 1, "sn": 1}
@@ -275,7 +275,8 @@ def test_every_number_is_the_same_in_csv_json_html_markdown_and_latex(page: Path
         on_page = document.query(f"#table-{name} tbody tr")
         cells = [[" ".join(td.to_text().split()) for td in tr.query("td")] for tr in on_page]
         assert len(cells) == len(rows), name
-        (section,) = [part for part in sections if f"| {' | '.join(header[i] for i in kept)} |" in part]
+        heads = [re.sub("^q ", "fd ", header[i].replace("_", " ")) for i in kept]
+        (section,) = [part for part in sections if f"| {' | '.join(heads)} |" in part]
         lines = [line for line in section.splitlines() if line.startswith("|")][2:]
         latex = (folder / "tables" / f"{name}.tex").read_text().count(r" \\")
         assert len(lines) == len(rows) == latex - 1, name
@@ -292,7 +293,7 @@ def test_one_median_is_one_number(page: Path) -> None:
     statistics = table(page, "statistics")
     of = statistics[statistics["statistic"] == "q_end"].set_index("arm")["median"]
     arms = table(page, "arms").set_index("arm")
-    assert of.to_dict() == arms["fd_median"].dropna().to_dict()
+    assert of.to_dict() == arms["q_ended"].dropna().to_dict()
     runs = table(page, "runs_statistics")
     assert of["dcgan"] == runs.loc[runs["arm"] == "dcgan", "q_end"].median()
 

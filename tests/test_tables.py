@@ -96,8 +96,8 @@ def one_arm(log_q: np.ndarray, ended: np.ndarray | None = None, failure: np.ndar
     return pd.DataFrame({
         "context": "c", "variant": "sn", "seed": np.arange(n), "last_step": steps[-1], "failure": failure,
         "ended": True if ended is None else ended, "log_q_end": late.mean(1), "q_end": np.exp(late.mean(1)),
-        "q_line": np.exp(slope[0] + 4 * slope[1]), "log_q_sd": np.sqrt((residual**2).sum(1) / 3),
-        "log_q_middle": log_q[:, 6:10].mean(1), "gain": np.maximum(0, np.log(40) - late.mean(1)),
+        "q_line": np.exp(slope[0] + 4 * slope[1]), "q_sd": np.sqrt((residual**2).sum(1) / 3),
+        "q_middle": log_q[:, 6:10].mean(1), "gain": np.maximum(0, np.log(40) - late.mean(1)),
     })  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_noise_from_evaluation_to_evaluation_is_not_taken_for_spread_over_seeds(
         differing = arms_table(
             one_arm(2 + 0.3 * rng.normal(size=(20, 1)) + 0.24 * rng.normal(size=(20, 20)))
         ).frame.iloc[0]
-        found.append((same["sd_log_fd"], same["sd_within_run"], same["sd_persistent"], differing["sd_persistent"]))
+        found.append((same["sd"], same["sd_within_run"], same["sd_persistent"], differing["sd_persistent"]))
     sd, within, persistent, of_seeds = np.median(found, axis=0)
     assert sd == pytest.approx(0.24 / np.sqrt(5), rel=0.05)
     assert within == pytest.approx(0.24, rel=0.03)
@@ -122,11 +122,11 @@ def test_spread_is_of_runs_without_failure_and_location_of_all() -> None:
     failed, ended = np.arange(6) >= 4, np.arange(6) < 5  # one collapsed, one diverged
     row = arms_table(one_arm(log_q, ended, failed)).frame.iloc[0]
     assert (row["n"], row["ended"], row["failures"], row["n_steady"]) == (6, 5, 2, 4)
-    assert row["fd_median"] == pytest.approx(10)  # of those that ended, in its own unit
-    assert row["sd_log_fd"] == pytest.approx(np.log([8.0, 9, 10, 11]).std(ddof=1))
-    assert row["sd_log_fd_ended"] == pytest.approx(np.log([8.0, 9, 10, 11, 30]).std(ddof=1))
+    assert row["q_ended"] == pytest.approx(10)  # of those that ended, in its own unit
+    assert row["sd"] == pytest.approx(np.log([8.0, 9, 10, 11]).std(ddof=1))
+    assert row["sd_ended"] == pytest.approx(np.log([8.0, 9, 10, 11, 30]).std(ddof=1))
     even = arms_table(one_arm(log_q[:4])).frame.iloc[0]
-    assert even["fd_median"] == pytest.approx(9.5)  # not the root of 90
+    assert even["q_ended"] == pytest.approx(9.5)  # not the root of 90
     assert arms_table(one_arm(log_q[:0])).frame.empty
 
 
@@ -135,8 +135,8 @@ def test_another_order_of_arms_by_the_line_is_marked() -> None:
     flat = np.full((5, 20), 2.05)
     summary = pd.concat([one_arm(falling).assign(variant="sn"), one_arm(flat).assign(variant="dcgan")])
     frame = arms_table(summary).frame.set_index("arm")
-    assert frame.loc["sn", "fd_median"] > frame.loc["dcgan", "fd_median"]
-    assert frame.loc["sn", "fd_line"] < frame.loc["dcgan", "fd_line"]
+    assert frame.loc["sn", "q_ended"] > frame.loc["dcgan", "q_ended"]
+    assert frame.loc["sn", "q_line"] < frame.loc["dcgan", "q_line"]
     assert frame["order"].tolist() == ["differs", "differs"]
     assert set(arms_table(pd.concat([one_arm(flat), one_arm(flat + 1).assign(variant="dcgan")])).frame["order"]) == {
         "same"

@@ -1,0 +1,121 @@
+"""Generated tables against the reading rules, written a second time: row by row, as their description says them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from analysis.foreign import Reading, read
+from analysis.lost import FAR
+
+Row = dict[str, Any]
+_CELL = st.sampled_from(["1.5", "2", "3e-1", "", "", "NaN", "inf"])
+_DENSE = st.sampled_from(["1.5"] * 20 + ["", "NaN", "-inf"])
+_NAMES = st.sampled_from(["a", "a ", "1", "1.0", "01", "None", "x, y", "ä", '"q"'])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[Row]:
+    """Runs of some arms and seeds: each a stretch of steps, its cells numbers, nothing, NaN and infinities."""
+    arms = draw(st.lists(_NAMES, min_size=1, max_size=3, unique=True))
+    columns = draw(st.sampled_from([["quality"], ["quality", "loss"], ["quality", "loss", "loss_g"]]))
+    fill = draw(st.sampled_from([_CELL, _DENSE, st.sampled_from(["2", "NaN"]), st.sampled_from(["2", ""])]))
+    rows = []
+    for arm in arms:
+        for seed in range(draw(st.integers(1, 2))):
+            every, n = draw(st.sampled_from([1, 10])), draw(st.integers(1, 12))
+            for i in range(n):
+                row = {"arm": arm, "seed": str(seed), "step": str(every * i)}
+                rows.append(row | {column: draw(fill) for column in columns})
+    return draw(st.permutations(rows))
+
+
+def write(rows: list[Row], folder: Path, kind: str) -> Path:
+    path = folder / f"t.{kind.removeprefix('utf16-')}"
+    if kind == "jsonl":  # what is empty is absent; strings and numbers
+        lines = [{name: cell for name, cell in row.items() if cell != ""} for row in rows]
+        path.write_text("\n".join(json.dumps(line) for line in lines))
+    elif kind == "parquet":
+        columns = {name: [row[name] if row[name] != "" else None for row in rows] for name in rows[0]}
+        parquet.write_table(pyarrow.table(columns), path)
+    else:
+        separator = {"csv": ",", "utf16-csv": ";", "tsv": "\t"}[kind]
+        quoted = [['"' + cell.replace('"', '""') + '"' for cell in row.values()] for row in rows]
+        text = "\r\n".join(separator.join(cells) for cells in [list(rows[0]), *quoted]) + "\r\n"
+        path.write_bytes(text.encode("utf-16") if kind == "utf16-csv" else codecs.BOM_UTF8 + text.encode())
+    return path
+
+
+def number(cell: str) -> float:
+    return math.nan if cell in ("", "NaN") else float(cell)
+
+
+def plainly(rows: list[Row]) -> dict[tuple[str, int], float | None]:
+    """(arm, seed) -> the step from which the run is lost, or None."""
+    names = [name for name in ("loss", "loss_g", "quality") if name in rows[0]]
+    runs: dict[tuple[str, int], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: int(row["step"])):
+        runs.setdefault((row["arm"], int(row["seed"])), []).append(row)
+
+    def finite(row: Row, name: str) -> bool:
+        return name in row and math.isfinite(number(row[name]))
+
+    def of_kind(row: Row, name: str) -> bool:
+        return finite(row, "loss" if name == "quality" else "quality")
+
+    result: dict[tuple[str, int], float | None] = dict.fromkeys(runs)
+    for name in names:
+        logged = {of_kind(row, name) for row in rows if finite(row, name)}
+        nan_cells = {id(row) for row in rows if row[name] == "NaN" and (not logged or of_kind(row, name) in logged)}
+        means_nothing = any(
+            id(row) in nan_cells and any(finite(later, name) for later in run[i:])
+            for run in runs.values() for i, row in enumerate(run)
+        )  # fmt: skip
+        gaps = [0.0]
+        for run in runs.values():
+            steps = [int(row["step"]) for row in run if finite(row, name)]
+            gaps += [b - a for a, b in zip([int(run[0]["step"]), *steps], steps, strict=False)]
+        for key, run in runs.items():
+            ends = [int(row["step"]) for row in run if math.isinf(number(row[name]))]
+            if not means_nothing:
+                ends += [int(row["step"]) for row in run if id(row) in nan_cells]
+            judged = name != "quality" or not any(finite(row, n) for row in run for n in names if n != "quality")
+            steps = [int(row["step"]) for row in run if finite(row, name)]
+            if judged and steps and max(gaps) and int(run[-1]["step"]) - steps[-1] > FAR * max(gaps):
+                after = [row for row in run if int(row["step"]) > steps[-1]]
+                if not any(finite(row, "quality") for row in after):
+                    ends.append(int(after[0]["step"]))
+            if not any(finite(row, n) for row in run for n in names):
+                ends.append(int(run[0]["step"]))
+            if ends:
+                before = result[key]
+                result[key] = min(ends) if before is None else min(before, *ends)
+    return result
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(tables(), st.sampled_from(["csv", "utf16-csv", "tsv", "jsonl", "parquet"]))
+def test_the_rules_read_as_they_are_written(rows: list[Row], kind: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        study = read(write(rows, Path(folder), kind), Reading(), Path(folder))
+    expected = plainly(rows)
+    found = study.runs.set_index(["arm", "seed"])
+    assert set(found.index) == set(expected)
+    for key, since in expected.items():
+        assert found.loc[key, "state"] == ("finished" if since is None else "diverged"), key
+        step = found.loc[key, "lost_step"]
+        assert (None if math.isnan(step) else step) == since, key
+    cells = {(row["arm"], int(row["seed"]), int(row["step"])): number(row["quality"]) for row in rows}
+    for row in study.history.to_dict("records"):
+        quality = cells.pop((row["arm"], row["seed"], row["step"]))
+        assert row["eval/fd"] == quality or (math.isnan(row["eval/fd"]) and not math.isfinite(quality))
+    assert not cells
