@@ -177,9 +177,9 @@ def from_table(
         rows[known], words[known] = _numbers(rows[known], f"{name}: {known} (column {column[known]!r})")
     unused = [c for c in columns if c not in {column[known] for known in rows if known in column}]
     terms = _terms(rows, column, reading, name)
-    rows = _told_apart(rows, unused, name)
-    order = rows.sort_values(["run_id", "step"], kind="stable").index
-    rows, words = rows.loc[order].reset_index(drop=True), {known: of[order] for known, of in words.items()}
+    rows = _told_apart(rows.assign(**{f"{known}?": of for known, of in words.items()}), unused, name)
+    rows = rows.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
+    words = {known: rows.pop(f"{known}?").to_numpy(bool) for known in words}
     if reading.baseline and reading.baseline not in set(rows["arm"]):
         arms = sorted(rows["arm"].unique())
         raise InputError(f"{name}: no arm {reading.baseline!r}{suggestion(reading.baseline, arms)} ({', '.join(arms)})")
@@ -232,20 +232,25 @@ def _of_names(rows: pd.DataFrame, pattern: str, name: str, column: str) -> dict[
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--run-name {pattern!r} is no regular expression: {error}") from error
+        raise InputError(f"--run-name {shlex.quote(pattern)} is no regular expression: {error}") from error
     groups = compiled.groupindex
     if unknown := set(groups) - {*_IN_NAME}:
-        raise InputError(f"--run-name {pattern!r}: the group {unknown.pop()!r} is none of {', '.join(_IN_NAME)}")
+        raise InputError(
+            f"--run-name {shlex.quote(pattern)}: the group {unknown.pop()!r} is none of {', '.join(_IN_NAME)}"
+        )
     if lacking := [known for known in ("arm", "seed") if known not in groups and known not in rows]:
         raise InputError(
-            f"--run-name {pattern!r} needs named groups arm and seed, such as {_RUN_NAMES[0]!r}; it lacks {lacking[0]}"
+            f"--run-name {shlex.quote(pattern)} needs named groups arm and seed, such as {shlex.quote(_RUN_NAMES[0])}; "
+            f"it lacks {lacking[0]}"
         )
     if "run" not in rows:
         raise InputError(f"{name}: --run-name reads the column {column!r}, which is not there: say which with run=..")
     names = _texts(rows["run"])
     matches = {text: compiled.search(text) for text in names.unique()}
     if wrong := [text for text, match in matches.items() if not match or not all(match[g] for g in groups)]:
-        raise InputError(f"--run-name {pattern!r} does not match the run {wrong[0]!r} ({len(wrong)} of {len(matches)})")
+        raise InputError(
+            f"--run-name {shlex.quote(pattern)} does not match the run {wrong[0]!r} ({len(wrong)} of {len(matches)})"
+        )
     return {known: names.map({text: match[known] for text, match in matches.items() if match}) for known in groups}
 
 
@@ -338,7 +343,11 @@ def _terms(rows: pd.DataFrame, column: Mapping[str, str], reading: Reading, name
 
 
 def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFrame:
-    """With dataset, setting, context, variant, run_id and step; refused where rows are not told apart by these."""
+    """With dataset, setting, context, variant, run_id and step; refused where rows are not told apart by these.
+
+    Rows of one run and step that have nothing in common, as a loss and an evaluation that were logged one by one, are
+    one row.
+    """
     given = [known for known in ("dataset", "setting") if known in rows]
     keys = [*given, "arm", "seed"]
     others = f"; columns that are not used: {', '.join(unused)}" if unused else ""
@@ -361,14 +370,30 @@ def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFram
                 f"{name}: {run_id} has {count} rows, and nothing tells them apart: if they are a curve, map step=..; "
                 f"if they are tasks or settings, map dataset=.. or setting=..{others}"
             )
+    rows = _merged(rows)
     if (twice := rows.duplicated(["run_id", "step"])).any():
         first = rows[twice].iloc[0]
-        places = np.flatnonzero((rows["run_id"] == first["run_id"]) & (rows["step"] == first["step"])) + 1
+        places = rows.index[(rows["run_id"] == first["run_id"]) & (rows["step"] == first["step"])] + 1
         raise InputError(
             f"{name}: step {first['step']} of {first['run_id']} stands there {len(places)} times (rows {places[0]} and "
             f"{places[1]}): remove what is there twice, or map what tells them apart (dataset=.., setting=..){others}"
         )
     return rows
+
+
+def _merged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one run and step as one, if no metric is in two of them."""
+    keys = ["run_id", "step"]
+    several = rows[rows.duplicated(keys, keep=False)]
+    if several.empty:
+        return rows
+    metrics = [known for known in METRICS if known in rows]
+    there = several[metrics].notna() | several[[f"{known}?" for known in metrics]].to_numpy()
+    apart = there.groupby([several[key] for key in keys]).sum().le(1).all(axis=1)
+    apart = several[pd.MultiIndex.from_frame(several[keys]).isin(apart.index[apart])]
+    how = {name: "max" if name.endswith("?") else "first" for name in apart if name not in keys}
+    merged = apart.assign(at=apart.index).groupby(keys, as_index=False).agg({**how, "at": "first"}).set_index("at")
+    return pd.concat([rows.drop(apart.index), merged])
 
 
 def _states(

@@ -180,24 +180,18 @@ def _is_chart(columns: list[str]) -> bool:
 def chart(cells: Cells, metrics: Collection[str]) -> Cells:
     """W&B's export of a chart as rows of `run`, the chart's axis and the metrics; any other table as it is.
 
-    A metric whose name holds ` - ` is told from the run's name by being among `metrics`. If it names none, and every
-    run has one, they are taken for one metric, whatever they are called. Raises InputError if two runs have one name,
-    which W&B allows.
+    If `metrics` names none, and every run has one, they are taken for one metric, whatever they are called. Raises
+    InputError if two runs have one name, which W&B allows.
     """
     if not _is_chart(cells.columns):
         return cells
     axis, *names = cells.columns
-    ends = ("__MIN", "__MAX")
+    shown = [name for name in names if not (name.endswith(("__MIN", "__MAX")) and name[:-5] in names)]
     places: dict[str, dict[str, int]] = {}
-    for i, name in enumerate(names, start=1):
-        if name.endswith(ends) and name[:-5] in names:
-            continue
-        known = [metric for metric in metrics if name.endswith(f" - {metric}")]
-        run = name.removesuffix(f" - {known[0]}") if known else name.rpartition(" - ")[0]
-        metric = name[len(run) + 3 :]
+    for name, (run, metric) in zip(shown, _split(shown, metrics), strict=True):
         if metric in places.setdefault(run, {}):
             raise InputError(f"two runs of this W&B chart are called {run!r}: rename one, or export them apart")
-        places[run][metric] = i
+        places[run][metric] = cells.columns.index(name)
     called = [metric for of in places.values() for metric in of]
     usual, notes = max(called, key=called.count), ()
     if not metrics and len(called) == len(places) and len(set(called)) > 1:
@@ -211,3 +205,27 @@ def chart(cells: Cells, metrics: Collection[str]) -> Cells:
         frames.append(rows[logged].assign(run=run))
     frame = pd.concat(frames, ignore_index=True).fillna("")
     return Cells(frame, list(frame), notes)
+
+
+def _split(names: list[str], metrics: Collection[str]) -> list[tuple[str, str]]:
+    """Each `<run> - <metric>` in its two parts, of which either may hold ` - `.
+
+    The metric is one of `metrics`; else it is what the names with the same last part share from there back.
+    """
+    groups: dict[str, list[list[str]]] = {}
+    for name in names:
+        parts = name.split(" - ")
+        groups.setdefault(parts[-1], []).append(parts)
+    shared = {}
+    for last, group in groups.items():
+        n = 1
+        while len(group) > 1 and len({tuple(parts[-n - 1 :]) for parts in group}) == 1 and min(map(len, group)) > n + 1:
+            n += 1
+        shared[last] = n
+    found = []
+    for name in names:
+        parts = name.split(" - ")
+        n = shared[parts[-1]]
+        metric = next((m for m in metrics if name.endswith(f" - {m}")), " - ".join(parts[-n:]))
+        found.append((name.removesuffix(f" - {metric}"), metric))
+    return found

@@ -197,15 +197,20 @@ def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], by_nam
     """The runs of any W&B project as a table for `analysis.foreign`: a row per logged step.
 
     A column comes from the rows, or else from the run's configuration or summary; `run` is the run's name, of which
-    arm and seed are parts if `by_name`. Runs without an arm, a seed or any quality are left out, which is said. Raises
-    InputError if the project is unavailable.
+    arm and seed are parts if `by_name`; W&B's own count is the step unless there is another. Runs without an arm, a
+    seed or any quality are left out, which is said; of none but such the table is empty, and has all that they have as
+    columns. Raises InputError if the project is unavailable.
     """
     columns = {known: mapping.get(known, known) for known in COLUMNS}
+    seen: dict[str, None] = {}
     required = ("quality",) if by_name else REQUIRED
 
     def rows_of(run: Any) -> pd.DataFrame:
         rows = pd.DataFrame(list(run.scan_history()))
         of_run = {"run": run.name, **run.summary_metrics, **run.config}
+        if "step" not in mapping and "step" not in rows and "_step" in rows:
+            rows["step"] = rows["_step"]
+        seen.update(dict.fromkeys(name for name in [*rows, *of_run] if not name.startswith("_")))
         for column in columns.values():
             if column not in rows and isinstance(of_run.get(column), str | int | float):
                 rows[column] = of_run[column]
@@ -214,7 +219,8 @@ def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], by_nam
             return pd.DataFrame()
         return rows[[column for column in columns.values() if column in rows]]
 
-    return pd.concat([pd.DataFrame(), *_each_run(path, filters, tell, rows_of)], ignore_index=True)
+    found = [rows for rows in _each_run(path, filters, tell, rows_of) if len(rows)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(seen))
 
 
 def _each_run(path: str, filters: dict[str, Any], tell: Tell, call: Callable[[Any], Any]) -> list[Any]:

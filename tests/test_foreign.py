@@ -289,6 +289,19 @@ def test_a_column_that_is_not_used_may_be_there_twice(tmp_path: Path) -> None:
     assert study.warnings == ["columns that are not used: note, note"]
 
 
+def test_rows_that_were_logged_one_by_one_are_one_row(tmp_path: Path) -> None:
+    """A loss and an evaluation of one step; not what is there twice."""
+    text = "arm,seed,step,quality,loss\na,0,0,,1\na,0,0,5,\na,0,1,,nan\na,0,1,7,\na,0,2,,2\n"
+    history = read_text(tmp_path, text).history
+    assert history["step"].tolist() == [0, 1, 2]
+    assert history["eval/fd"].tolist()[:2] == [5, 7]
+    assert history["loss/d"].tolist()[::2] == [1, 2]
+    with pytest.raises(InputError, match=r"step 2 of a, seed 0 stands there 2 times \(rows 5 and 6\)"):
+        read_text(tmp_path, text + "a,0,2,,2\n")
+    with pytest.raises(InputError, match="step 1 of a, seed 0 stands there 2 times"):
+        read_text(tmp_path, text.replace("a,0,1,7,", "a,0,1,7,nan"))
+
+
 def test_seeds_are_exact(tmp_path: Path) -> None:
     seeds = [2**53 + 1, 2**63 - 1, -5, 10]
     study = read_text(tmp_path, "arm,seed,quality\n" + "\n".join(f"a,{seed},2" for seed in seeds[:3]) + "\na,1e1,2\n")
@@ -447,6 +460,9 @@ def test_a_chart_that_w_and_b_exported(tmp_path: Path) -> None:
         read_text(tmp_path, chart())
     with pytest.raises(InputError, match="two runs of this W&B chart are called 'x1'"):
         read_text(tmp_path, chart(runs=("x1", "x1")), run_name=run_name)
+    both = chart("eval - FID").replace("ppo-seed2 - eval - FID", "ppo-seed2 - fid")
+    study = read_text(tmp_path, both, run_name=run_name + "$")
+    assert study.terms.quality == "eval - FID"
     both = chart().replace("ppo-seed2 - FID", "ppo-seed2 - fid")
     study = read_text(tmp_path, both, run_name=run_name)
     assert "what some runs call 'fid' is taken for 'FID': each run of this chart has one metric" in study.warnings

@@ -205,6 +205,35 @@ def files_of(report: Path) -> dict[str, bytes]:
 
 
 @_SLOW
+def test_runs_of_another_program_are_read_from_the_server(
+    logged_in: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As W&B has them: losses in some rows, quality in others, NaN among them; arm and seed in the runs' names."""
+    for name in ("ppo-seed1", "ppo-seed2", "sac-seed1", "sac-seed2"):
+        with wandb.init(project="others", entity="tester", name=name, config={"env": "cheetah"}) as run:
+            for step in range(8):
+                lost = name == "sac-seed2" and step > 4
+                run.log({"global_step": step, "d_loss": math.nan if lost else 0.5})
+            run.log({"global_step": 8, "Return": math.nan if lost else -3.0 - step})
+    arguments = ["report", "--source", "wandb", "--project", "tester/others", "--maximize", "--runs-dir", str(tmp_path)]
+    mapping = "quality=Return,loss=d_loss,step=global_step,dataset=env"
+    options = ["--map", mapping, "--run-name", r"(?P<arm>.+)-seed(?P<seed>\d+)", "--figures", "svg"]
+    assert cli._run([*arguments, *options]) == 0
+    statistics = json.loads((tmp_path / "others" / "report" / "statistics.json").read_text())
+    runs = {(run["arm"], run["seed"]): (run["q_end"], run["causes"]) for run in statistics["runs"]}
+    assert runs == {
+        ("ppo", 1): (-10.0, ""), ("ppo", 2): (-10.0, ""), ("sac", 1): (-10.0, ""),
+        ("sac", 2): (None, "divergence at 5"),
+    }  # fmt: skip
+    assert statistics["quality_name"] == "Return"
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--map", "quality=Return", "--run-name", "(?P<arm>x)(?P<seed>1)"])
+    assert ended.value.code == 2
+    assert "does not match the run 'ppo-seed1'" in capfd.readouterr().err
+
+
+@_SLOW
 def test_a_study_is_read_from_the_server_as_from_its_records(
     logged_in: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -482,3 +482,15 @@ def _matches(run: Run, filters: dict[str, Any]) -> bool:
 
 def _id(name: str) -> str:
     return f"id-{name}"
+
+
+def main() -> None:
+    """Serve until Ctrl-C, for a client in another terminal."""
+    with serving() as server:
+        print(f"export WANDB_BASE_URL={server.url} WANDB_API_KEY={KEY}", flush=True)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
