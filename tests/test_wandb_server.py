@@ -206,9 +206,10 @@ def files_of(report: Path) -> dict[str, bytes]:
 
 @_SLOW
 def test_runs_of_another_program_are_read_from_the_server(
-    logged_in: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    logged_in: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As W&B has them: losses in some rows, quality in others, NaN among them; arm and seed in the runs' names."""
+    monkeypatch.chdir(tmp_path)
     for name in ("ppo-seed1", "ppo-seed2", "sac-seed1", "sac-seed2"):
         with wandb.init(project="others", entity="tester", name=name, config={"env": "cheetah"}) as run:
             for step in range(8):
