@@ -288,13 +288,15 @@ def _advice(reading: Reading, missing: list[str], columns: list[str], runs: pd.S
 
 def _texts(values: pd.Series) -> pd.Series:
     """As they are written; what is missing is empty."""
-    if values.dtype == bool:
-        values = values.map({True: "True", False: "False"})
-    return values.map(str).where(values.notna(), "").astype(object)
+    if isinstance(values.dtype, pd.StringDtype) and not values.hasnans:
+        return values
+    return values.map(str).where(values.notna(), "").astype(str)
 
 
 def _whole(values: pd.Series, what: str) -> pd.Series:
     """Whole numbers of 64 bits, exactly as they are written."""
+    if len(distinct := values.drop_duplicates()) < len(values):
+        return values.map(dict(zip(distinct, _whole(distinct, what), strict=True))).astype("int64")
     texts = _texts(values).str.strip()
     plain = texts.str.fullmatch(r"[+-]?\d+")
     numbers = pd.to_numeric(texts.where(~plain, "0"), errors="coerce").astype(float)
@@ -351,14 +353,7 @@ def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFram
     given = [known for known in ("dataset", "setting") if known in rows]
     keys = [*given, "arm", "seed"]
     others = f"; columns that are not used: {', '.join(unused)}" if unused else ""
-    texts = rows[keys].astype({"seed": str})
-    texts["seed"] = "seed " + texts["seed"]
-    ids = texts.agg(", ".join, axis=1)
-    numbers = rows.groupby(keys, sort=True).ngroup()
-    if ids.nunique() < numbers.nunique():  # names that hold commas
-        ids = ids + " (" + (numbers + 1).astype(str) + ")"
-    rows = rows.assign(run_id=ids, variant=rows["arm"])
-    rows["context"] = rows[given].agg(", ".join, axis=1) if given else name
+    rows = rows.assign(variant=rows["arm"], run_id=_joined(rows, keys), context=_joined(rows, given) if given else name)
     rows = rows.assign(**{known: rows.get(known, name if known == "dataset" else "custom")
                           for known in ("dataset", "setting")})  # fmt: skip
     if "step" not in rows:
@@ -379,6 +374,16 @@ def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFram
             f"{places[1]}): remove what is there twice, or map what tells them apart (dataset=.., setting=..){others}"
         )
     return rows
+
+
+def _joined(rows: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """What the keys say, in one text; numbered if names that hold commas would make two of them alike."""
+    numbers = rows.groupby(keys, sort=True).ngroup().to_numpy()
+    first = rows[keys].iloc[np.unique(numbers, return_index=True)[1]]
+    texts = [", ".join(f"seed {v}" if k == "seed" else v for k, v in of.items()) for of in first.to_dict("records")]
+    if len(set(texts)) < len(texts):
+        texts = [f"{text} ({i})" for i, text in enumerate(texts, start=1)]
+    return pd.Series(np.array(texts, object)[numbers], rows.index)
 
 
 def _merged(rows: pd.DataFrame) -> pd.DataFrame:

@@ -312,6 +312,8 @@ def test_runs_are_told_apart_whatever_their_names_hold(tmp_path: Path) -> None:
     table = pd.DataFrame({"dataset": ["d", "d, a"], "arm": ["a, b", "b"], "seed": 1, "quality": 1.0})
     study = from_table(table, Reading(), "t", tmp_path)
     assert study.runs["run_id"].nunique() == 2
+    table = pd.DataFrame({"dataset": ["d", "d, s"], "setting": ["s, t", "t"], "arm": "a", "seed": 1, "quality": 1.0})
+    assert from_table(table, Reading(), "t", tmp_path).runs["context"].nunique() == 2
 
 
 # --- files ---
