@@ -46,7 +46,7 @@ REQUIRED = ("arm", "seed", "quality")
 NAMES = ("arm", "dataset", "setting", "state")
 COLUMNS = (*("arm", "seed", "step", "dataset", "setting", "state", "run"), *METRICS)
 _IN_NAME = ("arm", "seed", "dataset", "setting")
-_NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none")
+_NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none", "null")
 _LARGEST = 2**63 - 1
 _UNKNOWN = (  # of what `analysis.load` tells of a run
     *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
@@ -58,7 +58,7 @@ _LESS = (
 )
 _MORE = (
     *("accuracy", "acc", "is", "inception", "reward", "rewards", "return", "returns", "score", "scores", "recall"),
-    *("coverage", "precision", "density", "f1", "auc", "psnr", "ssim", "success", "win", "bleu"),
+    *("coverage", "precision", "density", "f1", "auc", "auroc", "psnr", "ssim", "success", "win", "bleu", "rew", "iou"),
 )
 _MAY_BE_NEGATIVE = ("kid", "kd", "mmd")  # estimates of distances without bias
 _CALLED = {  # what columns are often called, in any case
@@ -77,7 +77,7 @@ _CALLED = {  # what columns are often called, in any case
     "grad_g": ("grad_g", "grad_norm_g", "g_grad_norm"),
     "dataset": ("dataset", "task", "env", "environment", "env_id", "env_name", "game", "domain"),
     "setting": ("setting",),
-    "state": ("state", "status"),
+    "state": ("state",),
     "run": ("run", "run_name", "experiment"),
 }
 _RUN_NAMES = (r"(?P<arm>.+?)[-_ /.]*(?:seed|s)[-_ =]?(?P<seed>\d+)$", r"(?P<arm>.+?)[-_ /.](?P<seed>\d+)$")
@@ -136,7 +136,8 @@ def read(path: Path, reading: Reading, folder: Path) -> Study:
     mapping = reading.mapping
     cells = formats.read(path, {mapping.get(known, known) for known in COLUMNS})
     known_metrics = [mapping[known] for known in METRICS if known in mapping]
-    table = formats.chart(cells, known_metrics)
+    named = any(column in cells.columns for column in mapping.values())
+    table = cells if named else formats.chart(cells, known_metrics)
     if table is not cells:  # a chart: its axis is the step, and if it has one metric, that is the quality
         metrics = [name for name in table.columns if name not in ("run", table.columns[0])]
         implied = {"step": table.columns[0]} | ({"quality": metrics[0]} if len(metrics) == 1 else {})
@@ -183,6 +184,8 @@ def from_table(
     if reading.baseline and reading.baseline not in set(rows["arm"]):
         arms = sorted(rows["arm"].unique())
         raise InputError(f"{name}: no arm {reading.baseline!r}{suggestion(reading.baseline, arms)} ({', '.join(arms)})")
+    baseline = reading.baseline or min(rows["arm"])
+    without = sorted(set(rows["context"]) - set(rows.loc[rows["arm"] == baseline, "context"]))
     found, doubts = lost_runs(rows, words, {known: column[known] for known in METRICS})
     last = rows.groupby("run_id").tail(1).set_index("run_id")
     states, lost_step, reasons = _states(rows, last, found, name)
@@ -197,13 +200,17 @@ def from_table(
     history = rows.assign(**measured).rename(columns=METRICS).drop(columns=["state", "run"], errors="ignore")
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     warnings = [*_quality_doubts(column["quality"], reading.maximize), *_alike(rows), *doubts]
+    if without:
+        warnings.append(f"without the baseline {baseline}, so nothing is compared there: {', '.join(without)}")
     if unused:
-        shown = ", ".join(unused[:12]) + (f" and {len(unused) - 12} more" if len(unused) > 12 else "")
+        shown = ", ".join(text or "(without a name)" for text in unused[:12]) + (
+            f" and {len(unused) - 12} more" if len(unused) > 12 else ""
+        )
         warnings.append(f"columns that are not used: {shown}")
     side = "more" if terms.maximize else "less"
     return Study(
         name, f"By {terms.quality}, of which {side} is better.", folder, runs, history, account, [],
-        baseline=reading.baseline, command=command, foreign=True, terms=terms, warnings=warnings,
+        baseline=baseline, command=command, foreign=True, terms=terms, warnings=warnings,
     )  # fmt: skip
 
 
@@ -256,9 +263,13 @@ def _of_names(rows: pd.DataFrame, pattern: str, name: str, column: str) -> dict[
 
 def _advice(reading: Reading, missing: list[str], columns: list[str], runs: pd.Series | None) -> str:
     """What to write so that it can be read."""
+    if not columns:
+        return "it has no columns"
     names = [] if runs is None else _texts(runs).unique().tolist()
-    plain = {re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_"): text for text in reversed(columns)}
-    plain = {text.rpartition("/")[2].lower(): text for text in reversed(columns)} | plain
+    plain: dict[str, str] = {}
+    for text in reversed(columns):
+        plain[re.split(r"[/.]", text)[-1].strip().lower()] = text
+    plain |= {re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_"): text for text in reversed(columns)}
     if names and not all(text.isdecimal() for text in names):
         plain.pop("run", None)  # is no number of a run
     said = {known: text for known, text in reading.mapping.items() if text in columns}
@@ -266,24 +277,29 @@ def _advice(reading: Reading, missing: list[str], columns: list[str], runs: pd.S
         if known in said or known in reading.implied or (known in columns and known not in missing):
             continue
         fitting = [plain[text] for text in called if text in plain and plain[text] not in said.values()]
+        if known == "quality" and not fitting:
+            fitting = [text for text in columns if _side(text) and text not in said.values()]
         if fitting and fitting[0] != known:
             said[known] = fitting[0]
     options = [f"--map {shlex.quote(written(said))}"] if said else []
-    rest = [known for known in missing if known not in said]
-    if "arm" in rest and names:
-        fitting = [pattern for pattern in _RUN_NAMES if all(re.search(pattern, text) for text in names)]
-        example = fitting[0] if fitting else "(?P<arm>..)(?P<seed>..)"
-        options.append(f"--run-name {shlex.quote(example)}")
-        rest = [known for known in rest if known not in ("arm", "seed")]
-        if not fitting:
-            rest.append(f"a regular expression that says which part of {names[0]!r} is which")
-    if not options:
-        return "say which with --map NAME=COLUMN,.."
-    quality = {**reading.implied, **said}.get("quality", "")
-    if _side(quality) == "more" and not reading.maximize:
+    rest = [f"{known}=COLUMN" for known in missing if known not in said]
+    if reading.run_name:
+        options.append(f"--run-name {shlex.quote(reading.run_name)}")
+    elif "arm=COLUMN" in rest and (names or "run" in said):
+        fitting = [pattern for pattern in _RUN_NAMES if names and all(re.search(pattern, text) for text in names)]
+        rest = [text for text in rest if text not in ("arm=COLUMN", "seed=COLUMN")]
+        if fitting:
+            options.append(f"--run-name {shlex.quote(fitting[0])}")
+        else:
+            of = repr(names[0]) if names else "a run's name"
+            rest.append(f"--run-name, a regular expression that says which part of {of} is arm and which is seed")
+    if reading.baseline:
+        options.append(f"--baseline {shlex.quote(reading.baseline)}")
+    if reading.maximize or _side({**reading.implied, **said}.get("quality", "")) == "more":
         options.append("--maximize")
-    lacking = ", ".join(f"{known}=COLUMN" if known in COLUMNS else known for known in rest)
-    return f"try {' '.join(options)}" + (f", with {lacking}" if lacking else "")
+    if not said and not options:
+        return f"try {rest[-1]}" if names else "say which with --map NAME=COLUMN,.."
+    return f"try {' '.join(options)}" + (f", with {', '.join(rest)}" if rest else "")
 
 
 def _texts(values: pd.Series) -> pd.Series:
@@ -393,11 +409,13 @@ def _merged(rows: pd.DataFrame) -> pd.DataFrame:
     if several.empty:
         return rows
     metrics = [known for known in METRICS if known in rows]
-    there = several[metrics].notna() | several[[f"{known}?" for known in metrics]].to_numpy()
+    there = several[metrics].notna()
     apart = there.groupby([several[key] for key in keys]).sum().le(1).all(axis=1)
     apart = several[pd.MultiIndex.from_frame(several[keys]).isin(apart.index[apart])]
     how = {name: "max" if name.endswith("?") else "first" for name in apart if name not in keys}
     merged = apart.assign(at=apart.index).groupby(keys, as_index=False).agg({**how, "at": "first"}).set_index("at")
+    for known in metrics:
+        merged[f"{known}?"] &= merged[known].isna()
     return pd.concat([rows.drop(apart.index), merged])
 
 
@@ -411,6 +429,11 @@ def _states(
         lost = pd.DataFrame([found.get(run, none) for run in ids], ids, columns=Lost._fields)
         states = pd.Series(np.where(ids.isin(list(found)), "diverged", "finished"), ids)
         return states, lost["step"].astype(float), lost["why"]
+    several = rows.groupby("run_id")["state"].nunique()
+    if (several > 1).any():
+        run = several.idxmax()
+        said = " and ".join(rows.loc[rows["run_id"] == run, "state"].unique())
+        raise InputError(f"{name}: {run} has the states {said}; a run has one")
     states = last["state"]
     if unknown := set(states) - {"finished", "diverged", "failed"}:
         raise InputError(f"{name}: state {unknown.pop()!r} is none of finished, diverged, failed")
@@ -429,10 +452,11 @@ def _tokens(text: str) -> list[str]:
 
 def _side(quality: str) -> str:
     """Which side of a quality of that name is usually better: less, more, or nothing is known."""
-    tokens = set(_tokens(quality))
-    if tokens & {*_LESS}:
+    tokens = _tokens(quality)
+    if {*tokens} & {*_LESS}:
         return "less"
-    return "more" if tokens & {*_MORE} else ""
+    known = {*_MORE} - ({"is"} if tokens[-1:] != ["is"] else set())  # a word, but for the score's name
+    return "more" if {*tokens} & known else ""
 
 
 def _quality_doubts(quality: str, maximize: bool) -> Iterable[str]:
@@ -448,9 +472,10 @@ def _alike(rows: pd.DataFrame) -> Iterable[str]:
     for known, what in (("arm", "arms"), ("dataset", "data sets"), ("setting", "settings")):
         seen: dict[object, list[str]] = {}
         for text in rows[known].unique():
-            plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+            shown = [c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c) != "Cf"]
+            plain = re.sub(r"[\s_\-\u2010-\u2015]+", " ", "".join(shown)).strip() if len(shown) > 1 else "".join(shown)
             try:
-                seen.setdefault(float(plain), []).append(text)
+                seen.setdefault(float(text), []).append(text)
             except ValueError:
                 seen.setdefault(plain, []).append(text)
         for texts in seen.values():

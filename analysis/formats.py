@@ -6,11 +6,16 @@ that is not there.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pandas as pd
 import pyarrow
@@ -43,40 +48,54 @@ class Cells(NamedTuple):
 def read(path: Path, wanted: Collection[str]) -> Cells:
     """The table in a file, or of the event files in a folder.
 
-    CSV (commas, semicolons or tabs; UTF-8, or UTF-16 with its mark; compressed, too), JSON lines (nested names are
-    joined with dots; null is a NaN that was logged), an array of JSON objects, Parquet, and TensorBoard's scalars: a
-    row per step, the tags as columns, and `run`, the folder. Raises InputError if it cannot be read as what its name
-    says.
+    CSV (commas, semicolons or tabs; UTF-8, or UTF-16 with its mark) and JSON lines (nested names are joined with dots,
+    null is nothing), both also compressed (gz, bz2, xz, zip), an array of JSON objects, Parquet, and TensorBoard's
+    scalars: a row per step, the tags as columns, and `run`, the folder. Raises InputError if it cannot be read as what
+    its name says.
     """
     if not path.exists():
         raise InputError(f"cannot read {path}: there is no such file")
     if path.is_dir() or "tfevents" in path.name:
         return _events(path)
-    if path.suffix.lower() in _JSON:
+    if set(map(str.lower, path.suffixes)) & {*_JSON}:
         return _json(path)
     if path.suffix.lower() in (".parquet", ".pq"):
         return _parquet(path, wanted)
     return _csv(path, wanted)
 
 
+def _open(path: Path) -> IO[bytes]:
+    """The file, decompressed."""
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
+        archive = zipfile.ZipFile(path)
+        return archive.open(archive.namelist()[0])
+    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
+
+
 def _csv(path: Path, wanted: Collection[str]) -> Cells:
     try:
         encoding, delimiter, header = _dialect(path)
+        with _open(path) as file:
+            blank = next(i for i, line in enumerate(io.TextIOWrapper(file, encoding)) if line.strip("\ufeff\r\n"))
         columns = [name.strip() for name in header]
         chosen = [i for i, name in enumerate(columns) if name in wanted]
         if _is_chart(columns) or not chosen:
             chosen = list(range(len(columns)))
         places = list(map(str, range(len(columns))))  # names may be there twice
-        table = arrow_csv.read_csv(
-            path,
-            arrow_csv.ReadOptions(column_names=places, skip_rows=1, encoding=encoding, block_size=2**24),
-            arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(places, pyarrow.string()), include_columns=[places[i] for i in chosen]
-            ),
-        )
-    except (OSError, ValueError, pyarrow.ArrowException) as error:  # pandas' parser errors are ValueErrors
-        said = " ".join(str(error).split())
+        with _open(path) as file:
+            table = arrow_csv.read_csv(
+                file,
+                arrow_csv.ReadOptions(
+                    column_names=places, skip_rows=blank, skip_rows_after_names=1, encoding=encoding, block_size=2**24
+                ),
+                arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(places, pyarrow.string()), include_columns=[places[i] for i in chosen]
+                ),
+            )
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, lzma.LZMAError, pyarrow.ArrowException) as error:
+        said = " ".join(str(error).split())  # pandas' parser errors are ValueErrors
         if isinstance(error, UnicodeError) or "UTF8" in said:
             said = "it is neither UTF-8 nor UTF-16"
         raise InputError(f"cannot read {path} as CSV with a header: {said}") from error
@@ -86,42 +105,58 @@ def _csv(path: Path, wanted: Collection[str]) -> Cells:
 def _dialect(path: Path) -> tuple[str, str, list[str]]:
     """Encoding, delimiter and header: the delimiter that parts the header into most."""
     for encoding in _ENCODINGS:
+        headers = {}
         try:
-            headers = {
-                delimiter: pd.read_csv(
-                    path, header=None, nrows=1, dtype=str, na_filter=False, sep=delimiter, encoding=encoding
-                ).iloc[0]
-                for delimiter in _DELIMITERS
-            }
+            for delimiter in _DELIMITERS:
+                with _open(path) as file:
+                    read_one = pd.read_csv(
+                        file, header=None, nrows=1, dtype=str, na_filter=False, sep=delimiter, encoding=encoding
+                    )
+                headers[delimiter] = read_one.iloc[0].tolist()
         except UnicodeError:
             if encoding == _ENCODINGS[-1]:
                 raise
             continue
         delimiter = max(_DELIMITERS, key=lambda delimiter: len(headers[delimiter]))
-        return encoding, delimiter, headers[delimiter].tolist()
+        return encoding, delimiter, headers[delimiter]
     raise AssertionError
 
 
 def _json(path: Path) -> Cells:
     kinds: dict[str, Any] = {name: str for name in ("parse_int", "parse_float", "parse_constant")}
+    kinds["object_pairs_hook"] = _once
     try:
-        text = path.read_text("utf-8-sig")
+        with _open(path) as file:
+            text = file.read().decode("utf-8-sig")
         if text.lstrip().startswith("["):
-            found = enumerate(json.loads(text, **kinds), start=1)
+            found = json.loads(text, **kinds)
         else:
-            lines = enumerate(text.splitlines(), start=1)
-            found = ((i, json.loads(line, **kinds)) for i, line in lines if line.strip())
-        rows = []
-        for i, row in found:
-            if not isinstance(row, dict):
-                raise InputError(f"cannot read {path}: object {i} is {type(row).__name__}, not one of names and values")
-            rows.append(dict(_flat(row)))
-    except json.JSONDecodeError as error:
+            found = [_line(i, line, kinds) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, ValueError) as error:
         raise InputError(f"cannot read {path} as JSON lines, one object per line: {error}") from error
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    rows = []
+    for i, row in enumerate(found, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"cannot read {path}: object {i} is {type(row).__name__}, not one of names and values")
+        rows.append(dict(_flat(row)))
     frame = pd.DataFrame(rows, dtype=str).fillna("")
     return Cells(frame, list(frame))
+
+
+def _line(i: int, line: str, kinds: dict[str, Any]) -> Any:
+    try:
+        return json.loads(line, **kinds)
+    except ValueError as error:
+        raise ValueError(f"line {i}: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON in which no name is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -129,13 +164,15 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif not isinstance(value, list):
-            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
+            yield prefix + name, value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _parquet(path: Path, wanted: Collection[str]) -> Cells:
     try:
         columns = parquet.read_schema(path).names
         chosen = [name for name in columns if name in wanted] or columns
+        if twice := [name for name in chosen if chosen.count(name) > 1]:
+            raise InputError(f"{path} has {chosen.count(twice[0])} columns called {twice[0]!r}: rename all but one")
         table = parquet.read_table(path, columns=chosen)
         texts = {name: compute.fill_null(table[name].cast(pyarrow.string()), "").to_pandas() for name in chosen}
     except (OSError, pyarrow.ArrowException) as error:
@@ -152,24 +189,35 @@ def _events(path: Path) -> Cells:
     files = [path] if path.is_file() else sorted(path.rglob("*tfevents*"))
     if not files:
         raise InputError(f"{path} is a folder without TensorBoard's event files (*tfevents*)")
-    frames = []
+    frames, empty = [], []
     for file in files if path.is_file() else sorted({file.parent for file in files}):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0, "tensors": 0}).Reload()
         logged: dict[int, dict[str, str]] = {}
         for tag in events.Tags()["scalars"]:
             for event in events.Scalars(tag):
-                logged.setdefault(event.step, {})[tag] = repr(float(event.value))
+                logged.setdefault(event.step, {})[_tag(tag)] = repr(float(event.value))
         for tag in events.Tags()["tensors"]:
             for event in events.Tensors(tag):
                 value = make_ndarray(event.tensor_proto)
                 if value.ndim == 0 and value.dtype.kind in "fiu":
-                    logged.setdefault(event.step, {})[tag] = repr(value.item())
+                    logged.setdefault(event.step, {})[_tag(tag)] = repr(value.item())
         name = file.parent.name if path.is_file() else str(file.relative_to(path))
         rows = [{"run": path.resolve().name if name == "." else name, "step": str(step), **row}
                 for step, row in sorted(logged.items())]  # fmt: skip
-        frames.append(pd.DataFrame(rows, dtype=str))
+        if rows:
+            frames.append(pd.DataFrame(rows, dtype=str))
+        else:
+            empty.append(name)
+    if not frames:
+        raise InputError(f"{path}: its event files hold no scalars")
     frame = pd.concat(frames, ignore_index=True).fillna("")
-    return Cells(frame, list(frame))
+    notes = (f"without any scalar, so not among the runs: {', '.join(empty)}",) if empty else ()
+    return Cells(frame, list(frame), notes)
+
+
+def _tag(tag: str) -> str:
+    """A tag's column; what names the run and the step is not replaced by a tag."""
+    return f"{tag} (tag)" if tag in ("run", "step") else tag
 
 
 def _is_chart(columns: list[str]) -> bool:

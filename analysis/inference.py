@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,11 @@ _EXACT_UP_TO = 100  # pairs, of the interval of two paired rates
 _NUISANCE = 64  # values of the nuisance parameter that an unconditional test is maximized over
 
 
-def stratified_bootstrap(statistic: Callable[..., float], *groups: np.ndarray, draws: int = 2000) -> Interval:
+def stratified_bootstrap(statistic: Callable[..., Any], *groups: np.ndarray, draws: int = 2000) -> Interval:
     """`statistic(*groups)` with its 95 % percentile interval, drawing within each group; the same for the same data.
 
-    No interval where a group has fewer than two values, or the draws have no common scale (infinite ones).
+    `statistic` takes groups of shape (.., n) and gives (..). No interval if a group has fewer than two values, or the
+    statistic is infinite.
     """
     estimate = float(statistic(*groups))
     if min(map(len, groups)) < 2 or not np.isfinite(estimate):
@@ -31,8 +32,8 @@ def stratified_bootstrap(statistic: Callable[..., float], *groups: np.ndarray, d
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore")  # of draws that are all alike
         found = stats.bootstrap(
-            groups, statistic, vectorized=False, n_resamples=draws, method="percentile", confidence_level=LEVEL,
-            rng=np.random.default_rng(0),
+            groups, lambda *drawn, axis: statistic(*drawn), vectorized=True, axis=-1, n_resamples=draws,
+            method="percentile", confidence_level=LEVEL, rng=np.random.default_rng(0),
         ).confidence_interval  # fmt: skip
     return Interval(estimate, float(found.low), float(found.high))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     write_atomically(out / "report.md", _markdown(parts))
     by_name = {table.file: _records(table.frame) for table in shown}
     statistics = {
-        "schema": 2,
+        "schema": 3,
         "study": study.name,
         "account": {name: n for name, n in study.account.to_dict().items() if n or not study.foreign},
         "quality_name": study.terms.quality,
@@ -230,7 +230,7 @@ def _pictures(
     study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look, draw: _Draw
 ) -> list[Picture]:
     """`others`: failures under other thresholds, or nothing."""
-    pictures, terms = [], study.terms
+    pictures, terms, slugs = [], study.terms, _slugs(study.runs["context"].unique())
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
     if study.foreign:
@@ -296,7 +296,7 @@ def _pictures(
     }
     curves = not study.foreign or study.history.groupby("context")["step"].nunique().gt(1).any()
     for context, history in study.history.groupby("context", sort=False) if curves else ():
-        slug = "" if study.history["context"].nunique() == 1 else "-" + _slug(str(context))
+        slug = "" if study.history["context"].nunique() == 1 else "-" + slugs[str(context)]
         for layer in layers:
             if f"sigma_conv/{layer}" in history:
                 ratio = history[f"sigma_conv/{layer}"] / history[f"sigma/{layer}"]
@@ -358,7 +358,7 @@ def _pictures(
             frame = frame[frame["statistic"] == terms.location].assign(statistic=lambda of: of["context"], all="all")
             titles, by = {str(name): str(name) for name in frame["context"].unique()}, "all"
         for context, of in frame.groupby(by, sort=False):
-            slug = "" if frame[by].nunique() == 1 else "-" + _slug(str(context))
+            slug = "" if frame[by].nunique() == 1 else "-" + slugs[str(context)]
             if by == "all":
                 context = f"{terms.scale}, by data set ({'more' if terms.maximize else 'less'} is better)"
             caption = (
@@ -430,10 +430,10 @@ def _failure_pictures(
     study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look, draw: _Draw
 ) -> list[Picture]:
     """What went wrong and when, in each context, and quality by context if there are several."""
-    pictures, over = [], summary[summary["failure"].notna()]
+    pictures, over, slugs = [], summary[summary["failure"].notna()], _slugs(study.runs["context"].unique())
     failures = tables.failures_table(summary, study.foreign).frame
     for context, runs in over.groupby("context", sort=False):
-        slug = "" if over["context"].nunique() == 1 else "-" + _slug(str(context))
+        slug = "" if over["context"].nunique() == 1 else "-" + slugs[str(context)]
         n = ", ".join(f"{variant} {count}" for variant, count in runs["variant"].value_counts(sort=False).items())
         caption = f"Runs of each arm by the cause of their first failure (what went wrong, above). Runs: {n}."
         failed = runs["failure"].astype(bool).any()
@@ -584,7 +584,9 @@ def _primary(study: Study) -> str:
 
 def _markdown(parts: list[str | Picture]) -> str:
     return "\n".join(
-        part if isinstance(part, str) else f"![{part.title}](figures/{part.file}.png)\n\n{part.caption}\n"
+        part
+        if isinstance(part, str)
+        else f"![{_plain(part.title)}](figures/{part.file}.png)\n\n{_plain(part.caption)}\n"
         for part in parts
     )
 
@@ -593,12 +595,12 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
     """The report as Markdown, with its figures between."""
     states = ", ".join(f"{count} {state}" for state, count in content["account"].items() if count)
     head = [
-        f"# {content['name']}",
+        f"# {_plain(content['name'])}",
         "",
         content["question"],
         "",
-        *(f"{'' if i else '**In short.** '}{text}\n" for i, text in enumerate(content["short"])),
-        *(f"Note: {text}\n" for text in content["warnings"]),
+        *(f"{'' if i else '**In short.** '}{_plain(text)}\n" for i, text in enumerate(content["short"])),
+        *(f"Note: {_plain(text)}.\n" for text in content["warnings"]),
         f"{content['total']} {'runs' if content['foreign'] else 'planned runs'}: {states}.",
         "",
         *([content["primary"], ""] if content["primary"] else []),
@@ -609,7 +611,7 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
     ]
     lines = []
     for table in content["tables"]:
-        lines += [f"## {table.title}", "", table.caption, ""]
+        lines += [f"## {table.title}", "", _plain(table.caption), ""]
         if table.frame.empty:
             lines += [f"Nothing to show: this needs {table.needs}.", ""]
             continue
@@ -626,7 +628,12 @@ def _parts(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pictu
 
 
 def _markdown_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """One line that Markdown takes for text, whatever names it holds."""
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
 def _distinct(runs: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
@@ -647,5 +654,12 @@ def _seeds(history: pd.DataFrame) -> str:
     return f"Lines: {line} over {count} seeds; bands: {band}; drawn as far as half of the seeds came."
 
 
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in text)
+def _slugs(names: Iterable[Any]) -> dict[str, str]:
+    """Name -> part of a file's name: short, and another one for each."""
+    slugs: dict[str, str] = {}
+    for name in dict.fromkeys(map(str, names)):
+        slug = "".join(c if c.isalnum() else "_" for c in name)
+        if len(slug.encode()) > 100 or slug.lower() in {other.lower() for other in slugs.values()}:
+            slug = f"{slug.encode()[:60].decode(errors='ignore')}-{len(slugs) + 1}"
+        slugs[name] = slug
+    return slugs

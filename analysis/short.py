@@ -32,12 +32,12 @@ def across_table(study: Study, summary: pd.DataFrame) -> Table:
     for arm in order:
         of, base = by_arm[arm], by_arm[order[0]]
         row = {"arm": arm, "data_sets": len(of), "n": sum(map(len, of.values()))}
-        pooled = stratified_bootstrap(lambda *groups: iqm(np.concatenate(groups)), *of.values())
+        pooled = stratified_bootstrap(_pooled_iqm, *of.values())
         row |= dict(zip(("q_iqm", "iqm_low", "iqm_high"), pooled, strict=True))
         shared = [context for context in of if context in base]
         if arm != order[0] and shared:
             pairs = [group for context in shared for group in (of[context], base[context])]
-            found = stratified_bootstrap(lambda *groups: float(_chances(groups, terms).mean()), *pairs)
+            found = stratified_bootstrap(lambda *groups: _chances(groups, terms).mean(axis=0), *pairs)
             row |= {"baseline": order[0], "shared": len(shared)}
             row |= dict(zip(("prob_improvement", "prob_low", "prob_high"), found, strict=True))
             if len(shared) >= APPROXIMATE_BELOW:
@@ -48,22 +48,29 @@ def across_table(study: Study, summary: pd.DataFrame) -> Table:
         *("prob_improvement", "prob_low", "prob_high", "p"),
     ]
     caption = (
-        "Over all data sets. q_iqm: interquartile mean of {q} over all n runs of all data sets at once, which means "
-        "something only if the data sets share a scale (normalized scores). prob_improvement: the chance that a run of "
+        "Over all data sets. {q} iqm: interquartile mean of {q} over all n runs of all data sets at once, which means "
+        "something only if the data sets share a scale (normalized scores). prob improvement: the chance that a run of "
         "the arm is better than one of the baseline, ties half, mean over the shared data sets; it needs no scale. "
         "Runs are not paired here. Intervals: 95 % percentile bootstrap over the runs within each data set, 2,000 "
         "draws. p: signed rank test over data sets of that chance against one half, from "
-        f"{APPROXIMATE_BELOW} of them on; p_adjusted by Benjamini-Hochberg over the arms."
+        f"{APPROXIMATE_BELOW} of them on; p adjusted by Benjamini-Hochberg over the arms."
     )
     frame = pd.DataFrame(rows, columns=columns)
     frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy(float))
     return Table("across", "Over data sets", terms.fill(caption), frame, "two data sets", terms.quality)
 
 
+def _pooled_iqm(*groups: np.ndarray) -> np.ndarray:
+    """(.., n) each -> (..): of all groups' values at once."""
+    return iqm(np.concatenate(groups, axis=-1))
+
+
 def _chances(groups: Sequence[np.ndarray], terms: Terms) -> np.ndarray:
-    """For each pair of groups P(a run of the first is better than one of the second), ties half."""
+    """For each pair of groups, (.., n) and (.., m), P(a value of the first is better than one of the second), ties
+    half: (pairs, ..)."""
     sides = [(y, x) if terms.maximize else (x, y) for x, y in zip(groups[::2], groups[1::2], strict=True)]
-    return np.array([((x[:, None] < y).mean() + (x[:, None] <= y).mean()) / 2 for x, y in sides])
+    of_pairs = ((x[..., :, None], y[..., None, :]) for x, y in sides)
+    return np.array([((x < y).mean(axis=(-2, -1)) + (x <= y).mean(axis=(-2, -1))) / 2 for x, y in of_pairs])
 
 
 def in_short(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame, across: pd.DataFrame) -> list[str]:
@@ -85,7 +92,7 @@ def in_short(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame, acr
         key = (row["context"], row["arm"])
         sides[key], text = _said(row, terms)
         without = [
-            f"{lost[row['context'], arm]} of {runs[row['context'], arm]} runs of {arm} have no end"
+            f"without an end: {lost[row['context'], arm]} of {runs[row['context'], arm]} runs of {arm}"
             for arm in (row["arm"], row["baseline"])
             if (row["context"], arm) in lost
         ]
@@ -103,7 +110,10 @@ def _over_all(row: dict[str, Any], by: str, sides: dict[tuple[str, str], str]) -
     chance = f"a run of {arm} is better than one of {row['baseline']} with probability {row['prob_improvement']:.2f}"
     numbers = [f"95 % interval {low:.2f} to {high:.2f}", f"n = {row['n']} runs of {arm}"]
     numbers += [] if np.isnan(p) else [f"adjusted p {p:.2g}"]
-    verdict = "of which nothing can be said"
+    n = int(row["shared"])
+    verdict = "of which nothing can be said" if n >= APPROXIMATE_BELOW else (
+        f"which describes: fewer than {APPROXIMATE_BELOW} data sets are not tested"
+    )  # fmt: skip
     if p <= LEVEL and (low > 0.5 or high < 0.5):
         verdict = "so it is better" if low > 0.5 else "so it is worse"
     found: dict[str, list[str]] = {"better": [], "worse": [], "": []}
@@ -113,30 +123,38 @@ def _over_all(row: dict[str, Any], by: str, sides: dict[tuple[str, str], str]) -
     each = [f"{side} on {len(names)} ({', '.join(names)})" for side, names in found.items() if side and names]
     each.append(f"undecided on {len(found[''])}")
     return (
-        f"{by}, over {int(row['shared'])} data sets, {chance} ({', '.join(numbers)}), {verdict}. "
+        f"{by}, over {n} data set{'s' if n > 1 else ''}, {chance} ({', '.join(numbers)}), {verdict}. "
         f"One by one, by paired seeds, it is {', '.join(each)}."
     )
 
 
 def _said(row: dict[str, Any], terms: Terms) -> tuple[str, str]:
     """(better, worse or nothing, a sentence without its beginning) of a row of `compare_arms`."""
+    arm, base = row["arm"], row["baseline"]
     low, high, n, p = row["shift_low"], row["shift_high"], int(row["n_pairs"]), row["p_adjusted"]
-    interval = f"95 % interval {_amount(low, terms)} to {_amount(high, terms)}" if not np.isnan(low) else "no interval"
-    numbers = [interval, f"n = {n} paired seed{'s' if n != 1 else ''}"]
-    if n >= APPROXIMATE_BELOW:
-        numbers.append(f"adjusted p {p:.2g}")
-    shift, numbers = _amount(row["shift"], terms), ", ".join(numbers)
+    nothing = f"nothing can be said of {arm} against {base}"
+    if not n:
+        return "", f"{nothing}: they share no seed"
+    tested = f"n = {n} paired seed{'s' if n != 1 else ''}" + (f", adjusted p {p:.2g}" if n >= APPROXIMATE_BELOW else "")
+    few = "" if n >= APPROXIMATE_BELOW else f": fewer than {APPROXIMATE_BELOW} pairs describe, they do not test"
+    if row["n_both_ended"] == 0 and row["shift"] == 0:
+        return "", f"{nothing}: no pair of runs has two ends ({tested})"
+    if np.isfinite(row["shift"]):
+        interval = f"95 % interval {_amount(low, terms)} to {_amount(high, terms)}"
+        shift = f"{_amount(row['shift'], terms)} ({interval if not np.isnan(low) else 'no interval'}, {tested})"
+    else:  # on the side of the one that has ends
+        ended = arm if (row["shift"] > 0) == terms.maximize else base
+        shift = f"in most pairs only {ended} has an end ({tested})"
     if not (n >= APPROXIMATE_BELOW and p <= LEVEL and (low > 0 or high < 0)):
-        why = "" if n >= APPROXIMATE_BELOW else f": fewer than {APPROXIMATE_BELOW} pairs describe, they do not test"
-        return "", f"nothing can be said of {row['arm']} against {row['baseline']}: {shift} ({numbers}){why}"
+        return "", f"{nothing}: {shift}{few}"
     side = "better" if (low > 0) == terms.maximize else "worse"
-    return side, f"{row['arm']} is {side} than {row['baseline']}: {shift} ({numbers})"
+    return side, f"{arm} is {side} than {base}: {shift}"
 
 
 def _amount(shift: float, terms: Terms) -> str:
-    """A difference with its sign; of a ratio in percent, or as a factor where that reads better."""
+    """A difference with its sign; of a ratio in percent, or as a factor if that reads better."""
     if not np.isfinite(shift):
-        return "no limit" if shift > 0 else "-100 %" if terms.ratio else "no limit"
+        return "no limit"
     if not terms.ratio:
         return f"{shift:+.3g}"
     return f"{100 * np.expm1(shift):+.3g} %" if shift < np.log(3) else f"a factor of {np.exp(shift):.3g}"

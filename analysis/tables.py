@@ -201,7 +201,7 @@ def arms_table(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
             gain = location_interval(runs["gain"].dropna().to_numpy(float))[0]
             row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
         row |= dict(zip(("q_centre", "q_low", "q_high"), back(location_interval(level)[0]), strict=True))
-        row |= {"q_median": _median_of(pd.Series(back(level))), "q_iqm": iqm(back(level))}
+        row |= {"q_median": _median_of(pd.Series(back(level))), "q_iqm": float(iqm(back(level)))}
         row |= {"q_ended": _median_of(having["q_end"]), "q_line": _median_of(having["q_line"])}
         ends = having["q_end"].dropna().to_numpy(float)
         row |= {"q_mean": float(ends.mean()) if len(ends) else np.nan, "q_mean_sd": _sd(ends)}
@@ -231,17 +231,30 @@ def arms_table(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
         "rank test. "
     )
     said = (
-        "q is the {q} at the end: the {mean} over the last quarter of the evaluations. Over all n runs, of which a run "
+        "{q} at the end is the {mean} over the last quarter of the evaluations. Over all n runs, of which a run "
         f"without an end counts for {terms.worst:g}: the Hodges-Lehmann centre with the 95 % interval that inverts the "
-        "signed rank test, the median, and the interquartile mean (iqm). q_ended: the median over the runs that have "
-        "an end (ended); q_mean and q_mean_sd: their mean and standard deviation, as they are usually printed. q_line: "
-        "the median of the values that a line through that quarter has at the end, which does not lag; order: differs, "
-        "where it puts the arm at another place. Spread of {scale} at the end among the n_steady runs without any "
-        "failure: standard deviation, 1.4826 MAD, and the 10 to 90 % range of {q}; sd_ended: of all that ended. Of it "
-        "sd_within_run is from evaluation to evaluation, about the line, and sd_persistent is what stays with a seed: "
-        "the root of the covariance over seeds with the mean {scale} between a third and a half of the run, at least "
-        f"0. A failure is any of the events in the next table; its rate has the exact interval. "
-        f"Below {APPROXIMATE_BELOW} seeds intervals of location are approximate."
+        "signed rank test, the median, and the interquartile mean (iqm). Over the runs that have an end: their median "
+        "({q} ended), mean and standard deviation, as they are usually printed. "
+    )
+    if "q_line" in frame.dropna(axis=1, how="all"):
+        said += (
+            "{q} line: the median of the values that a line through that quarter has at the end, which does not lag; "
+            "order: differs, where it puts the arm at another place. "
+        )
+    said += (
+        "Spread of {scale} at the end among the n steady runs without any failure: standard deviation, 1.4826 MAD, and "
+        "the 10 to 90 % range of {q}; sd ended: of all that ended. "
+    )
+    if "sd_persistent" in frame.dropna(axis=1, how="all"):
+        said += (
+            "Of it sd within run is from evaluation to evaluation, about the line, and sd persistent is what stays "
+            "with a seed: the root of the covariance over seeds with the mean {scale} between a third and a half of "
+            "the run, at least 0. "
+        )
+    what = "any of the events in the next table" if terms is OURS else "an error or a divergence"
+    said += (
+        f"A failure is {what}; its rate has the exact interval. Below {APPROXIMATE_BELOW} seeds intervals of location "
+        "are approximate."
     )
     caption = terms.fill(gain + said if "gain" in frame else said)
     if terms is not OURS:  # what a table without curves cannot have
@@ -251,13 +264,13 @@ def arms_table(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
     return Table("arms", title, caption, frame, "runs that are over", terms.quality)
 
 
-def iqm(values: np.ndarray) -> float:
-    """Interquartile mean: of the middle half of the values, a quarter of them (rounded down) cut off at each end.
+def iqm(values: np.ndarray) -> Any:
+    """Interquartile mean of (.., n): of the middle half, a quarter of the values (rounded down) cut off at each end.
 
     Source: Agarwal et al. 2021. A run without an end is an infinite value, and is cut off as one.
     """
-    cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean()) if len(values) else np.nan
+    n = values.shape[-1]
+    return np.sort(values, axis=-1)[..., n // 4 : n - n // 4].mean(axis=-1) if n else np.nan
 
 
 def _median_of(values: pd.Series) -> float:
@@ -335,6 +348,8 @@ def paired_failures_table(summary: pd.DataFrame, named: str = "") -> Table:
     for context, runs in summary[summary["failure"].notna()].groupby("context", sort=False):
         by_arm = {variant: of.drop_duplicates("seed").set_index("seed") for variant, of in runs.groupby("variant")}
         baseline, *arms = against(runs["variant"], named)
+        if named and baseline != named:
+            continue
         tests = []
         for arm in arms:
             seeds = by_arm[arm].index.intersection(by_arm[baseline].index)
@@ -374,8 +389,8 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
     rows, terms = [], study.terms
     over = summary[summary["failure"].notna()]
     level = over[terms.location].astype(float) * (1 if terms.maximize else -1) if study.foreign else over["gain"]
-    over = over.assign(level=level, of="" if study.foreign else over["dataset"])
-    for dataset, runs in over.groupby("of", sort=False):
+    over = over.assign(level=level)
+    for dataset, runs in over.groupby("dataset", sort=False):
         scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="level", aggfunc="last")
         baseline, *arms = against(runs["variant"], study.baseline)
         for arm in arms:
@@ -398,7 +413,6 @@ def interactions_table(study: Study, summary: pd.DataFrame) -> Table:
     )
     frame = pd.DataFrame(rows, columns=columns)
     frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy(float))
-    frame = frame.drop(columns="dataset") if study.foreign else frame
     return Table("interactions", "Arm by setting", caption, frame, "two contexts of one data set, with the same arms")
 
 
@@ -552,8 +566,8 @@ def account_table(study: Study) -> Table:
         row = {"context": context, "arm": variant, "planned": len(runs)} | counts.to_dict()
         rows.append(row | {"failure_rate": rate.estimate, "low": rate.low, "high": rate.high})
     caption = (
-        "Every run is counted. The failure rate is that of diverged and failed runs among those that ended, with its "
-        "exact (Clopper-Pearson) 95 % interval"
+        f"Every {'run' if study.foreign else 'planned run'} is counted. The failure rate is that of diverged and "
+        "failed runs among those that ended, with its exact (Clopper-Pearson) 95 % interval"
         + ("." if study.foreign else "; collapses of finished runs are counted further below.")
     )
     states = [s for s in STATES if not study.foreign or s in RESULTS or s == "failed"]
@@ -805,7 +819,7 @@ def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.Da
     over = study.runs[study.runs["state"].isin(["finished", "diverged", "failed"])]
     for context, runs in over.groupby("context", sort=False):
         baseline, *arms = against(runs["variant"], study.baseline)
-        if not arms:
+        if not arms or (study.baseline and baseline != study.baseline):
             continue
         of = keyed.loc[runs["run_id"]]
         ended = of["ended"].eq(True).to_numpy()
@@ -858,10 +872,10 @@ def statistics_tables(study: Study, summary: pd.DataFrame, comparisons: pd.DataF
         "Arms compared, paired by seed",
         "Hodges-Lehmann shift, arm minus baseline, with 95 % interval and Wilcoxon signed rank p, adjusted by "
         "Benjamini-Hochberg over the arms and contexts of a statistic; better says which side is the better one. A run "
-        f"without an end {without}; n_pairs are the seeds in which both arms have the statistic; at_floor is the share "
-        f"of pairs in which {floor}, shift_both_ended the shift among the n_both_ended seeds in which both have an "
-        "end. prob_improvement: the chance that a run of the arm is better than one of the baseline. spread_ratio: "
-        f"typical distance from the median, arm over baseline (paired Brown-Forsythe), among the n_spread seeds in "
+        f"without an end {without}; n pairs are the seeds in which both arms have the statistic; at floor is the share "
+        f"of pairs in which {floor}, shift both ended the shift among the n both ended seeds in which both have an "
+        "end. prob improvement: the chance that a run of the arm is better than one of the baseline. spread ratio: "
+        f"typical distance from the median, arm over baseline (paired Brown-Forsythe), among the n spread seeds in "
         f"which neither failed; tested from {SPREAD_FROM} on. refused: why a comparison would mislead. Fewer than "
         f"{APPROXIMATE_BELOW} pairs describe, they do not test.",
         comparisons.assign(meaning=comparisons["statistic"].map(meanings)),

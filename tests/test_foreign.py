@@ -1,12 +1,17 @@
 """Runs of other programs: what the table says is what the statistics are of."""
 
+import bz2
 import json
+import lzma
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from analysis.foreign import Reading, from_table, parse_mapping, read, written
@@ -166,12 +171,17 @@ OTHER = "\n".join(f"b,0,{100 * i},2,1" for i in range(10))
         (curve([*[2] * 5, *[""] * 5]), "diverged", 500),  # for far longer than any other
         (curve([2, 2, "inf", 2]), "diverged", 200),  # an infinity
         (curve([2, 2, 2, 2], [1, "-Infinity", 1, 1]), "diverged", 100),
-        (curve([2, 2, 2, 2], [1, 1, "NaN", "NaN"]), "diverged", 200),  # logged as NaN, though there is a quality
+        (curve([2, 2, "", ""], [1, 1, "NaN", "NaN"]), "diverged", 200),  # logged as NaN
+        (curve([2, 2, 2, 2], [1, 1, "NaN", "NaN"]), "finished", None),  # for a while, and there is a quality
+        (curve([2] * 8, [1, 1, *["NaN"] * 6]), "diverged", 200),  # for far longer than any other
+        (curve([2, 2, 2, 2], ["NaN"] * 4), "finished", None),  # never a number: this run has no such loss
+        (curve([2, 2, "NaN", "NaN"], [1, 1, 1, 1]), "finished", None),  # evaluations end, the loss goes on
         (curve([2, 2, 2, 2], [1, 1, "", ""]), "finished", None),  # not logged any more
         (curve([2, *[""] * 9], [1, *[""] * 9]), "diverged", 100),  # nothing any more
         (curve([*[""] * 9, 2], [1, *[""] * 9]), "finished", None),  # quality is finite later
         (curve([2, 2, "NaN"]), "diverged", 200),
-        (curve(["", "", ""]), "diverged", 0),  # nothing was ever finite
+        (curve(["NaN", "NaN", ""]), "diverged", 0),  # nothing was ever finite
+        (curve(["", "", ""]), "finished", None),  # nothing was measured, which is said
         (curve(["", "", ""], [1, 1, 1]), "finished", None),  # no quality, which is said
         (curve([2, 2], ["", ""]), "finished", None),  # a metric that this run never had
     ],
@@ -203,7 +213,7 @@ def test_runs_without_quality_and_with_an_early_end_of_it_are_named(tmp_path: Pa
     rows = [curve(["", "", ""], [1, 1, 1]), curve([2, 2, "", "", 2, "", "", ""], [1] * 8).replace("a,0", "c,0")]
     study = read_text(tmp_path, "\n".join(["arm,seed,step,quality,loss", OTHER, *rows]))
     assert [text for text in study.warnings if "quality" in text] == [
-        "without any quality, so in no comparison of it: a, seed 0"
+        "without any quality, so in no comparison of it: a, seed 0; of runs that diverged write inf, or a column state"
     ]
     rows[1] = curve([2, 2, *[""] * 6], [1] * 8).replace("a,0", "c,0")
     study = read_text(tmp_path, "\n".join(["arm,seed,step,quality,loss", OTHER, rows[1]]))
@@ -213,7 +223,7 @@ def test_runs_without_quality_and_with_an_early_end_of_it_are_named(tmp_path: Pa
 def test_states_that_the_table_has_are_the_runs(tmp_path: Path) -> None:
     table = pd.DataFrame({"arm": "a", "seed": [0, 1, 2, 3], "quality": [1.0, math.nan, math.inf, 2.0]})
     runs = from_table(table, Reading(), "t", tmp_path).runs
-    assert runs["state"].to_list() == ["finished", "diverged", "diverged", "finished"]
+    assert runs["state"].to_list() == ["finished", "finished", "diverged", "finished"]  # one without any, which is said
     table["state"] = ["finished", "failed", "diverged", "finished"]
     study = from_table(table, Reading(), "t", tmp_path)
     assert study.runs["state"].to_list() == list(table["state"])
@@ -221,6 +231,8 @@ def test_states_that_the_table_has_are_the_runs(tmp_path: Path) -> None:
     table["state"] = ["finished", "finished", "finished", "finished"]
     with pytest.raises(InputError, match="a, seed 2 is finished, and has an infinite quality; say diverged"):
         from_table(table, Reading(), "t", tmp_path)
+    with pytest.raises(InputError, match="a, seed 0 has the states finished and diverged; a run has one"):
+        read_text(tmp_path, "arm,seed,step,quality,state\na,0,0,1,finished\na,0,1,2,diverged\n")
     with pytest.raises(InputError, match="state 'crashed' is none of finished, diverged, failed"):
         from_table(table.assign(state="crashed"), Reading(), "t", tmp_path)
 
@@ -298,8 +310,6 @@ def test_rows_that_were_logged_one_by_one_are_one_row(tmp_path: Path) -> None:
     assert history["loss/d"].tolist()[::2] == [1, 2]
     with pytest.raises(InputError, match=r"step 2 of a, seed 0 stands there 2 times \(rows 5 and 6\)"):
         read_text(tmp_path, text + "a,0,2,,2\n")
-    with pytest.raises(InputError, match="step 1 of a, seed 0 stands there 2 times"):
-        read_text(tmp_path, text.replace("a,0,1,7,", "a,0,1,7,nan"))
 
 
 def test_seeds_are_exact(tmp_path: Path) -> None:
@@ -347,9 +357,15 @@ def test_mappings(tmp_path: Path) -> None:
         ("a,b,c", "say which with --map NAME=COLUMN,.."),
         ("method,seed,c", "try --map arm=method, with quality=COLUMN"),
         ("run,step,FID", "try --map quality=FID --run-name '(?P<arm>.+?)"),
+        ("method,seed,fid50k_full", "try --map arm=method,quality=fid50k_full"),
+        ("config.method,config.seed,FID-50k", "try --map arm=config.method,seed=config.seed,quality=FID-50k"),
+        ("method,run,val_loss", "try --map arm=method,quality=val_loss"),
     ],
 )
 def test_the_error_prints_what_to_write(header: str, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:  # what was given stays
+        read_text(tmp_path, "method,seed,Accuracy\na,1,2\n", maximize=True, baseline="b")
+    assert "try --map arm=method,quality=Accuracy --baseline b --maximize" in str(error.value)
     with pytest.raises(InputError) as error:
         read_text(tmp_path, f"{header}\n{','.join('dqn-seed1' for _ in header.split(','))}\n")
     assert f": {advice}" in str(error.value)
@@ -399,15 +415,56 @@ def test_the_same_table_in_every_format(tmp_path: Path) -> None:
             read_text(tmp_path, content, name)
 
 
-def test_null_that_was_logged_is_a_divergence_and_a_key_that_is_absent_is_none(tmp_path: Path) -> None:
-    rows = [{"arm": arm, "seed": 0, "step": step, "quality": 2.0, "loss": 1.0} for arm in "abc" for step in range(9)]
-    for row in rows:
-        if row["step"] > 6 and row["arm"] == "a":
-            row["loss"] = None
-        if row["step"] > 6 and row["arm"] == "b":
-            del row["loss"]
-    study = read_text(tmp_path, "\n".join(map(json.dumps, rows)), "t.jsonl")
-    assert study.runs["state"].tolist() == ["diverged", "finished", "finished"]
+def test_what_writes_nan_and_null_for_nothing_makes_no_divergence(tmp_path: Path) -> None:
+    """pandas writes null for what is not there, with na_rep NaN: losses every 10 steps, a quality every 100, at last
+    a quality alone; and of two methods one has a second loss."""
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "quality": 5.0 + seed if step % 100 == 0 else None,
+         "loss": 1.0 if step < 1000 else None, "loss_g": 2.0 if step < 1000 and arm == "gan" else None}
+        for arm in ("gan", "diffusion") for seed in range(8) for step in range(0, 1001, 10)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.to_csv(tmp_path / "blank.csv", index=False)
+    table.to_csv(tmp_path / "word.csv", index=False, na_rep="NaN")
+    table.to_json(tmp_path / "null.jsonl", orient="records", lines=True)
+    pyarrow.parquet.write_table(pyarrow.table({n: table[n].to_numpy() for n in table}), tmp_path / "nan.parquet")
+    for name in ("blank.csv", "word.csv", "null.jsonl", "nan.parquet"):
+        study = read(tmp_path / name, Reading(), tmp_path / "out")
+        assert study.account["finished"] == 16, name
+        assert not summary_of(study)["failure"].any(), name
+
+
+def test_what_would_end_every_run_is_how_the_table_was_logged(tmp_path: Path) -> None:
+    steps = [2**i for i in range(13)]
+    rows = [f"a,{seed},{step},2" for seed in range(8) for step in steps] + [f"a,{seed},20000," for seed in range(8)]
+    study = read_text(tmp_path, "arm,seed,step,quality\n" + "\n".join(rows))
+    assert study.account["finished"] == 8
+    assert any("quality ends long before the run does" in text for text in study.warnings)
+
+
+def test_json_that_hides_something_is_refused(tmp_path: Path) -> None:
+    good = '{"arm": "a\u2028b", "seed": 1, "quality": 2}\n'
+    assert read_text(tmp_path, good, "t.jsonl").runs["arm"].tolist() == ["a\u2028b"]
+    with pytest.raises(InputError, match="line 2: Expecting value"):
+        read_text(tmp_path, good + "x\n", "t.jsonl")
+    with pytest.raises(InputError, match="line 1: 'arm' is there twice"):
+        read_text(tmp_path, '{"arm": 1, "arm": 2, "seed": 1, "quality": 2}', "t.jsonl")
+    with pytest.raises(InputError, match=r"arm .* is empty in row 1"):
+        read_text(tmp_path, '{"arm": null, "seed": 1, "quality": 2}', "t.jsonl")
+
+
+def test_headers_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    """Blank lines before it, line breaks in it; and files that were compressed."""
+    text = '\n\narm,seed,quality,"note\n(free)"\na,1,2,"x\ny"\n'
+    assert read_text(tmp_path, text).history["eval/fd"].tolist() == [2.0]
+    contents = {"t.csv.xz": lzma.compress(text.encode()), "t.csv.bz2": bz2.compress(text.encode())}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "t.csv.zip", "w") as archive:
+        archive.writestr("t.csv", text)
+    for name in (*contents, "t.csv.zip"):
+        study = read(tmp_path / name, Reading(), tmp_path / "out")
+        assert (study.name, study.history["eval/fd"].tolist()) == ("t", [2.0]), name
 
 
 def test_event_files_of_tensorboard(tmp_path: Path) -> None:
@@ -420,6 +477,8 @@ def test_event_files_of_tensorboard(tmp_path: Path) -> None:
                 for step in range(0, 50, 10):
                     writer.add_scalar("charts/return", -float(step) - seed, step)
                     lost = arm == "sac" and seed and step > 20
+                    if step == 40 and seed == 0:
+                        continue  # not logged there
                     writer.add_scalar("losses/d", math.nan if lost else 0.5, step)
     how = Reading(
         {"quality": "charts/return", "loss": "losses/d"}, maximize=True, run_name=r"(?P<arm>\w+)_s(?P<seed>\d+)"
@@ -429,6 +488,16 @@ def test_event_files_of_tensorboard(tmp_path: Path) -> None:
         ["ppo", 0, "finished"], ["ppo", 1, "finished"], ["sac", 0, "finished"], ["sac", 1, "diverged"],
     ]  # fmt: skip
     assert study.history.loc[study.history["run_id"] == "ppo, seed 1", "eval/fd"].tolist() == [-1, -11, -21, -31, -41]
+    with SummaryWriter(str(tmp_path / "logs" / "ppo_s2")) as writer:
+        for step in (0, 10):
+            writer.add_scalar("charts/return", 1.0, step)
+            writer.add_scalar("step", 64 * step, step)
+    (tmp_path / "logs" / "none").mkdir()
+    (tmp_path / "logs" / "none" / "events.out.tfevents.0").write_bytes(b"")
+    again = read(tmp_path / "logs", how, tmp_path / "out")
+    assert again.runs.set_index("run_id").loc["ppo, seed 2", "step"] == 10
+    assert any("without any scalar, so not among the runs: none" in text for text in again.warnings)
+    assert any("step (tag)" in text for text in again.warnings)
     with pytest.raises(InputError, match=r"try --map quality=charts/return --run-name .* --maximize"):
         read(tmp_path / "logs", Reading(), tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -545,14 +614,41 @@ def test_every_table_compares_with_the_named_baseline(tmp_path: Path, command: C
     code, _, errors = command("report", "--csv", tmp_path / "t.csv", *how)
     assert code == 0, errors
     statistics = json.loads((tmp_path / "t" / "report" / "statistics.json").read_text())
-    for name in ("comparisons", "paired_failures", "interactions"):
+    for name in ("comparisons", "paired_failures"):
         assert {row["baseline"] for row in statistics[name]} == {"b"}, name
         assert {row["arm"] for row in statistics[name]} == {"a", "c"}, name
     assert {row["baseline"] for row in statistics["across"]} == {"b", None}
     study = read(tmp_path / "t.csv", Reading({"quality": "score"}, "b", True), tmp_path)
     summary = summary_of(study)
     assert set(paired_failures_table(summary, "b").frame["baseline"]) == {"b"}
-    assert set(interactions_table(study, summary).frame["baseline"]) == {"b"}
+    assert interactions_table(study, summary).frame.empty  # data sets do not compare, settings do
+    study = from_table(
+        table.rename(columns={"dataset": "setting"}), Reading({"quality": "score"}, "b", True), "t", tmp_path
+    )
+    frame = interactions_table(study, summary_of(study)).frame
+    assert (set(frame["baseline"]), set(frame["arm"])) == ({"b"}, {"a", "c"})
+
+
+def test_where_the_baseline_is_missing_nothing_is_compared(tmp_path: Path) -> None:
+    table = results(1.0, sets=2)
+    table = table[(table["arm"] != "a") | (table["dataset"] != "d0")]
+    study = from_table(table, Reading({"quality": "score"}, maximize=True), "t", tmp_path)
+    assert study.baseline == "a"
+    frame = compare_arms(study, summary_of(study))
+    assert set(zip(frame["context"], frame["baseline"], strict=True)) == {("d1", "a")}
+    assert "without the baseline a, so nothing is compared there: d0" in study.warnings
+    named = from_table(
+        table.replace({"arm": {"a": "x", "b": "dcgan", "c": "sn"}}), Reading({"quality": "score"}), "t", tmp_path
+    )
+    assert named.baseline == "dcgan"  # the first by name
+
+
+def test_every_data_set_has_its_own_figures(tmp_path: Path) -> None:
+    curve = results(1.0, sets=1).assign(step=0)
+    curve = pd.concat([curve.assign(step=step) for step in range(3)])
+    table = pd.concat([curve.assign(dataset=name) for name in ("d 1", "d-1", "D_1", "x" * 300)])
+    made = write(from_table(table, Reading({"quality": "score"}), "t", tmp_path), kinds=["svg"])
+    assert len(list((made.page.parent / "figures").glob("quality-*.svg"))) == 4
 
 
 def test_a_study_written_as_a_table_gives_the_same_comparisons(tmp_path: Path) -> None:
@@ -625,10 +721,20 @@ def test_it_says_in_a_sentence_which_arm_is_better(tmp_path: Path) -> None:
     assert (
         said == "By score (lower is better) nothing can be said: there are no two arms with results for the same seeds."
     )
+    apart = pd.DataFrame({"arm": ["a", "b"], "seed": [1, 2], "quality": [2.0, 4.0]})
+    (said,) = in_short(from_table(apart, Reading(), "t", tmp_path / "t"))
+    assert said == "By quality (lower is better) nothing can be said of b against a: they share no seed."
+    lost = pd.DataFrame(
+        {"arm": ["a"] * 10 + ["b"] * 10, "seed": [*range(10)] * 2, "quality": [2.0] * 11 + [np.inf] * 9}
+    )
+    (said,) = in_short(from_table(lost, Reading(), "t", tmp_path / "t"))
+    assert "b is worse than a: in most pairs only a has an end (n = 10 paired seeds" in said
+    (said,) = in_short(from_table(lost.assign(quality=np.inf), Reading(), "t", tmp_path / "t"))
+    assert "nothing can be said of b against a: no pair of runs has two ends" in said
     (said,) = in_short(from_table(some_table(12), Reading(MAPPING), "t", tmp_path / "t"))
     assert said.startswith("By fid (lower is better) better, lr 1 is better than base: -50 % (95 % interval -50 % to ")
     assert "n = 12 paired seeds, adjusted p 0.0" in said
-    assert said.endswith("1 of 12 runs of better, lr 1 have no end.")
+    assert said.endswith("; without an end: 1 of 12 runs of better, lr 1.")
     said = in_short(
         from_table(results(1.0, ("a", "b"), sets=8), Reading({"quality": "score"}, maximize=True), "t", tmp_path / "t")
     )

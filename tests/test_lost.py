@@ -62,44 +62,49 @@ def number(cell: str) -> float:
 def plainly(rows: list[Row]) -> dict[tuple[str, int], float | None]:
     """(arm, seed) -> the step from which the run is lost, or None."""
     names = [name for name in ("loss", "loss_g", "quality") if name in rows[0]]
+    losses = [name for name in names if name != "quality"]
     runs: dict[tuple[str, int], list[Row]] = {}
     for row in sorted(rows, key=lambda row: int(row["step"])):
         runs.setdefault((row["arm"], int(row["seed"])), []).append(row)
 
-    def finite(row: Row, name: str) -> bool:
-        return name in row and math.isfinite(number(row[name]))
+    def finite(row: Row, *of: str) -> bool:
+        return any(math.isfinite(number(row[name])) for name in of)
 
-    def of_kind(row: Row, name: str) -> bool:
-        return finite(row, "loss" if name == "quality" else "quality")
-
-    result: dict[tuple[str, int], float | None] = dict.fromkeys(runs)
+    ends: dict[tuple[str, int], list[int]] = {key: [] for key in runs}
     for name in names:
-        logged = {of_kind(row, name) for row in rows if finite(row, name)}
-        nan_cells = {id(row) for row in rows if row[name] == "NaN" and (not logged or of_kind(row, name) in logged)}
-        means_nothing = any(
-            id(row) in nan_cells and any(finite(later, name) for later in run[i:])
-            for run in runs.values() for i, row in enumerate(run)
-        )  # fmt: skip
-        gaps = [0.0]
+        gaps, fills, stops = [0], False, {}
+        absent = any(row[name] == "" for row in rows)
         for run in runs.values():
             steps = [int(row["step"]) for row in run if finite(row, name)]
             gaps += [b - a for a, b in zip([int(run[0]["step"]), *steps], steps, strict=False)]
+            fills |= any(row[name] == "NaN" and any(finite(r, name) for r in run[i:]) for i, row in enumerate(run))
         for key, run in runs.items():
-            ends = [int(row["step"]) for row in run if math.isinf(number(row[name]))]
-            if not means_nothing:
-                ends += [int(row["step"]) for row in run if id(row) in nan_cells]
-            judged = name != "quality" or not any(finite(row, n) for row in run for n in names if n != "quality")
-            steps = [int(row["step"]) for row in run if finite(row, name)]
-            if judged and steps and max(gaps) and int(run[-1]["step"]) - steps[-1] > FAR * max(gaps):
-                after = [row for row in run if int(row["step"]) > steps[-1]]
-                if not any(finite(row, "quality") for row in after):
-                    ends.append(int(after[0]["step"]))
-            if not any(finite(row, n) for row in run for n in names):
-                ends.append(int(run[0]["step"]))
-            if ends:
-                before = result[key]
-                result[key] = min(ends) if before is None else min(before, *ends)
-    return result
+            ends[key] += [int(row["step"]) for row in run if math.isinf(number(row[name]))]
+            had = [i for i, row in enumerate(run) if finite(row, name)]
+            if not had:
+                continue
+            after = run[had[-1] + 1 :]
+            length = int(run[-1]["step"]) - int(run[had[-1]]["step"])
+            far = max(gaps) > 0 and length > FAR * max(gaps)
+            nans = [i for i, row in enumerate(after) if row[name] == "NaN"]
+            if nans and not fills:
+                others = losses if name == "quality" else ["quality"]
+                alone = not any(finite(row, *others) for row in after[nans[0] :])
+                if absent or alone or (far and name != "quality"):
+                    stops[key] = int(after[nans[0]]["step"])
+                    continue
+            if name == "quality" and any(finite(row, *losses) for row in run):
+                continue
+            if after and far and not any(finite(row, "quality") for row in after):
+                stops[key] = int(after[0]["step"])
+        if len(stops) < len(runs) or len(runs) == 1:
+            for key, step in stops.items():
+                ends[key].append(step)
+    for key, run in runs.items():
+        nothing = not any(finite(row, *names) for row in run)
+        if nothing and not ends[key] and any(row[name] == "NaN" for row in run for name in names):
+            ends[key].append(int(run[0]["step"]))
+    return {key: min(steps) if steps else None for key, steps in ends.items()}
 
 
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
