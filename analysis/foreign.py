@@ -176,7 +176,10 @@ def from_table(
     words = {}
     for known in METRICS.keys() & set(rows):
         rows[known], words[known] = _numbers(rows[known], f"{name}: {known} (column {column[known]!r})")
-    unused = [c for c in columns if c not in {column[known] for known in rows if known in column}]
+    taken = set(re.compile(reading.run_name).groupindex)  # from the runs' names, whatever columns there are
+    unused = [
+        c for c in columns if c not in {column[known] for known in rows if known in column and known not in taken}
+    ]
     terms = _terms(rows, column, reading, name)
     rows = _told_apart(rows.assign(**{f"{known}?": of for known, of in words.items()}), unused, name)
     rows = rows.sort_values(["run_id", "step"], kind="stable", ignore_index=True)

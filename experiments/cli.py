@@ -270,7 +270,7 @@ class Report:
     ] = ""
     map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns are, as quality=fid,arm=method")] = ""
     run_name: Annotated[
-        str, arg(metavar="REGEX", help="takes arm and seed of the runs' names: '(?P<arm>.+)-seed(?P<seed>[0-9]+)'")
+        str, arg(metavar="REGEX", help="takes arm and seed from the runs' names: '(?P<arm>.+)-seed(?P<seed>[0-9]+)'")
     ] = ""
     maximize: Annotated[bool, arg(help="with --csv or --map: more of the quality is better")] = False
     baseline: Annotated[str, arg(help="with --csv or --map: the arm that others are compared with")] = ""

@@ -548,6 +548,9 @@ def test_a_chart_that_w_and_b_exported(tmp_path: Path) -> None:
 def test_run_names_that_cannot_be_taken_apart(pattern: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         read_text(tmp_path, chart(), run_name=pattern)
+    both = "run,arm,quality\nb1,a,1\n"
+    study = read_text(tmp_path, both, run_name="(?P<arm>.)(?P<seed>.)")
+    assert (study.runs["arm"].item(), study.warnings) == ("b", ["columns that are not used: arm"])
     with pytest.raises(InputError, match="reads the column 'run', which is not there"):
         read_text(tmp_path, "arm,quality\na,1\n", run_name="(?P<arm>.)(?P<seed>.)")
 
