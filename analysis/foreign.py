@@ -334,7 +334,7 @@ def _shown(value: object) -> str:
 
 
 def _numbers(values: pd.Series, what: str) -> tuple[pd.Series, np.ndarray]:
-    """The numbers, NaN where there is none, and where it is written that they are none."""
+    """The numbers, NaN for every cell without one, and the cells in which the word NaN is written."""
     if pd.api.types.is_numeric_dtype(values) and values.dtype != bool:
         return values.astype(float), np.zeros(len(values), bool)
     texts = _texts(values).str.strip()

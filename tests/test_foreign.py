@@ -175,7 +175,7 @@ OTHER = "\n".join(f"b,0,{100 * i},2,1" for i in range(10))
         (curve([2, 2, 2, 2], [1, 1, "NaN", "NaN"]), "finished", None),  # for a while, and there is a quality
         (curve([2] * 8, [1, 1, *["NaN"] * 6]), "diverged", 200),  # for far longer than any other
         (curve([2, 2, 2, 2], ["NaN"] * 4), "finished", None),  # never a number: this run has no such loss
-        (curve([2, 2, "NaN", "NaN"], [1, 1, 1, 1]), "finished", None),  # evaluations end, the loss goes on
+        (curve([2, 2, "NaN", "NaN"], [1, 1, 1, 1]), "finished", None),  # evaluations end, the loss continues
         (curve([2, 2, 2, 2], [1, 1, "", ""]), "finished", None),  # not logged any more
         (curve([2, *[""] * 9], [1, *[""] * 9]), "diverged", 100),  # nothing any more
         (curve([*[""] * 9, 2], [1, *[""] * 9]), "finished", None),  # quality is finite later
