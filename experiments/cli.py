@@ -114,6 +114,7 @@ class Sweep:
         from experiments.run import stop_on_signals
         from experiments.sweep import Engine, pending, shard, sweep
         from sngan.data import load
+        from sngan.precision import check_precision
         from sngan.yardstick import load_yardstick
 
         self._check()
@@ -132,6 +133,9 @@ class Sweep:
         }
         dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
         todo = pending(study, folder, redo_failed)
+        for precision in {config.precision for config in todo}:
+            for device in devices:
+                check_precision(precision, device)
         for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
             load(dataset, self.data_dir)  # once, before the workers want it
             load_yardstick(dataset, self.data_dir, say=_to_stderr)

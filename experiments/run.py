@@ -33,6 +33,7 @@ from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
 from sngan.evaluate import Evaluation
 from sngan.measure import N_SAMPLES
+from sngan.precision import check_precision
 from sngan.train import Outcome, train
 from sngan.yardstick import load_yardstick
 
@@ -61,12 +62,15 @@ def execute(
     (see `stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run that
     was interrupted, or failed, goes on from its last checkpoint, or starts over where there is none.
 
-    Raises InputError where device, data or what judges its samples are not to be had, and where the checkpoint was
-    trained with another configuration, data set or version of the program; then nothing is changed. With `force` the
-    run goes on all the same, and its attempt records the difference.
+    Raises InputError where device, data or what judges its samples are not to be had, where the device lacks the run's
+    precision, and where the checkpoint was trained with another configuration, data set or version of the program;
+    then nothing is changed. With `force` the run goes on all the same, and its attempt records the difference.
     """
     keep_memory()
-    data = load(config.dataset, config.data_dir).to(resolve_device(config.device))
+    check_precision(config.precision, device := resolve_device(config.device))
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with it cuBLAS gives the same bits twice
+    data = load(config.dataset, config.data_dir).to(device)
     load_yardstick(config.dataset, config.data_dir, say=lambda text: tell("say", text))
     mode = resolve_mode(config.wandb)
     record = Record(study_folder / config.run_id)

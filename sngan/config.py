@@ -167,8 +167,10 @@ class RunConfig:
     power_iteration: Literal["per_forward", "per_update"] = _identity(
         "per_forward", "a round in every training forward, or one before each discriminator update"
     )
-    precision: Literal["float32", "float64", "bfloat16"] = _identity(
-        "float32", "arithmetic of the networks; bfloat16: their products, with parameters and the rest in float32"
+    precision: Literal["float32", "float64", "bfloat16", "tf32"] = _identity(
+        "float32",
+        "arithmetic of the networks; bfloat16 and tf32 (CUDA only): of their products in training, with parameters "
+        "and the rest in float32",
     )
     log_every: int = _identity(10, "steps between rows of the record", 1, 1e9)
     instrument_every: int = _identity(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
@@ -205,7 +207,7 @@ class RunConfig:
 
     @property
     def dtype(self) -> str:
-        """Name of the parameters', images' and losses' type: float32 also where products are in bfloat16."""
+        """Name of the parameters', images' and losses' type: float32 also where products are in bfloat16 or TF32."""
         return "float64" if self.precision == "float64" else "float32"
 
     def _resolve_setting(self) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sngan.config import DATASETS, InputError
-from sngan.streams import numpy_generator
+from sngan.streams import Ahead, numpy_generator
 
 N_STACKED = 128_000  # images of stacked_mnist
 
@@ -167,28 +167,40 @@ class Batches:
     def __init__(self, data: ImageData, batch_size: int, seed: int, dtype: torch.dtype = torch.float32) -> None:
         if batch_size > len(data.images):
             raise InputError(f"batch_size {batch_size} is larger than {data.name}'s {len(data.images)} images")
-        self._images, self._batch_size, self._dtype = data.images, batch_size, dtype
-        self._generator = numpy_generator(seed, "data")
-        self._order = np.empty(0, dtype=np.int64)
+        self._images, self._dtype = data.images, dtype
+        order = _Order(len(data.images), batch_size, numpy_generator(seed, "data"))
+        self._indices = Ahead(order, data.images.device)
+        self.state, self.load_state = self._indices.state, self._indices.load_state
 
-    def indices(self) -> np.ndarray:
-        """The next batch's indices, (batch_size,)."""
-        if len(self._order) < self._batch_size:
-            self._order = np.concatenate([self._order, self._generator.permutation(len(self._images))])
-        batch, self._order = np.split(self._order, [self._batch_size])
-        return batch
-
-    def state(self) -> dict[str, Any]:
-        """Where it stands; `load_state` continues from there."""
-        return {"generator": json.dumps(self._generator.bit_generator.state), "order": torch.from_numpy(self._order)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._generator.bit_generator.state = json.loads(state["generator"])
-        self._order = state["order"].cpu().numpy()
+    def indices(self) -> Tensor:
+        """The next batch's indices, (batch_size,) int64."""
+        return next(self._indices)
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Tensor:
-        indices = torch.from_numpy(self.indices()).to(self._images.device)
-        return normalized(self._images[indices], self._dtype)
+        return normalized(self._images[self.indices()], self._dtype)
+
+
+class _Order:
+    """Indices of batch after batch, (batch_size,), of one permutation of the images joined to the next."""
+
+    dtype = torch.int64
+
+    def __init__(self, n_images: int, batch_size: int, generator: np.random.Generator) -> None:
+        self.shape, self._n_images, self._generator = (batch_size,), n_images, generator
+        self._rest = np.empty(0, dtype=np.int64)
+
+    def fill(self, out: Tensor) -> None:
+        if len(self._rest) < len(out):
+            self._rest = np.concatenate([self._rest, self._generator.permutation(self._n_images)])
+        batch, self._rest = np.split(self._rest, self.shape)
+        out.copy_(torch.from_numpy(batch))
+
+    def state(self) -> dict[str, Any]:
+        return {"generator": json.dumps(self._generator.bit_generator.state), "order": torch.from_numpy(self._rest)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._generator.bit_generator.state = json.loads(state["generator"])
+        self._rest = state["order"].cpu().numpy()

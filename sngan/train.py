@@ -16,6 +16,7 @@ from sngan.evaluate import Evaluation
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.measure import Instruments, Window, layer_generators, non_finite
 from sngan.models import Discriminator, Generator, initialize
+from sngan.precision import check_precision, set_products
 from sngan.spectral import (
     SpectralPenalty,
     advance_power_iteration,
@@ -24,7 +25,7 @@ from sngan.spectral import (
     raw_weight,
     weight_layers,
 )
-from sngan.streams import normal, torch_generator
+from sngan.streams import Ahead, Normal, torch_generator
 
 
 class Outcome(NamedTuple):
@@ -54,9 +55,11 @@ def train(
     `resume` the run goes on from there, and gives the bits that it would have given (on the same device, threads and
     layout). States hold tensors, numbers, strings, lists and dicts.
 
+    Raises InputError for precision `tf32` on a CPU.
     Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
     device, dtype = data.images.device, getattr(torch, config.dtype)
+    check_precision(config.precision, device)
     layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     G, D, penalty = build(config, device)
     opt_g, opt_d = (
@@ -64,7 +67,8 @@ def train(
         for network in (G, D)
     )
     batches = Batches(data, config.batch_size, config.seed, dtype)
-    z_d, z_g = (torch_generator(config.seed, name) for name in ("z_d", "z_g"))
+    shape = (config.batch_size, config.z_dim)
+    z_d, z_g = (Ahead(Normal(torch_generator(config.seed, name), shape, dtype), device) for name in ("z_d", "z_g"))
     evaluations = set(config.evaluation_steps())
     instruments = Instruments(config, G, D, penalty, data) if log else None
     evaluation = Evaluation(config, data) if log else None
@@ -76,7 +80,7 @@ def train(
         return {
             "step": step,
             **{name: part.state_dict() for name, part in parts.items() if part},
-            "streams": {name: generator.get_state() for name, generator in streams.items()},
+            "streams": {name: latents.state() for name, latents in streams.items()},
             "data": batches.state(),
             "window": window.state(),
             "instruments": instruments.state() if instruments else {},
@@ -86,8 +90,8 @@ def train(
         for name, part in parts.items():
             if part:
                 part.load_state_dict(resume[name])
-        for name, generator in streams.items():
-            generator.set_state(resume["streams"][name].cpu())
+        for name, latents in streams.items():
+            latents.load_state(resume["streams"][name])
         batches.load_state(resume["data"])
         window.load_state(resume["window"])
         if instruments:
@@ -95,19 +99,17 @@ def train(
     elif log and instruments:
         log(instruments.row(0, {}), None)
 
-    def latents(generator: torch.Generator) -> Tensor:  # (N, z_dim)
-        return normal((config.batch_size, config.z_dim), generator, dtype, device)
-
     def forward(network: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             return network(x).to(dtype)
 
     window_start = time.perf_counter()
     for step in range(resume["step"] + 1 if resume else 1, config.steps + 1):
+        set_products("tf32" if config.precision == "tf32" else "ieee")
         for _ in range(config.n_dis):
             x_real = next(batches).to(memory_format=layout)  # (N, C, 28, 28) in [-1, 1]
             with torch.no_grad():
-                x_fake = forward(G, latents(z_d))
+                x_fake = forward(G, next(z_d))  # of latents (N, z_dim)
             if config.power_iteration == "per_update":
                 advance_power_iteration(D, config.n_power_iterations)
             logits_fake = forward(D, x_fake)  # before the real ones: in per_forward each forward moves u and v
@@ -119,10 +121,11 @@ def train(
             if log:
                 window.add_d(D, (loss_d, adversarial, weighted_penalty, d_real, d_fake), logits_real, logits_fake)
         with frozen(D):
-            loss_g = adversarial_g(config.loss, forward(D, forward(G, latents(z_g))))
+            loss_g = adversarial_g(config.loss, forward(D, forward(G, next(z_g))))
             minimize(opt_g, loss_g)
         if log:
             window.add_g(G, loss_g)
+        set_products("ieee")  # for what measures
 
         if log and instruments and evaluation and (step % config.log_every == 0 or step == config.steps):
             means = window.means(config)  # waits for the device
@@ -150,9 +153,11 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
 
     Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
     initialization reached the raw parameters: after the constraint, writing to `.weight` would do nothing.
-    From here on float32 products of this process are float32 on CUDA too, whose libraries would take TF32 by default.
+    From here on float32 products of this process are float32 on CUDA too, whose libraries would take TF32 by default,
+    and cuDNN takes only algorithms that give the same bits twice.
     """
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    set_products("ieee")
+    torch.backends.cudnn.deterministic = True
     arm, dtype = ARMS[config.arm], getattr(torch, config.dtype)
     layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sngan.config import DATASETS, InputError
 from sngan.data import load, normalized
+from sngan.precision import products
 from sngan.streams import numpy_generator, torch_generator
 
 N_FEATURES = 64
@@ -92,6 +93,7 @@ class Yardstick:
         return N_FEATURES * self.channels
 
     @torch.no_grad()
+    @products("ieee")
     def embed(self, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Features (N, n_features) float32 and labels (N,) int64 of images (N, channels, 28, 28).
 
