@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-cluster check bench lock
+.PHONY: help setup demo test test-slow test-cluster check bench gpu-kit lock
 
 help:
 	@echo "make demo       train 3 arms x 3 seeds on embedded digits, write the report (3 to 5 minutes on 2 cores)"
 	@echo "make test       the tests (under 4 minutes)      make test-slow   the slow ones"
 	@echo "make test-cluster   those that kill Ray clusters"
 	@echo "make check      formatting, lint, types          make bench       measure the training loop"
+	@echo "make gpu-kit    what a CUDA machine without a network needs (README, On a GPU)"
 	@echo "make setup      only .venv                       make lock        renew requirements.lock"
 
 setup: .venv/ready
@@ -44,6 +45,9 @@ check: setup
 
 bench: setup
 	@$(BIN)/sngan bench
+
+gpu-kit: setup
+	@$(BIN)/python -m experiments.gpu.kit
 
 lock:
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -26,18 +26,19 @@ from experiments.bench_notebook import notebook_steps
 from experiments.bench_sweep import further_runs, sweep_throughput
 from experiments.record import Record, to_json, write_atomically
 from experiments.run import device_name, grid_png, keep_memory, resolve_device
-from experiments.tracking import Tracker
+from experiments.tracking import Tracker, is_installed
 from experiments.workers import cores
 from sngan.config import ARMS, InputError, RunConfig
 from sngan.data import ImageData, load
 from sngan.evaluate import Evaluation
 from sngan.measure import Instruments, Window
+from sngan.precision import products
 from sngan.train import build, train
 
 _ROUNDS, _SWEEP_ROUNDS = 7, 3
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
-_BFLOAT16 = "dcgan, bfloat16"
+_PRECISIONS = {"bfloat16": "dcgan, bfloat16", "tf32": "dcgan, tf32"}
 _FURTHER = "a further run of one step and one evaluation"  # start and end: less those
 _SIZES = {
     **{f"dcgan, batch {n}": {"batch_size": n} for n in (16, 64, 256)},
@@ -73,14 +74,14 @@ def bench(
     work = {"dataset": dataset, "batch_size": batch_size, "data_dir": data_dir}
     configs = {arm: RunConfig(arm=arm, **work) for arm in ARMS}  # type: ignore[arg-type]
     keep_memory()
-    rates = _rates(where)
+    rates = matmul_rates(where)
     rows = _measure(_candidates(configs, data), seconds)
     sizes = {name: replace(configs["dcgan"], **changes) for name, changes in _SIZES.items()}
     rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3)
     instruments = _instrument_seconds(configs["sn_dcgan"], data)
     rows |= {name: _spread("seconds", values) for name, values in instruments.items()}
     rows[_FURTHER] = _spread("seconds", further_runs(replace(configs["sn_dcgan"], device=device)))
-    rates = {name: max(rate, rates[name]) for name, rate in _rates(where).items()}  # the machine is shared
+    rates = {name: max(rate, rates[name]) for name, rate in matmul_rates(where).items()}  # the machine is shared
     if where.type == "cpu":
         rows |= _sweeps(configs["dcgan"], rows, seconds / 24)
     result = {
@@ -112,7 +113,12 @@ def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Cal
         name: lambda n, stream=stream: deque(itertools.islice(stream, n), maxlen=0).clear()
         for name, stream in streams.items()
     }
-    configs = configs | {_BFLOAT16: replace(configs["dcgan"], precision="bfloat16")}
+    tf32 = data.images.is_cuda
+    configs = configs | {
+        name: replace(configs["dcgan"], precision=precision)  # type: ignore[arg-type]
+        for precision, name in _PRECISIONS.items()
+        if precision != "tf32" or tf32
+    }
     return candidates | {name: _steps_of(config, data) for name, config in configs.items()}
 
 
@@ -126,7 +132,7 @@ def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]], seconds: float) 
     for i in range(_SWEEP_ROUNDS):
         Console(stderr=True, highlight=False).print(f"sweeps, round {i + 1} of {_SWEEP_ROUNDS}")
         for precision in ("float32", "bfloat16"):
-            pace = rows[_BFLOAT16 if precision == "bfloat16" else "dcgan"]["step_seconds"]
+            pace = rows[_PRECISIONS.get(precision, "dcgan")]["step_seconds"]
             for workers, threads in sorted({(1, cores()), (cores(), 1)}):
                 steps = max(5, round(seconds / pace / workers))
                 row = sweep_throughput(replace(config, precision=precision), workers, threads, steps)
@@ -184,7 +190,8 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, list[fl
     with TemporaryDirectory() as folder:
         record = Record(Path(folder) / config.run_id)
         record.samples_path.mkdir(parents=True)
-        tracker = Tracker(config, "bench", Path(folder), "offline", [], warn=lambda text: print(text, file=sys.stderr))
+        mode = "offline" if is_installed() else "disabled"
+        tracker = Tracker(config, "bench", Path(folder), mode, [], warn=lambda text: print(text, file=sys.stderr))
         tracker.settle()  # it is there
         actions = {
             _MEANS: means,
@@ -193,6 +200,8 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, list[fl
             _RECORD: lambda: record.append(full_row),
             _WANDB: lambda: (tracker.log(full_row, {}), tracker.settle()),
         }
+        if not is_installed():
+            del actions[_WANDB]
         seconds: dict[str, list[float]] = {name: [] for name in actions}
         for _ in range(_ROUNDS):
             for name, action in actions.items():
@@ -231,7 +240,9 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int
     step = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
     ratios = {"speed against the notebook's loop": step[_NOTEBOOK] / step["dcgan"]}
     ratios["speed against the same with images in memory"] = step[_TUTORIAL] / step["dcgan"]
-    ratios["speed against the notebook's loop, bfloat16"] = step[_NOTEBOOK] / step[_BFLOAT16]
+    for precision, name in _PRECISIONS.items():
+        if name in step:
+            ratios[f"speed against the notebook's loop, {precision}"] = step[_NOTEBOOK] / step[name]
     paces = {"one run": step["dcgan"]}
     for precision in ("float32", "bfloat16"):
         sweeps = [row["step_seconds"] for name, row in rows.items() if name.startswith("sweep") and precision in name]
@@ -245,7 +256,7 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
     every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
              _WANDB: config.log_every, _EVALUATION: config.steps / len(config.evaluation_steps())}  # fmt: skip
-    costs = {name: rows[name]["seconds"] / n for name, n in every.items()}  # seconds a step
+    costs = {name: rows[name]["seconds"] / n for name, n in every.items() if name in rows}  # seconds a step
     shares = {name: cost / (step["sn_dcgan"] + sum(costs.values())) for name, cost in costs.items()}
     evaluation = shares.pop(_EVALUATION)
     ratios |= {f"cost of {name.rpartition(',')[0]}": share for name, share in shares.items()}
@@ -253,8 +264,14 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int
     return ratios | {f"cost of evaluation in a run of {config.steps:,} steps": evaluation}
 
 
-def _rates(device: torch.device) -> dict[str, float]:
-    return {name: matmul_flops(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
+def matmul_rates(device: torch.device) -> dict[str, float]:
+    """Floating point operations a second of matrix products, by precision."""
+    with products("ieee"):
+        rates = {name: matmul_flops(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    if device.type == "cuda":
+        with products("tf32"):
+            rates["tf32"] = matmul_flops(device, torch.float32)
+    return rates
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from experiments.run import execute, keep_memory, peak_memory_bytes
+from experiments.tracking import is_installed
 from sngan.config import InputError, RunConfig
 from sngan.data import load
 from sngan.train import train
@@ -63,7 +64,7 @@ def _train(config: RunConfig, threads: int, steps: int, barrier: Barrier, connec
 
 def further_runs(config: RunConfig) -> list[float]:
     """Seconds of whole runs of one step, two rows and one evaluation, in a process that had such a run before."""
-    config = replace(config, steps=1, n_evaluations=1, wandb="offline")
+    config = replace(config, steps=1, n_evaluations=1, wandb="offline" if is_installed() else "disabled")
     seconds = []
     with TemporaryDirectory() as folder:
         for seed in range(4):

@@ -17,6 +17,8 @@ from sngan.spectral import remove_spectral_norm
 from sngan.streams import torch_generator
 from sngan.train import build
 
+WEIGHTS = "discriminator.safetensors"  # of a run that came here in an archive
+
 
 def networks(record: Record) -> tuple[nn.Module, nn.Module]:
     """The run's final G and D on the CPU, in eval mode.
@@ -46,11 +48,15 @@ def networks(record: Record) -> tuple[nn.Module, nn.Module]:
 
 
 def discriminator_weights(record: Record) -> bytes | None:
-    """D's final weights as trained (raw parameters, u and v, batch norm), as a safetensors file; None without any."""
+    """D's final weights as trained (raw parameters, u and v, batch norm), as a safetensors file; None without any.
+
+    From the checkpoint, else from the file of an archived run, which has none.
+    """
     try:
         _, D = networks(record)
     except InputError:
-        return None
+        kept = record.folder / WEIGHTS
+        return kept.read_bytes() if kept.exists() and not record.checkpoint_path.exists() else None
     return save({key: value.contiguous() for key, value in D.state_dict().items()})
 
 

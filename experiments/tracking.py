@@ -61,6 +61,15 @@ def resolve_mode(wanted: str) -> str:
     return "online" if logged_in else "offline"
 
 
+def is_installed() -> bool:
+    """Whether W&B's client can be imported; a run with `wandb: disabled` does without."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def project() -> str:
     """Name of the W&B project: WANDB_PROJECT, else `sngan`."""
     return os.environ.get("WANDB_PROJECT") or PROJECT

@@ -2,8 +2,8 @@
 
 Features are (n, d) arrays or tensors of any float or integer type. Everything is computed in float64 on the device of
 `real`, arrays on the CPU; devices differ by rounding. No argument is changed. `real` and `fake` may differ in n, not in
-d. Pairs of samples are visited in blocks of rows, so memory grows with n, never with n^2. Wrong arguments raise ValueError: features that are no
-matrix, differ in width, have non-finite rows, or are too few.
+d. Pairs of samples are visited in blocks of rows, so memory grows with n, never with n^2. Wrong arguments raise
+ValueError: features that are no matrix, differ in width, have non-finite rows, or are too few.
 """
 
 from __future__ import annotations

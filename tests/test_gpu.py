@@ -1,27 +1,40 @@
-"""What a CUDA device must do as a CPU does: the same experiment per seed, float32 that is float32, resumable runs."""
+"""What a CUDA device must do as a CPU does: the same experiment per seed, float32 that is float32, resumable runs.
+
+SNGAN_GPU_TESTS_ON=cpu rehearses the tests themselves: the device is then a CPU, and what only CUDA has is skipped.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import small
-from torch import nn
+from conftest import small, write_study
+from torch import Tensor, nn
 
+from experiments.record import recorded_configs
 from experiments.run import execute
+from sngan import metrics
 from sngan.config import ARMS, RunConfig
-from sngan.data import load
+from sngan.data import Batches, load
+from sngan.evaluate import judge, scores
+from sngan.measure import Window
 from sngan.sigma import conv_sigma
+from sngan.streams import Ahead, Normal, torch_generator
 from sngan.train import build, train
+from sngan.yardstick import load_yardstick
 
+DEVICE = os.environ.get("SNGAN_GPU_TESTS_ON", "cuda")
+on_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA has it")
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
 
@@ -49,7 +62,7 @@ def worst(one: list[dict[str, Any]], other: list[dict[str, Any]], prefix: str = 
 def test_a_seed_is_the_same_experiment_as_on_a_cpu(arm: str) -> None:
     """In float64 all that is recorded agrees far beyond what another seed, order or latent would give."""
     config = small(arm=arm, steps=20, log_every=1, instrument_every=5, n_evaluations=2, precision="float64")
-    cpu, cuda = rows_on("cpu", config), rows_on("cuda", config)
+    cpu, cuda = rows_on("cpu", config), rows_on(DEVICE, config)
     for prefix, most in (
         *((prefix, 1e-7) for prefix in ("loss", "logit", "grad_norm", "sigma", "weight_norm", "grad_x", "lipschitz")),
         *(("eval/fd_pixels", 1e-7), ("eval/fd", 1e-3)),  # the yardstick is in float32
@@ -57,21 +70,22 @@ def test_a_seed_is_the_same_experiment_as_on_a_cpu(arm: str) -> None:
         difference, where = worst(cpu, cuda, prefix)
         print(f"{arm} {prefix}: {difference:.1e} {where}")
         assert difference < most, (difference, where)
-    assert rows_on("cuda", dataclasses.replace(config, seed=1))[-1]["loss/d"] != cuda[-1]["loss/d"]
+    assert rows_on(DEVICE, dataclasses.replace(config, seed=1))[-1]["loss/d"] != cuda[-1]["loss/d"]
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_float32_agrees_to_rounding(arm: str) -> None:
     config = small(arm=arm, steps=20, log_every=1, instrument_every=100, n_evaluations=1)
-    cpu, cuda = rows_on("cpu", config), rows_on("cuda", config)
+    cpu, cuda = rows_on("cpu", config), rows_on(DEVICE, config)
     for steps, most in ((1, 1e-4), (5, 1e-3), (20, 0.05)):
         difference, where = worst(cpu[: steps + 1], cuda[: steps + 1], "loss")
         print(f"{arm} up to step {steps}: {difference:.1e} {where}")
         assert difference < most, (steps, difference, where)
 
 
+@on_cuda
 def test_float32_is_not_tf32() -> None:
-    build(small(), "cuda")
+    build(small(), DEVICE)
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(64, 256, 6, 6, generator=generator), torch.randn(128, 256, 3, 3, generator=generator)
     products = (
@@ -87,15 +101,188 @@ def test_float32_is_not_tf32() -> None:
 def test_operator_norms_are_those_of_a_cpu() -> None:
     layer = nn.Conv2d(16, 32, 4, 2)
     expected = conv_sigma(layer, (13, 13)).item()
-    assert conv_sigma(layer.cuda(), (13, 13)).item() == pytest.approx(expected, rel=1e-10)
+    assert conv_sigma(layer.to(DEVICE), (13, 13)).item() == pytest.approx(expected, rel=1e-10)
+
+
+def states_of(config: RunConfig, device: str) -> dict[str, Tensor]:
+    """All tensors that a run depends on after its steps but one: networks, optimizers, u and v of both constraints."""
+    found: dict[str, Tensor] = {}
+
+    def keep(state: Any, name: str = "") -> None:
+        if isinstance(state, dict | list):
+            for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+                keep(value, f"{name}/{key}")
+        elif isinstance(state, Tensor):
+            found[name] = state.detach().cpu().clone()
+
+    data = load(config.dataset, config.data_dir).to(device)
+    train(config, data, None, keep, due=lambda step: step == config.steps - 1)
+    return found
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_states_of_networks_and_constraints_are_those_of_a_cpu(arm: str) -> None:
+    cpu, cuda = (states_of(small(arm=arm, steps=8, precision="float64"), device) for device in ("cpu", DEVICE))
+    assert cpu.keys() == cuda.keys()
+    assert any(name.endswith(("_u", "/u0")) for name in cpu) == (ARMS[arm].constraint != "none")
+    for name, value in cpu.items():
+        torch.testing.assert_close(
+            cuda[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_draws_made_ahead_are_the_streams() -> None:
+    """More than two blocks, latents and indices; a state taken within a block continues on a CPU."""
+    data = load("digits")
+    sources = [lambda: Normal(torch_generator(3, "z_d"), (16, 64), torch.float32)] * 2
+    ahead, single = (Ahead(source(), device) for source, device in zip(sources, (DEVICE, "cpu"), strict=True))
+    batches, expected = (Batches(data.to(device), 16, seed=3) for device in (DEVICE, "cpu"))
+    for i in range(150):
+        assert torch.equal(next(ahead).cpu(), next(single)), i
+        torch.testing.assert_close(next(batches).cpu(), next(expected), rtol=0, atol=1e-6)
+    elsewhere = Batches(data, 16, seed=4)
+    elsewhere.load_state(batches.state())
+    assert torch.equal(elsewhere.indices(), expected.indices())
+    assert torch.equal(ahead.state(), single.state())
+
+
+def close(found: float, expected: float) -> bool:
+    return found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(2000, 64), (5000, 64), (700, 192), (30, 64)])
+def test_distances_and_neighbours_are_those_of_a_cpu(n: int, d: int) -> None:
+    """In float64 on the device; with copies and ties among the samples, and fewer samples than features."""
+    generator = torch.Generator().manual_seed(1)
+    real, fake = (torch.randn(m, d, generator=generator).relu() for m in (n, n))
+    fake[: n // 10] = real[: n // 10]
+    fake[n // 5 : n // 4] = fake[n // 5]
+    there = real.to(DEVICE), fake.to(DEVICE)
+    for function in (
+        metrics.frechet_distance,
+        metrics.kernel_distance,
+        metrics.kernel_distance_error,
+        metrics.diversity,
+    ):
+        assert close(function(*there), function(real, fake)), function.__name__
+    assert metrics.prdc(*there) == pytest.approx(metrics.prdc(real, fake), abs=1e-12)  # shares of counts
+    assert there[0].device.type == DEVICE
+
+
+def test_an_evaluation_is_that_of_a_cpu() -> None:
+    """Of the same images, but for the rounding of the yardstick's float32."""
+    images = load("digits").images
+    found = []
+    for device in ("cpu", DEVICE):
+        yardstick = load_yardstick("digits", device=device)
+        real, fake = (judge(yardstick, images[i : i + 400].to(device)) for i in (0, 400))
+        assert real.features.device.type == torch.device(device).type
+        found.append(scores(real, fake, fake.labels, torch.ones(10).numpy()))
+    for key, value in found[0].items():
+        assert found[1][key] == pytest.approx(value, rel=1e-4, abs=1e-4 if key != "eval/kd" else 1e-5), key
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """While updates are made, whatever waits for the device is an error; the modes that were set."""
+    modes: list[str] = []
+
+    def set_mode(mode: str) -> None:
+        modes.append(mode)
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode(mode)
+
+    def then(function: Callable[..., Any], mode: str, before: bool) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            if before:
+                set_mode(mode)
+            result = function(*args)
+            if not before:
+                set_mode(mode)
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(Batches, "__next__", then(Batches.__next__, "error", before=True))
+    monkeypatch.setattr(Window, "add_g", then(Window.add_g, "default", before=False))
+    yield modes
+    set_mode("default")
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_dis": 2}, {"loss": "hinge"}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("arm", ARMS)
+def test_nothing_waits_for_the_device_between_rows(arm: str, changes: dict[str, Any], watched: list[str]) -> None:
+    rows_on(DEVICE, small(arm=arm, steps=140, log_every=70, n_evaluations=1, **changes))  # two blocks of draws
+    assert watched.count("default") == 140
+
+
+def test_the_same_run_twice_has_the_same_bytes(tmp_path: Path) -> None:
+    for arm in ("sn_dcgan", "penalty"):
+        config = small(arm=arm, steps=30, device=DEVICE)
+        for name in ("one", "other"):
+            assert execute(config, "single", tmp_path / name, lambda *m: None).state == "finished"
+        one, other = ((tmp_path / name / config.run_id / "metrics.jsonl").read_bytes() for name in ("one", "other"))
+        assert one == other
+
+
+@on_cuda
+def test_tf32_is_another_arithmetic_and_near() -> None:
+    config = small(arm="sn", steps=5, log_every=1, batch_size=64, n_evaluations=1)
+    single, tf32 = (rows_on(DEVICE, dataclasses.replace(config, precision=name)) for name in ("float32", "tf32"))
+    difference, where = worst(single, tf32, "loss")
+    assert 0 < difference < 0.05, (difference, where)
+
+
+@on_cuda
+def test_peak_memory_is_the_devices(tmp_path: Path) -> None:
+    peaks = []
+    for batch_size in (16, 512):
+        config = small(device=DEVICE, steps=3, batch_size=batch_size)
+        execute(config, "single", tmp_path, lambda *m: None)
+        (attempt,) = json.loads((tmp_path / config.run_id / "status.json").read_text())["attempts"]
+        peaks.append(attempt["peak_memory_bytes"])
+    assert 1e6 < peaks[0] < peaks[1] < torch.cuda.get_device_properties(DEVICE).total_memory
+
+
+@on_cuda
+def test_a_run_that_memory_does_not_suffice_for_says_what_to_change(tmp_path: Path) -> None:
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(3e8 / total)
+    try:
+        config = small(device=DEVICE, batch_size=1500, g_width=256, steps=3)
+        result = execute(config, "single", tmp_path, lambda *m: None)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert result.state == "failed"
+    assert f"out of memory in {config.run_id} (batch_size 1500, g_width 256): use a smaller batch_size" in str(
+        result.error
+    )
+    assert execute(small(device=DEVICE, steps=3), "single", tmp_path, lambda *m: None).state == "finished"
+
+
+def test_a_sweep_over_devices(tmp_path: Path, sngan: Callable[..., Any]) -> None:
+    """Workers get the devices that were named; a device that is not there is an error before anything starts."""
+    path = write_study(tmp_path, arm=["dcgan", "sn"], steps=10)
+    where = ("--devices", "0") if DEVICE == "cuda" else ("--device", "cpu")
+    options = ("--wandb", "disabled", "--runs-dir", tmp_path / "runs")
+    done = sngan("sweep", path, *where, "--workers", 2, "--per-gpu", 2, *options, timeout=300)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "tiny"
+    for config in recorded_configs(folder):
+        (attempt,) = json.loads((folder / config.run_id / "status.json").read_text())["attempts"]
+        assert attempt["device"] == ("cuda:0" if DEVICE == "cuda" else "cpu")
+    done = sngan("sweep", path, "--devices", "0,99", *options)
+    assert done.returncode == 2
+    assert "is not there" in done.stderr
 
 
 def test_a_run_goes_on_from_another_device_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import run as running
 
-    for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
-        config = small(steps=40, device=first, checkpoint_every=20)
-        folder = tmp_path / first
+    for seed, (first, second) in enumerate((("cpu", DEVICE), (DEVICE, "cpu"))):
+        config = small(steps=40, device=first, checkpoint_every=20, seed=seed)
         save = running._Attempt._save
 
         def stop_at_20(self: Any, state: dict[str, Any], save: Any = save) -> None:
@@ -104,11 +291,10 @@ def test_a_run_goes_on_from_another_device_and_says_so(tmp_path: Path, monkeypat
 
         monkeypatch.setattr(running._Attempt, "_save", stop_at_20)
         with pytest.raises(KeyboardInterrupt):
-            execute(config, "single", folder, lambda *m: None)
+            execute(config, "single", tmp_path, lambda *m: None)
         monkeypatch.setattr(running._Attempt, "_save", save)
-        assert (
-            execute(dataclasses.replace(config, device=second), "single", folder, lambda *m: None).state == "finished"
-        )
-        attempts = json.loads((folder / config.run_id / "status.json").read_text())["attempts"]
-        assert [attempt["exact"] for attempt in attempts] == [True, False]
+        config = dataclasses.replace(config, device=second)
+        assert execute(config, "single", tmp_path, lambda *m: None).state == "finished"
+        attempts = json.loads((tmp_path / config.run_id / "status.json").read_text())["attempts"]
+        assert [attempt["exact"] for attempt in attempts] == [True, first == second]
         assert attempts[1]["resumed_from"] == 20

@@ -1,0 +1,314 @@
+"""What `check` asks of a machine, each in a process of its own: python -m experiments.gpu.phases NAME --folder DIR ..
+
+Prints what it finds and writes it to DIR/NAME.json. Exit code 1: it is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.profiler import ProfilerActivity, profile
+
+from experiments.bench import matmul_rates
+from experiments.gpu import agreement
+from experiments.gpu.archive import Archives
+from experiments.gpu.processes import sleep_until, start, stop
+from experiments.record import RESULTS, recorded_configs, run_folders, to_json, write_atomically
+from experiments.run import device_name, git_state, stop_on_signals
+from experiments.study import BUNDLED, read
+from sngan.config import ARMS, TRAINING_VERSION, RunConfig
+from sngan.data import load
+from sngan.train import train
+
+_REAL_STUDY = "mnist-core"
+_REAL = {"dataset": "mnist", "steps": 1000, "arm": ["sn_dcgan", "penalty", "dcgan"]}
+_TINY = {"dataset": "digits", "batch_size": 16, "g_width": 8, "n_fake": 50, "steps": 200, "arm": ["sn_dcgan"]}
+_BEFORE_THE_END = 20.0  # seconds in which the last runs stop, and the report is written
+
+
+class Phases:
+    """One machine, or its rehearsal on a CPU with tiny sizes; `folder` holds what phases leave for each other."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._folder: Path = arguments.folder
+        self._out: Path = arguments.out
+        self._deadline = time.monotonic() + arguments.seconds
+        self._workers: int = arguments.workers
+        self._tiny: bool = arguments.rehearse
+        self._device = torch.device("cpu" if arguments.rehearse else "cuda")
+        self._log = self._folder / "sweep.log"
+
+    def environment(self) -> dict[str, Any]:
+        """What the machine is, and how fast its matrix products are."""
+        packages = {d.name: d.version for d in importlib.metadata.distributions() if d.name}
+        found: dict[str, Any] = {
+            "device": device_name(self._device),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "training_version": TRAINING_VERSION,
+            **{name: value for name, value in git_state().items() if name != "git_dirty"},
+        }
+        if self._device.type == "cuda":
+            properties = torch.cuda.get_device_properties(self._device)
+            found |= {"memory_bytes": properties.total_memory, "multiprocessors": properties.multi_processor_count}
+            query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
+            found["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+        found["matmul_flops"] = matmul_rates(self._device)
+        print(to_json(found, indent=1))
+        return found | {"ok": True, "packages": dict(sorted(packages.items()))}
+
+    def agreement(self) -> dict[str, Any]:
+        """Twenty steps of every arm against committed rows of a CPU."""
+        arms = ("sn_dcgan", "penalty") if self._tiny else tuple(ARMS)
+        lines = agreement.compare(self._device, arms)
+        return {"ok": all(line["agrees"] for line in lines), "lines": lines}
+
+    def determinism(self) -> dict[str, Any]:
+        """The same runs twice, in processes of their own: the same bytes."""
+        with self._study() as study:
+            for name in ("once", "twice"):
+                self._sweep(study, name)
+        different = self._different("once", "twice")
+        return {"ok": not different, "runs": len(run_folders(self._runs("once"))), "different": different}
+
+    def resume(self) -> dict[str, Any]:
+        """Runs stopped by SIGTERM after a third of their steps and resumed, against runs that never stopped."""
+        with self._study() as study:
+            if not run_folders(self._runs("once")):
+                self._sweep(study, "once")
+            sweep = self._start_sweep(study, "stopped", self._sizes["steps"])
+            third = self._sizes["steps"] // 3
+            while sweep.poll() is None and not any(r.last_step() >= third for r in run_folders(self._runs("stopped"))):
+                time.sleep(0.02)
+            stop(sweep)
+            statuses = {record.run_id: record.status() for record in run_folders(self._runs("stopped"))}
+            at = {run_id: status["step"] for run_id, status in statuses.items() if status["state"] == "interrupted"}
+            self._sweep(study, "stopped")
+        different = self._different("once", "stopped")
+        exact = [record.status()["attempts"][-1]["exact"] for record in run_folders(self._runs("stopped"))]
+        return {
+            "ok": bool(at) and not different and all(exact),
+            "stopped_at": at,
+            "exact": exact,
+            "different": different,
+        }
+
+    def bench(self) -> dict[str, Any]:
+        """`sngan bench`, as a user runs it."""
+        result = self._folder / "bench-result.json"
+        if self._tiny and hasattr(os, "sched_setaffinity"):  # one core: fewer processes to start
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        size = ["--dataset", "digits", "--batch-size", "16"] if self._tiny else ["--dataset", "mnist"]
+        arguments = [
+            *size,
+            "--device",
+            self._device.type,
+            "--seconds",
+            "1" if self._tiny else "40",
+            "--out",
+            str(result),
+        ]
+        subprocess.run([sys.executable, "-m", "experiments", "bench", *arguments], check=True)
+        return {"ok": True, **json.loads(result.read_text())}
+
+    def profile(self) -> dict[str, Any]:
+        """Where a step's time is: kernels and the gaps between them, by arm."""
+        arms = {}
+        sizes = {key: value for key, value in self._sizes.items() if key != "arm"}
+        for arm in ("dcgan", "sn_dcgan", "penalty_dcgan"):
+            config = RunConfig(arm=arm, **sizes)  # type: ignore[arg-type]
+            arms[arm], table = _profiled(config, self._device, 5 if self._tiny else 20)
+            print(f"{arm}: {to_json(arms[arm])}\n{table}")
+        return {"ok": True, "arms": arms}
+
+    def runs(self) -> dict[str, Any]:
+        """Runs of the study that it still lacks, seed by seed, archived as they end, until the time is over."""
+        plan = self._plan()
+        name = yaml.safe_load(plan)["name"]
+        folder = self._folder / "runs" / name
+        archives = Archives(self._out, name, plan)
+        study = self._folder / "study.yaml"
+        parameters: dict[str, Any] = yaml.safe_load(plan)["parameters"]
+        seeds = self._seeds(name, parameters["seed"]["values"])
+        print(f"{name}: seeds {', '.join(map(str, seeds))}, {self._workers} runs at once", flush=True)
+        study.write_text(_study_text(name, parameters | {"seed": {"values": seeds}}))
+        found: dict[str, Any] = {"ok": False, "study": name, "seeds": seeds, "archives": archives.runs, "runs": {}}
+        begin, deadline = time.monotonic(), self._deadline - (5 if self._tiny else _BEFORE_THE_END)
+        sweep = self._start_sweep(study, "runs", 500, self._workers)
+        try:
+            while sweep.poll() is None and not archives.full and not sleep_until(deadline, 0.5):
+                self._archive(folder, archives, found)
+        finally:
+            stop(sweep)
+            self._archive(folder, archives, found)
+        found["seconds"] = time.monotonic() - begin
+        steps = {record.run_id: record.last_step() for record in run_folders(folder)}
+        found |= {"ok": bool(archives.runs) and not archives.full, "steps": sum(steps.values())}
+        found["not_ended"] = {run_id: step for run_id, step in steps.items() if run_id not in found["runs"]}
+        found["seconds_per_step_of_all"] = found["seconds"] / max(1, found["steps"])
+        print(to_json({key: found[key] for key in ("steps", "seconds", "seconds_per_step_of_all", "not_ended")}))
+        return found
+
+    def _archive(self, folder: Path, archives: Archives, found: dict[str, Any]) -> None:
+        """Add the runs that ended since, and say so on the disk."""
+        for record in run_folders(folder):
+            status = record.status()
+            if record.run_id in found["runs"] or status["state"] not in RESULTS or archives.full:
+                continue
+            archives.add(record)
+            if not archives.full:
+                attempt = status["attempts"][-1]
+                kept = {key: attempt.get(key) for key in ("wall_seconds", "evaluation_seconds", "peak_memory_bytes")}
+                found["runs"][record.run_id] = {"state": status["state"], "step": status["step"], **kept}
+                print(f"archived {record.run_id}: {status['state']} at step {status['step']:,}", flush=True)
+            self._write("runs", found)
+
+    def _plan(self) -> str:
+        """Text of the study whose runs are made."""
+        if not self._tiny:
+            return (BUNDLED / f"{_REAL_STUDY}.yaml").read_text()
+        of_runs = {"seed": [0, 1, 2], **_TINY, "arm": ["sn_dcgan", "penalty"], "steps": 60}
+        return _study_text("rehearsal", _parameters(of_runs))
+
+    def _seeds(self, study: str, seeds: list[int]) -> list[int]:
+        """The seeds of which runs are not frozen yet: first those that were begun, each part in order."""
+        frozen = Path(__file__).parents[1] / "results" / study / "data" / "manifest.json"
+        parts = json.loads(frozen.read_text())["parts"].values() if frozen.exists() else ()
+        done = {run_id for part in parts for run_id in part["runs"]}
+        path = self._folder / "plan.yaml"
+        path.write_text(self._plan())
+        configs = read(path).configs
+        missing = {config.seed for config in configs if config.run_id not in done}
+        begun = {config.seed for config in configs if config.run_id in done}
+        return [seed for seed in seeds if seed in missing & begun] + [seed for seed in seeds if seed in missing - begun]
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        return _TINY if self._tiny else _REAL
+
+    @contextmanager
+    def _study(self) -> Iterator[Path]:
+        """A study file of a few short runs."""
+        path = self._folder / "short.yaml"
+        path.write_text(_study_text("short", _parameters(self._sizes)))
+        yield path
+
+    def _runs(self, name: str) -> Path:
+        return self._folder / name / "short"
+
+    def _start_sweep(
+        self, study: Path, name: str, checkpoint_every: int = 500, workers: int = 0
+    ) -> subprocess.Popen[bytes]:
+        workers = workers or len(self._sizes["arm"])
+        where = ["--device", "cpu"] if self._tiny else ["--device", "cuda", "--per-gpu", str(workers)]
+        arguments = ["sweep", str(study), *where, "--workers", str(workers), "--threads", "1", "--wandb", "disabled",
+                     "--checkpoint-every", str(checkpoint_every), "--runs-dir", str(self._folder / name)]  # fmt: skip
+        return start([sys.executable, "-m", "experiments", *arguments], self._log)
+
+    def _sweep(self, study: Path, name: str) -> None:
+        sweep = self._start_sweep(study, name)
+        try:
+            sweep.wait()
+        finally:
+            stop(sweep)
+        if sweep.returncode:
+            raise SystemExit(f"the sweep {name!r} ended with code {sweep.returncode}:\n{self._log.read_text()[-3000:]}")
+
+    def _different(self, one: str, other: str) -> list[str]:
+        """Files of results that two sweeps' records do not share byte for byte."""
+        different = []
+        for config in recorded_configs(self._runs(one)):
+            folders = [self._runs(name) / config.run_id for name in (one, other)]
+            files = ["metrics.jsonl", "evaluations.jsonl"]
+            files += [f"samples/{path.name}" for path in sorted((folders[0] / "samples").glob("step-*.png"))]
+            contents = [[(f / name).read_bytes() if (f / name).exists() else b"" for name in files] for f in folders]
+            different += [
+                f"{config.run_id}/{name}" for name, a, b in zip(files, *contents, strict=True) if a != b or not a
+            ]
+        return different
+
+    def _write(self, name: str, found: dict[str, Any]) -> None:
+        write_atomically(self._folder / f"{name}.json", to_json(found))
+
+    def run(self, name: str) -> bool:
+        action: Callable[[], dict[str, Any]] = getattr(self, name)
+        found = action()
+        self._write(name, found)
+        return found["ok"]
+
+
+def _study_text(name: str, parameters: dict[str, Any]) -> str:
+    """A study file; its first parameter varies slowest: the seed, if it comes first."""
+    return yaml.safe_dump({"name": name, "method": "grid", "parameters": parameters}, sort_keys=False)
+
+
+def _parameters(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: {"values" if isinstance(value, list) else "value": value} for key, value in values.items()}
+
+
+def _profiled(config: RunConfig, device: torch.device, steps: int) -> tuple[dict[str, Any], str]:
+    """Milliseconds of a step and of its kernels, launches, the device's idle share; and the profiler's table."""
+    data = load(config.dataset, config.data_dir).to(device)
+    cuda = device.type == "cuda"
+
+    def go(n: int) -> float:
+        begin = time.perf_counter()
+        train(replace(config, steps=n), data, None)
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    go(3)
+    start_up = go(1)
+    seconds = (go(1 + steps) - start_up) / steps
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
+        go(steps)
+    events = profiler.key_averages()
+    kernels = [e for e in events if cuda and e.device_type == torch.autograd.DeviceType.CUDA]
+    kernel_ms = sum(e.self_device_time_total for e in kernels) / 1000 / steps
+    found: dict[str, Any] = {"ms_per_step": 1000 * seconds}
+    if cuda:
+        launches = sum(e.count for e in events if "LaunchKernel" in e.key) / steps
+        found |= {"kernel_ms_per_step": kernel_ms, "launches_per_step": launches}
+        found["share_of_time_without_a_kernel"] = max(0.0, 1 - kernel_ms / (1000 * seconds))
+    found["operations_per_step"] = sum(e.count for e in events if e.key.startswith("aten::")) / steps
+    by = "self_device_time_total" if cuda else "self_cpu_time_total"
+    return found, events.table(sort_by=by, row_limit=15, max_name_column_width=60)
+
+
+NAMES = ("environment", "agreement", "determinism", "resume", "bench", "profile", "runs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.gpu.phases", description=__doc__)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--folder", type=Path, required=True, help="where phases work, and write what they find")
+    parser.add_argument("--out", type=Path, required=True, help="where archives of runs are written")
+    parser.add_argument("--seconds", type=float, default=600.0, help="that this phase may take")
+    parser.add_argument("--workers", type=int, default=3, help="real runs at once")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
+    arguments = parser.parse_args()
+    with stop_on_signals():
+        sys.exit(not Phases(arguments).run(arguments.name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Programs that are started, given their time, and never left behind. Standard library only."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_GRACE_SECONDS = 12.0  # from SIGTERM to SIGKILL: a sweep lets its runs write checkpoints for 10
+
+
+def _end_with_parent() -> None:
+    """Linux sends SIGTERM to this process if the one that started it is gone, however that ended."""
+    with suppress(OSError, AttributeError):
+        death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(death_signal, signal.SIGTERM)
+
+
+def start(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A process in a group of its own, its output appended to `log`."""
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})}, process_group=0, preexec_fn=_end_with_parent,
+        )  # fmt: skip
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the process, and SIGKILL to its group if that does not end it, or leaves some of it."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run(command: list[str], log: Path, seconds: float, environment: dict[str, str] | None = None) -> int | None:
+    """Exit code of a process; None where it did not end in time, and was stopped."""
+    process = start(command, log, environment)
+    try:
+        return process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        stop(process)
+
+
+def sleep_until(deadline: float, at_most: float) -> bool:
+    """Sleep for at most so many seconds; whether the deadline (of time.monotonic) has come."""
+    time.sleep(max(0.0, min(at_most, deadline - time.monotonic())))
+    return time.monotonic() >= deadline
