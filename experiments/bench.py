@@ -35,7 +35,6 @@ from sngan.measure import Instruments, Window
 from sngan.precision import products
 from sngan.train import build, train
 
-_ROUNDS, _SWEEP_ROUNDS = 7, 3
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
 _PRECISIONS = {"bfloat16": "dcgan, bfloat16", "tf32": "dcgan, tf32"}
@@ -59,6 +58,7 @@ def bench(
     device: str,
     data_dir: str,
     seconds: float,
+    rounds: int,
     out: Path,
     as_json: bool,
 ) -> int:
@@ -66,8 +66,11 @@ def bench(
 
     Raises InputError for a device or data that are not there, or a size out of range.
     """
-    if not 0 < seconds < math.inf or not 0 <= threads <= 4096:
-        raise InputError(f"--seconds must be above 0 and --threads from 0 to 4096, got {seconds:g} and {threads}")
+    if not 0 < seconds < math.inf or not 0 <= threads <= 4096 or not 1 <= rounds <= 1000:
+        raise InputError(
+            "--seconds must be above 0, --threads from 0 to 4096 and --rounds from 1 to 1,000, "
+            f"got {seconds:g}, {threads} and {rounds}"
+        )
     where = resolve_device(device)
     torch.set_num_threads(threads or cores())
     data = load(dataset, data_dir).to(where)
@@ -75,15 +78,15 @@ def bench(
     configs = {arm: RunConfig(arm=arm, **work) for arm in ARMS}  # type: ignore[arg-type]
     keep_memory()
     rates = matmul_rates(where)
-    rows = _measure(_candidates(configs, data), seconds)
+    rows = _measure(_candidates(configs, data), seconds, rounds)
     sizes = {name: replace(configs["dcgan"], **changes) for name, changes in _SIZES.items()}
-    rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3)
-    instruments = _instrument_seconds(configs["sn_dcgan"], data)
+    rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3, rounds)
+    instruments = _instrument_seconds(configs["sn_dcgan"], data, rounds)
     rows |= {name: _spread("seconds", values) for name, values in instruments.items()}
     rows[_FURTHER] = _spread("seconds", further_runs(replace(configs["sn_dcgan"], device=device)))
     rates = {name: max(rate, rates[name]) for name, rate in matmul_rates(where).items()}  # the machine is shared
     if where.type == "cpu":
-        rows |= _sweeps(configs["dcgan"], rows, seconds / 24)
+        rows |= _sweeps(configs["dcgan"], rows, seconds / 24, max(1, rounds // 2))
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
@@ -126,11 +129,13 @@ def _steps_of(config: RunConfig, data: ImageData) -> Callable[[int], None]:
     return lambda n: train(replace(config, steps=n), data, None) and None
 
 
-def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]], seconds: float) -> dict[str, dict[str, Any]]:
+def _sweeps(
+    config: RunConfig, rows: dict[str, dict[str, Any]], seconds: float, rounds: int
+) -> dict[str, dict[str, Any]]:
     """All cores, as one worker or as many as there are cores; each about so many seconds a round."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for i in range(_SWEEP_ROUNDS):
-        Console(stderr=True, highlight=False).print(f"sweeps, round {i + 1} of {_SWEEP_ROUNDS}")
+    for i in range(rounds):
+        Console(stderr=True, highlight=False).print(f"sweeps, round {i + 1} of {rounds}")
         for precision in ("float32", "bfloat16"):
             pace = rows[_PRECISIONS.get(precision, "dcgan")]["step_seconds"]
             for workers, threads in sorted({(1, cores()), (cores(), 1)}):
@@ -145,15 +150,15 @@ def _sweeps(config: RunConfig, rows: dict[str, dict[str, Any]], seconds: float) 
     }
 
 
-def _measure(candidates: dict[str, Callable[[int], None]], seconds: float) -> dict[str, dict[str, float]]:
+def _measure(candidates: dict[str, Callable[[int], None]], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds a step of each, from rounds in which all take their turn; the first round sets the pace."""
     console = Console(stderr=True, highlight=False)
     pace = {name: _time(steps, 3) / 3 for name, steps in candidates.items()}
-    turn = seconds / _ROUNDS / len(candidates)
+    turn = seconds / rounds / len(candidates)
     counts = {name: max(5, round(turn / pace[name])) for name in candidates}
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for i in range(_ROUNDS):
-        console.print(f"round {i + 1} of {_ROUNDS}")
+    for i in range(rounds):
+        console.print(f"round {i + 1} of {rounds}")
         for name, steps in candidates.items():
             times[name].append(_time(steps, counts[name]) / counts[name])
     return {name: _spread("step_seconds", values) for name, values in times.items()}
@@ -172,7 +177,7 @@ def _time(steps: Callable[[int], None], n: int) -> float:
     return time.perf_counter() - start
 
 
-def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, list[float]]:
+def _instrument_seconds(config: RunConfig, data: ImageData, rounds: int) -> dict[str, list[float]]:
     """Seconds of what is done beside training: at every step, every row, every `instrument_every`, every evaluation."""
     device = data.images.device
     G, D, penalty = build(config, device)
@@ -203,7 +208,7 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, list[fl
         if not is_installed():
             del actions[_WANDB]
         seconds: dict[str, list[float]] = {name: [] for name in actions}
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             for name, action in actions.items():
                 seconds[name].append(_time(_repeat(action), 10) / 10)
 
@@ -215,7 +220,7 @@ def _instrument_seconds(config: RunConfig, data: ImageData) -> dict[str, list[fl
             tracker.settle()
 
         evaluate()
-        seconds[_EVALUATION] = [_time(_repeat(evaluate), 1) for _ in range(_ROUNDS)]
+        seconds[_EVALUATION] = [_time(_repeat(evaluate), 1) for _ in range(rounds)]
         tracker.finish("finished", {})
     more = [operators - sigmas for operators, sigmas in zip(seconds[_OPERATORS], seconds[_SIGMAS], strict=True)]
     return seconds | {_OPERATORS: more}

@@ -427,6 +427,7 @@ class Bench:
     device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
     data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
     seconds: Annotated[float, arg(help="about how long all rows together may take, from a minute on")] = 60.0
+    rounds: Annotated[int, arg(help="in which all rows take their turn; a row is their median")] = 7
     report: Annotated[bool, arg(help="instead: the report, over up to 1,000 synthetic runs; 5 minutes")] = False
     out: Annotated[str, arg(help="JSON file to write; default: bench/<machine>.json in the runs folder")] = ""
     runs_dir: _RunsDir = ""
@@ -441,8 +442,9 @@ class Bench:
         from experiments.bench import bench
 
         return bench(
-            self.dataset, self.batch_size, self.threads, self.device, self.data_dir, self.seconds, out, self.as_json
-        )
+            self.dataset, self.batch_size, self.threads, self.device, self.data_dir, self.seconds, self.rounds, out,
+            self.as_json,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

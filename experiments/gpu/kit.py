@@ -106,7 +106,7 @@ def unpack(kit: Path, folder: Path) -> dict[str, str]:
 
 
 def hide_what_the_machine_lacks(folder: Path) -> Path:
-    """For a rehearsal: modules in a folder for PYTHONPATH that raise ImportError, in place of those it does not have."""
+    """For a rehearsal: a folder for PYTHONPATH in which the modules that the machine lacks raise ImportError."""
     known = {_normalized(name) for name in on_the_machine()} | {"sngan"}
     folder.mkdir(parents=True)
     for module, packages in importlib.metadata.packages_distributions().items():
