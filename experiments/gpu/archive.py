@@ -8,6 +8,7 @@ written at once and flushed to the disk, so a cut loses the last one at most.
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import re
 import tarfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from experiments.export import WEIGHTS, discriminator_weights
 from experiments.record import RESULTS, Record
 
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError)  # what reading raises where bytes are wrong
 MOST, BYTES = 6, 10 * 2**20  # archives, and of each
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)/(study\.yaml|[A-Za-z0-9][A-Za-z0-9._-]*\.tar\.xz)")
 _FILES = re.compile(r"[a-z]+\.(json|jsonl|safetensors)|samples/step-\d+\.png")
@@ -91,7 +93,7 @@ def unpack(archive: Path, runs_dir: Path) -> Iterator[str]:
                     yield f"{archive.name}: {member.name!r} is no run's, and is left out"
                 elif note := _place(runs_dir / found[1], found[2], content.read()):
                     yield f"{archive.name}: {note}"
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         yield f"{archive.name} is cut off: what follows its last whole run is lost ({error})"
 
 
@@ -109,7 +111,7 @@ def _place(study_folder: Path, name: str, content: bytes) -> str:
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             files = {member.name: tar.extractfile(member) for member in tar if _FILES.fullmatch(member.name)}
             contents = {name: file.read() for name, file in files.items() if file}
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         return f"{run_id} is damaged, and left out ({error})"
     for file, held in contents.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
