@@ -39,7 +39,7 @@ def modules(package: str) -> list[Path]:
     "path", [p for package in PACKAGES for p in modules(package)], ids=lambda p: f"{p.parent.name}.{p.stem}"
 )
 def test_import_direction(path: Path) -> None:
-    package, found = path.parent.name, imports(path)
+    package, found = path.relative_to(ROOT).parts[0], imports(path)
     ours = {name for name in found if name.split(".")[0] in PACKAGES}
     others = {name.split(".")[0] for name in found - ours}
     talks_to_wandb = ("experiments.tracking", "experiments.dashboard", "analysis.load")

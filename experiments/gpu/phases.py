@@ -13,8 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,20 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench import matmul_rates
+from experiments.display import Display
 from experiments.gpu import agreement
 from experiments.gpu.archive import Archives
-from experiments.gpu.processes import sleep_until, start, stop
+from experiments.gpu.processes import start, stop
 from experiments.record import RESULTS, recorded_configs, run_folders, to_json, write_atomically
-from experiments.run import device_name, git_state, stop_on_signals
-from experiments.study import BUNDLED, read
+from experiments.run import device_name, git_state, resolve_device, stop_on_signals
+from experiments.study import BUNDLED, Study, read
+from experiments.sweep import sweep
+from experiments.workers import LocalEngine, cores
 from sngan.config import ARMS, TRAINING_VERSION, RunConfig
 from sngan.data import load
 from sngan.train import train
 
+ROOT = Path(__file__).parents[2]
 _REAL_STUDY = "mnist-core"
 _REAL = {"dataset": "mnist", "steps": 1000, "arm": ["sn_dcgan", "penalty", "dcgan"]}
 _TINY = {"dataset": "digits", "batch_size": 16, "g_width": 8, "n_fake": 50, "steps": 200, "arm": ["sn_dcgan"]}
@@ -46,7 +49,7 @@ class Phases:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._folder: Path = arguments.folder
         self._out: Path = arguments.out
-        self._deadline = time.monotonic() + arguments.seconds
+        self._deadline: float = arguments.until
         self._workers: int = arguments.workers
         self._tiny: bool = arguments.rehearse
         self._device = torch.device("cpu" if arguments.rehearse else "cuda")
@@ -82,25 +85,22 @@ class Phases:
 
     def determinism(self) -> dict[str, Any]:
         """The same runs twice, in processes of their own: the same bytes."""
-        with self._study() as study:
-            for name in ("once", "twice"):
-                self._sweep(study, name)
+        for name in ("once", "twice"):
+            self._sweep(name)
         different = self._different("once", "twice")
         return {"ok": not different, "runs": len(run_folders(self._runs("once"))), "different": different}
 
     def resume(self) -> dict[str, Any]:
         """Runs stopped by SIGTERM after a third of their steps and resumed, against runs that never stopped."""
-        with self._study() as study:
-            if not run_folders(self._runs("once")):
-                self._sweep(study, "once")
-            sweep = self._start_sweep(study, "stopped", self._sizes["steps"])
-            third = self._sizes["steps"] // 3
-            while sweep.poll() is None and not any(r.last_step() >= third for r in run_folders(self._runs("stopped"))):
-                time.sleep(0.02)
-            stop(sweep)
-            statuses = {record.run_id: record.status() for record in run_folders(self._runs("stopped"))}
-            at = {run_id: status["step"] for run_id, status in statuses.items() if status["state"] == "interrupted"}
-            self._sweep(study, "stopped")
+        if not run_folders(self._runs("once")):
+            self._sweep("once")
+        sweep, third = self._start_sweep("stopped"), self._sizes["steps"] // 3
+        while sweep.poll() is None and not any(r.last_step() >= third for r in run_folders(self._runs("stopped"))):
+            time.sleep(0.02)
+        stop(sweep)
+        statuses = {record.run_id: record.status() for record in run_folders(self._runs("stopped"))}
+        at = {run_id: status["step"] for run_id, status in statuses.items() if status["state"] == "interrupted"}
+        self._sweep("stopped")
         different = self._different("once", "stopped")
         exact = [record.status()["attempts"][-1]["exact"] for record in run_folders(self._runs("stopped"))]
         return {
@@ -132,32 +132,59 @@ class Phases:
         return {"ok": True, "arms": arms}
 
     def runs(self) -> dict[str, Any]:
-        """Runs of the study that it still lacks, seed by seed, archived as they end, until the time is over."""
-        plan = self._plan()
-        name = yaml.safe_load(plan)["name"]
-        folder = self._folder / "runs" / name
-        archives = Archives(self._out, name, plan)
-        study = self._folder / "study.yaml"
-        parameters: dict[str, Any] = yaml.safe_load(plan)["parameters"]
-        seeds = self._seeds(name, parameters["seed"]["values"])
-        print(f"{name}: seeds {', '.join(map(str, seeds))}, {self._workers} runs at once", flush=True)
-        study.write_text(_study_text(name, parameters | {"seed": {"values": seeds}}))
-        found: dict[str, Any] = {"ok": False, "study": name, "seeds": seeds, "archives": archives.runs, "runs": {}}
-        begin, deadline = time.monotonic(), self._deadline - (5 if self._tiny else _BEFORE_THE_END)
-        sweep = self._start_sweep(study, "runs", 500, self._workers)
+        """Runs of the study that are not frozen yet, archived as they end, until the time is over."""
+        study = self._study_left()
+        folder = self._folder / "runs" / study.name
+        archives = Archives(self._out, study.name, study.text)
+        deadline = self._deadline - (8 if self._tiny else _BEFORE_THE_END)
+        workers = self._workers or (2 if self._tiny else self._most_finish(study.configs[0], deadline - time.time()))
+        print(f"{study.name}: {len(study.configs)} runs to do, {workers} at once", flush=True)
+        found: dict[str, Any] = {"ok": False, "study": study.name, "to_do": len(study.configs), "workers": workers}
+        found |= {"archives": archives.runs, "runs": {}}
+        begin = time.time()
+        sweep = start([sys.executable, "-m", "experiments.gpu.phases", "sweep", *self._arguments(workers)], self._log)
         try:
-            while sweep.poll() is None and not archives.full and not sleep_until(deadline, 0.5):
+            while (code := sweep.poll()) is None and not archives.full and time.time() < deadline:
+                time.sleep(0.5)
                 self._archive(folder, archives, found)
         finally:
             stop(sweep)
             self._archive(folder, archives, found)
-        found["seconds"] = time.monotonic() - begin
-        steps = {record.run_id: record.last_step() for record in run_folders(folder)}
-        found |= {"ok": bool(archives.runs) and not archives.full, "steps": sum(steps.values())}
+        seconds, steps = time.time() - begin, {record.run_id: record.last_step() for record in run_folders(folder)}
+        found |= {"ok": not code, "seconds": seconds, "steps": sum(steps.values()), "full": archives.full}
         found["not_ended"] = {run_id: step for run_id, step in steps.items() if run_id not in found["runs"]}
-        found["seconds_per_step_of_all"] = found["seconds"] / max(1, found["steps"])
+        found["seconds_per_step_of_all"] = seconds / max(1, found["steps"])
+        print(self._log.read_text()[-2000:])
         print(to_json({key: found[key] for key in ("steps", "seconds", "seconds_per_step_of_all", "not_ended")}))
         return found
+
+    def sweep(self) -> dict[str, Any]:
+        """What `runs` starts: a sweep of the runs that are left."""
+        study, options = self._study_left(), {"threads": 1, "wandb": "disabled", "checkpoint_every": 500}
+        device = str(resolve_device(self._device.type))
+        with Display(total=len(study.configs)) as display:
+            account = sweep(
+                study, self._folder / "runs" / study.name, display,
+                lambda jobs: LocalEngine(min(self._workers, jobs), [device]), options,
+                memory_fraction=1 / self._workers,
+            )  # fmt: skip
+        return {"ok": not account["failed"], "account": account}
+
+    def _arguments(self, workers: int) -> list[str]:
+        """The command line of this process, for another one."""
+        rehearse = ["--rehearse"] if self._tiny else []
+        return ["--folder", str(self._folder), "--out", str(self._out), "--until", str(self._deadline),
+                "--workers", str(workers), *rehearse]  # fmt: skip
+
+    def _most_finish(self, config: RunConfig, seconds: float) -> int:
+        """The number of runs at once with which most runs end in so many seconds, by the pace of one alone.
+
+        On one H100 six runs at once each had 1.8 times the step time of one alone.
+        """
+        alone = _profiled(replace(config, arm="sn_dcgan"), self._device, 50)[0]["ms_per_step"] / 1000
+        beside = 1.25  # instruments, evaluations, start
+        of_run = {n: config.steps * alone * beside * (1 + 0.17 * (n - 1)) for n in range(1, min(6, cores()) + 1)}
+        return max(of_run, key=lambda n: n * int(seconds / of_run[n]))  # the smallest of equals
 
     def _archive(self, folder: Path, archives: Archives, found: dict[str, Any]) -> None:
         """Add the runs that ended since, and say so on the disk."""
@@ -173,50 +200,45 @@ class Phases:
                 print(f"archived {record.run_id}: {status['state']} at step {status['step']:,}", flush=True)
             self._write("runs", found)
 
-    def _plan(self) -> str:
-        """Text of the study whose runs are made."""
-        if not self._tiny:
-            return (BUNDLED / f"{_REAL_STUDY}.yaml").read_text()
-        of_runs = {"seed": [0, 1, 2], **_TINY, "arm": ["sn_dcgan", "penalty"], "steps": 60}
-        return _study_text("rehearsal", _parameters(of_runs))
-
-    def _seeds(self, study: str, seeds: list[int]) -> list[int]:
-        """The seeds of which runs are not frozen yet: first those that were begun, each part in order."""
-        frozen = Path(__file__).parents[1] / "results" / study / "data" / "manifest.json"
-        parts = json.loads(frozen.read_text())["parts"].values() if frozen.exists() else ()
+    def _study_left(self) -> Study:
+        """The study with the runs that are not frozen yet, seed by seed, first those of which a part is frozen."""
+        if self._tiny:
+            sizes = {"seed": [0, 1, 2], **_TINY, "arm": ["sn_dcgan", "penalty"], "steps": 60}
+            path = self._study_file("rehearsal", sizes)
+        else:
+            path = BUNDLED / f"{_REAL_STUDY}.yaml"
+        study = read(path)
+        manifest = ROOT / "experiments" / "results" / study.name / "data" / "manifest.json"
+        parts = json.loads(manifest.read_text())["parts"].values() if manifest.exists() else ()
         done = {run_id for part in parts for run_id in part["runs"]}
-        path = self._folder / "plan.yaml"
-        path.write_text(self._plan())
-        configs = read(path).configs
-        missing = {config.seed for config in configs if config.run_id not in done}
-        begun = {config.seed for config in configs if config.run_id in done}
-        return [seed for seed in seeds if seed in missing & begun] + [seed for seed in seeds if seed in missing - begun]
+        begun = {config.seed for config in study.configs if config.run_id in done}
+        left = [config for config in study.configs if config.run_id not in done]
+        return replace(study, configs=sorted(left, key=lambda config: (config.seed not in begun, config.seed)))
+
+    def _study_file(self, name: str, parameters: dict[str, Any]) -> Path:
+        """A study file; its first parameter varies slowest."""
+        of_runs = {key: {"values" if isinstance(value, list) else "value": value} for key, value in parameters.items()}
+        path = self._folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"name": name, "method": "grid", "parameters": of_runs}, sort_keys=False))
+        return path
 
     @property
     def _sizes(self) -> dict[str, Any]:
         return _TINY if self._tiny else _REAL
 
-    @contextmanager
-    def _study(self) -> Iterator[Path]:
-        """A study file of a few short runs."""
-        path = self._folder / "short.yaml"
-        path.write_text(_study_text("short", _parameters(self._sizes)))
-        yield path
-
     def _runs(self, name: str) -> Path:
         return self._folder / name / "short"
 
-    def _start_sweep(
-        self, study: Path, name: str, checkpoint_every: int = 500, workers: int = 0
-    ) -> subprocess.Popen[bytes]:
-        workers = workers or len(self._sizes["arm"])
-        where = ["--device", "cpu"] if self._tiny else ["--device", "cuda", "--per-gpu", str(workers)]
-        arguments = ["sweep", str(study), *where, "--workers", str(workers), "--threads", "1", "--wandb", "disabled",
-                     "--checkpoint-every", str(checkpoint_every), "--runs-dir", str(self._folder / name)]  # fmt: skip
-        return start([sys.executable, "-m", "experiments", *arguments], self._log)
+    def _start_sweep(self, name: str) -> subprocess.Popen[bytes]:
+        """A sweep of a few short runs into a folder of this name."""
+        study, workers = self._study_file("short", self._sizes), str(len(self._sizes["arm"]))
+        where = ["--device", "cpu"] if self._tiny else ["--device", "cuda", "--per-gpu", workers]
+        command = [sys.executable, "-m", "experiments", "sweep", str(study), *where, "--workers", workers]
+        how = ["--threads", "1", "--wandb", "disabled", "--checkpoint-every", str(self._sizes["steps"])]
+        return start([*command, *how, "--runs-dir", str(self._folder / name)], self._log)
 
-    def _sweep(self, study: Path, name: str) -> None:
-        sweep = self._start_sweep(study, name)
+    def _sweep(self, name: str) -> None:
+        sweep = self._start_sweep(name)
         try:
             sweep.wait()
         finally:
@@ -245,15 +267,6 @@ class Phases:
         found = action()
         self._write(name, found)
         return found["ok"]
-
-
-def _study_text(name: str, parameters: dict[str, Any]) -> str:
-    """A study file; its first parameter varies slowest: the seed, if it comes first."""
-    return yaml.safe_dump({"name": name, "method": "grid", "parameters": parameters}, sort_keys=False)
-
-
-def _parameters(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: {"values" if isinstance(value, list) else "value": value} for key, value in values.items()}
 
 
 def _profiled(config: RunConfig, device: torch.device, steps: int) -> tuple[dict[str, Any], str]:
@@ -287,7 +300,7 @@ def _profiled(config: RunConfig, device: torch.device, steps: int) -> tuple[dict
     return found, events.table(sort_by=by, row_limit=15, max_name_column_width=60)
 
 
-NAMES = ("environment", "agreement", "determinism", "resume", "bench", "profile", "runs")
+NAMES = ("environment", "agreement", "determinism", "resume", "bench", "profile", "runs", "sweep")
 
 
 def main() -> None:
@@ -295,12 +308,15 @@ def main() -> None:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--folder", type=Path, required=True, help="where phases work, and write what they find")
     parser.add_argument("--out", type=Path, required=True, help="where archives of runs are written")
-    parser.add_argument("--seconds", type=float, default=600.0, help="that this phase may take")
-    parser.add_argument("--workers", type=int, default=3, help="real runs at once")
+    parser.add_argument("--until", type=float, required=True, help="seconds of the epoch at which it has to be over")
+    parser.add_argument("--workers", type=int, default=0, help="real runs at once; 0: with which most end")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
     arguments = parser.parse_args()
-    with stop_on_signals():
-        sys.exit(not Phases(arguments).run(arguments.name))
+    try:
+        with stop_on_signals():
+            sys.exit(not Phases(arguments).run(arguments.name))
+    except KeyboardInterrupt as stopped:
+        sys.exit(f"{arguments.name} was stopped ({stopped})")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,9 +48,3 @@ def run(command: list[str], log: Path, seconds: float, environment: dict[str, st
         return None
     finally:
         stop(process)
-
-
-def sleep_until(deadline: float, at_most: float) -> bool:
-    """Sleep for at most so many seconds; whether the deadline (of time.monotonic) has come."""
-    time.sleep(max(0.0, min(at_most, deadline - time.monotonic())))
-    return time.monotonic() >= deadline
