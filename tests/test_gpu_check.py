@@ -341,17 +341,13 @@ def real_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "kit"
 
 
-def frozen_runs(out: Path, results: Path) -> set[str]:
-    merge([out], results)
-    study = thaw(results / "rehearsal" / "data")
-    return set(study.runs["run_id"][study.runs["state"].isin(RESULTS)])
-
-
 @pytest.mark.slow
 def test_the_rehearsal_passes_on_what_the_machine_has(real_kit: Path, tmp_path: Path) -> None:
     """With nothing but the packages that are listed for it; the images of the kit are unpacked."""
     out = tmp_path / "out"
-    done = subprocess.run(check("--rehearse", "--seconds", 560, "--kit", real_kit, "--out", out), cwd=ROOT, check=False)
+    done = subprocess.run(
+        check("--rehearse", "--seconds", 1200, "--kit", real_kit, "--out", out), cwd=ROOT, check=False
+    )
     report = json.loads((out / "report.json").read_text())
     states = {name: phase["state"] for name, phase in report["phases"].items()}
     assert done.returncode == 0, (states, (out / "log.txt").read_text()[-5000:])
@@ -359,7 +355,7 @@ def test_the_rehearsal_passes_on_what_the_machine_has(real_kit: Path, tmp_path: 
     assert len(states) == 8
     names = {path.name for path in out.iterdir()}
     assert names == {"report.json", "log.txt", "runs-0.tar"}
-    assert report["phases"]["tests"]["said"].endswith("s") or "passed" in report["phases"]["tests"]["said"]
+    assert re.search(r"\d+ passed", report["phases"]["tests"]["said"])
     found = {name: phase["found"] for name, phase in report["phases"].items() if name != "tests"}
     assert found["environment"]["matmul_flops"]["float32"] > 1e8
     assert "the notebook's loop (dcgan)" in found["bench"]["rows"]
@@ -367,26 +363,34 @@ def test_the_rehearsal_passes_on_what_the_machine_has(real_kit: Path, tmp_path: 
     assert set(found["profile"]["arms"]) == {"dcgan", "sn_dcgan", "penalty_dcgan"}
     assert found["resume"]["stopped_at"]
     assert len(found["runs"]["runs"]) == 6
-    assert frozen_runs(out, tmp_path / "results") == set(found["runs"]["runs"])
+    merge([out], tmp_path / "results")
+    assert frozen_runs(tmp_path / "results") == set(found["runs"]["runs"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_at_a_random_moment_what_was_done_is_on_the_disk(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "archived"), [(0, False), (1, True), (2, True)])
+def test_killed_at_a_random_moment_what_was_done_is_on_the_disk(seed: int, archived: bool, tmp_path: Path) -> None:
+    """At any moment from the start, or from the first archived run on."""
     out = tmp_path / "out"
-    process = start(check("--rehearse", "--only", "environment,runs", "--out", out), tmp_path / "output")
+    process = start(check("--rehearse", "--only", "runs", "--seconds", 300, "--out", out), tmp_path / "output")
     log = out / "log.txt"
-    wait_for(lambda: log.exists() and "archived" in log.read_text(), 120)
-    time.sleep(random.Random(seed).uniform(0, 15))
+    wait_for(lambda: log.exists() and (not archived or "archived" in log.read_text()), 200)
+    time.sleep(random.Random(seed).uniform(0, 8))
     os.kill(process.pid, signal.SIGKILL)
     stop(process)
     told = re.findall(r"archived (\S+):", log.read_text())
-    report = json.loads((out / "report.json").read_text())
-    assert report["device"]
-    merged = frozen_runs(out, tmp_path / "results")
+    assert bool(told) >= archived
+    assert json.loads((out / "report.json").read_text())["state"] == "running"
+    merge([out], tmp_path / "results")
+    merged = frozen_runs(tmp_path / "results") if told else set()
     assert set(told) <= merged
     assert len(merged) <= len(told) + 1  # one may have been written, and not told of
     wait_for(lambda: not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(out).encode() in _content(p)], 30)
+
+
+def frozen_runs(results: Path) -> set[str]:
+    study = thaw(results / "rehearsal" / "data")
+    return set(study.runs["run_id"][study.runs["state"].isin(RESULTS)])
 
 
 def _content(path: Path) -> bytes:
