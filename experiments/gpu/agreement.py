@@ -2,7 +2,7 @@
 
 Every random number comes from the CPU's named streams, so rows differ by rounding alone: in float64 by far less than
 the tolerance, in float32 by what 20 steps make of a rounding. `python -m experiments.gpu.agreement --write` writes
-agreement.json anew, on one thread of a CPU.
+agreement.json again, on one thread of a CPU.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def largest_difference(expected: Rows, found: Rows, metrics: str, step: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.gpu.agreement", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write agreement.json anew, from this CPU")
+    parser.add_argument("--write", action="store_true", help="write agreement.json again, from this CPU")
     parser.add_argument("--device", default="cuda", help="compared with the file; default: %(default)s")
     arguments = parser.parse_args()
     if arguments.write:

@@ -33,7 +33,7 @@ class Archives:
         self.runs: dict[str, list[str]] = {}  # by archive
 
     def add(self, record: Record) -> None:
-        """Append a run that is over, unless that would make a seventh archive."""
+        """Append a run that ended, unless that would make a seventh archive."""
         content = _packed(record)
         path = self._path()
         if path is None or path.stat().st_size + len(content) + 1024 > BYTES:

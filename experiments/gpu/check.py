@@ -2,7 +2,7 @@
 
 python -m experiments.gpu.check --seconds 560 --out DIR
 
-DIR then holds report.json (written anew after every phase), log.txt, and up to six archives of runs, at most 10 MiB
+DIR then holds report.json (replaced after every phase), log.txt, and up to six archives of runs, at most 10 MiB
 each: whatever moment it is cut off, what was done is on the disk. `python -m experiments.gpu.merge DIR` takes that
 over. Needs no network, and no package but those of machine.txt and of the kit (`make gpu-kit`).
 """
