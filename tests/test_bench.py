@@ -20,7 +20,7 @@ from sngan.yardstick import load_yardstick
 def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.bench.cores", lambda: 1)  # fewer processes to start
     out = tmp_path / "bench.json"
-    arguments = ["bench", "--seconds", 2, "--batch-size", 16, "--device", "cpu", "--out", out, "--json"]
+    arguments = ["bench", "--seconds", 2, "--rounds", 2, "--batch-size", 16, "--device", "cpu", "--out", out, "--json"]
     code, output, _ = command(*arguments)
     assert code == 0
     result = json.loads(out.read_text())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -411,9 +412,17 @@ def test_every_bundled_study_is_a_wandb_sweep(server: Server, tmp_path: Path) ->
         sweep = list(server.sweeps.values())[-1]
         study = find(name)
         assert len(sweep.cells) == study.cells
-        given = [create_sweep_command_args({"args": {k: {"value": v} for k, v in c.items()}}) for c in sweep.cells]
-        commands = [cli.parse(["train", "--study", name, *arguments["args"]]) for arguments in given]
-        assert {command.config.run_id for command in commands} == {config.run_id for config in study.configs}
+        parsed: dict[str, Any] = {}  # a command line takes a tenth of a second: one for each cell but for the seed
+        run_ids = set()
+        for cell in sweep.cells:
+            arguments = create_sweep_command_args({"args": {k: {"value": v} for k, v in cell.items()}})["args"]
+            others = str([argument for argument in arguments if argument != f"--seed={cell['seed']}"])
+            if others not in parsed:
+                parsed[others] = cli.parse(["train", "--study", name, *arguments]).config
+                assert parsed[others].seed == cell["seed"]
+            assert f"--seed={cell['seed']}" in arguments
+            run_ids.add(replace(parsed[others], seed=cell["seed"]).run_id)
+        assert run_ids == {config.run_id for config in study.configs}
         assert sweep.config["command"][2:] == ["-m", "experiments", "train", "--study", name, "${args}"]
 
 
