@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,10 +112,15 @@ def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Cal
         _NOTEBOOK: notebook_steps(configs["dcgan"], data),
         _TUTORIAL: notebook_steps(configs["dcgan"], data, in_memory=True),
     }
-    candidates: dict[str, Callable[[int], None]] = {
-        name: lambda n, stream=stream: deque(itertools.islice(stream, n), maxlen=0).clear()
-        for name, stream in streams.items()
-    }
+
+    def notebook(stream: Iterator[Any]) -> Callable[[int], None]:
+        def steps(n: int) -> None:
+            torch.backends.cudnn.deterministic = False  # as whoever runs the notebook has it; ours sets it
+            deque(itertools.islice(stream, n), maxlen=0).clear()
+
+        return steps
+
+    candidates = {name: notebook(stream) for name, stream in streams.items()}
     tf32 = data.images.is_cuda
     configs = configs | {
         name: replace(configs["dcgan"], precision=precision)  # type: ignore[arg-type]

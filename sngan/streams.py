@@ -72,8 +72,8 @@ class Normal:
 class Ahead:
     """A source's draws on `device`, one a turn.
 
-    For a CUDA device they are made in blocks before they are needed, in pinned memory, and copied while the device
-    works, so that it never waits for them. Values and states are those of one draw after the other: a state may be
+    For a CUDA device they are made in blocks before they are needed, in pinned memory, and copied without waiting for
+    what the device is at. Values and states are those of one draw after the other: a state may be
     loaded for any other device. `block` is the number of draws that are made at once; default: 1 on a CPU, else up
     to 64, in at most 16 MiB.
     """

@@ -16,7 +16,7 @@ from sngan.evaluate import Evaluation
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.measure import Instruments, Window, layer_generators, non_finite
 from sngan.models import Discriminator, Generator, initialize
-from sngan.precision import check_precision, set_products
+from sngan.precision import check_precision, float32_afterwards, set_products
 from sngan.spectral import (
     SpectralPenalty,
     advance_power_iteration,
@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+@float32_afterwards()
 def train(
     config: RunConfig,
     data: ImageData,

@@ -179,7 +179,11 @@ def test_an_evaluation_is_that_of_a_cpu() -> None:
         assert real.features.device.type == torch.device(device).type
         found.append(scores(real, fake, fake.labels, torch.ones(10).numpy()))
     for key, value in found[0].items():
-        assert found[1][key] == pytest.approx(value, rel=1e-4, abs=1e-4 if key != "eval/kd" else 1e-5), key
+        distance = key in ("eval/fd", "eval/fd_pixels", "eval/kd", "eval/kd_error", "eval/diversity")
+        # a rounding may move one of 400 samples over a border
+        assert found[1][key] == (
+            pytest.approx(value, rel=1e-4, abs=1e-5) if distance else pytest.approx(value, rel=0.02)
+        )
 
 
 @pytest.fixture
@@ -209,11 +213,17 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     set_mode("default")
 
 
-@pytest.mark.parametrize("changes", [{}, {"n_dis": 2}, {"loss": "hinge"}, {"precision": "bfloat16"}])
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("arm", "changes"),
+    [
+        *((arm, {}) for arm in ARMS),
+        *(("sn_dcgan", changes) for changes in ({"n_dis": 2}, {"loss": "hinge"}, {"power_iteration": "per_update"})),
+        ("penalty", {"precision": "bfloat16"}),
+    ],
+)
 def test_nothing_waits_for_the_device_between_rows(arm: str, changes: dict[str, Any], watched: list[str]) -> None:
-    rows_on(DEVICE, small(arm=arm, steps=140, log_every=70, n_evaluations=1, **changes))  # two blocks of draws
-    assert watched.count("default") == 140
+    rows_on(DEVICE, small(arm=arm, steps=70, log_every=35, n_evaluations=1, **changes))  # two blocks of draws
+    assert watched.count("default") == 70
 
 
 def test_the_same_run_twice_has_the_same_bytes(tmp_path: Path) -> None:

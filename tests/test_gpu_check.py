@@ -75,19 +75,28 @@ def test_a_run_comes_back_as_what_a_freeze_keeps(archived: tuple[Path, list[Reco
 def test_cut_anywhere_it_loses_what_follows_its_last_run(archived: tuple[Path, list[Record]], tmp_path: Path) -> None:
     path, records = archived
     content = path.read_bytes()
-    ends = []
     with tarfile.open(path) as tar:
-        for member in tar.getmembers()[1:]:
-            ends.append(member.offset_data + member.size)
+        members = tar.getmembers()
+    ends = [member.offset_data + member.size for member in members[1:]]
+    wholes = [member.offset for member in members[1:]] + [len(content)]
     picker = random.Random(5)
-    cuts = {0, 1, 511, 512, 513, len(content) - 1, *(end + d for end in ends for d in (-1, 0, 1))}
+    cuts = {
+        0,
+        1,
+        511,
+        512,
+        513,
+        *wholes,
+        *(whole + d for whole in wholes for d in (-1, 1, 300)),
+        *(end + d for end in ends for d in (-1, 0, 1)),
+    }
     cuts |= {picker.randrange(len(content)) for _ in range(25)}
     for cut in sorted(cut for cut in cuts if cut <= len(content)):
         path.write_bytes(content[:cut])
         notes = list(unpack(path, tmp_path / f"cut-{cut}"))
         found = {record.run_id for record in over(tmp_path / f"cut-{cut}" / "tiny")}
         assert found == {record.run_id for record, end in zip(records, ends, strict=True) if end <= cut}, cut
-        assert all("cut off" in note for note in notes)
+        assert [("cut off" in note) for note in notes] == [True] * (cut not in wholes), cut
 
 
 def test_what_is_damaged_or_no_runs_is_left_out_and_named(archived: tuple[Path, list[Record]], tmp_path: Path) -> None:
@@ -110,9 +119,15 @@ def test_what_is_damaged_or_no_runs_is_left_out_and_named(archived: tuple[Path, 
     hostile = tmp_path / "hostile.tar"
     for name in ("../outside/study.yaml", "/tmp/outside/study.yaml", "tiny/../x.tar.xz", "tiny/made-up.tar.xz"):
         archive._append(hostile, name, inner.getvalue())
+    link = tarfile.TarInfo("tiny/link.tar.xz")
+    link.type, link.linkname = tarfile.SYMTYPE, "../../outside"
+    with open(hostile, "ab") as file:
+        file.write(link.tobuf())
+    archive._append(hostile, "tiny/study.yaml", b"name: [")
     notes = list(unpack(hostile, tmp_path / "deep" / "er"))
-    assert [("is no run's" in note) for note in notes] == [True, True, True, False]
+    assert [("is no run's" in note) for note in notes] == [True, True, True, False, True, False]
     assert "made-up is not what its status says" in notes[3]
+    assert "the plan of tiny is left out" in notes[5]
     assert not [path for path in tmp_path.rglob("*") if "outside" in path.name]
     assert not [path for path in (tmp_path / "deep").rglob("*") if path.is_file()]
 
@@ -175,9 +190,33 @@ def test_merging_freezes_the_runs_and_keeps_the_reports(
 
 
 def test_a_folder_that_check_did_not_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no report.json"):
+    with pytest.raises(InputError, match=r"neither report.json nor archives"):
         merge([tmp_path], tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"started": "now"}'])
+def test_runs_are_frozen_whatever_the_report_is(
+    content: str | None, archived: tuple[Path, list[Record]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = archived
+    if content is not None:
+        (path.parent / "report.json").write_text(content)
+    merge([path.parent], tmp_path / "results")
+    assert (tmp_path / "results" / "tiny" / "data" / "manifest.json").exists()
+    out = capsys.readouterr().out
+    assert "report.json is left out" in out
+    assert re.search(r"digits-penalty-C-s00-\w+ is not in the plan of tiny, and is left out", out)
+
+
+def test_the_larger_plan_counts(tmp_path: Path) -> None:
+    plans = [
+        f"name: tiny\nmethod: grid\nparameters:\n  seed: {{values: {seeds}}}\n" for seeds in ([0], [0, 1, 2], [0, 1])
+    ]
+    for plan in plans:
+        archive._append(tmp_path / "runs-0.tar", "tiny/study.yaml", plan.encode())
+    assert not list(unpack(tmp_path / "runs-0.tar", tmp_path / "back"))
+    assert (tmp_path / "back" / "tiny" / "study.yaml").read_text() == plans[1]
 
 
 # --- agreement ---
@@ -296,7 +335,10 @@ def test_too_much_to_travel_is_an_error(tmp_path: Path) -> None:
         kit._checked_size(tmp_path, 21 * mib, mib)
     with pytest.raises(InputError, match="too much to travel"):
         kit._checked_size(tmp_path, 15 * mib, 46 * mib)
-    (tmp_path / "mine.txt").touch()
+    for wrong in (tmp_path / "mine.txt", tmp_path / "nowhere" / "kit"):
+        with pytest.raises(InputError, match=r"something else than a kit|there is no folder"):
+            (tmp_path / "mine.txt").touch()
+            kit.make(wrong)
     with pytest.raises(InputError, match="something else than a kit"):
         kit.make(tmp_path)
     assert (tmp_path / "mine.txt").exists()
@@ -312,8 +354,9 @@ def check(*arguments: object) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--seconds", "inf"], "--seconds must be a number above 0"),
         (["--only", "environment,test"], "unknown phase test; known: environment, tests"),
-        (["--seconds", "0"], "--seconds must be above 0"),
+        (["--seconds", "0"], "--seconds must be a number above 0"),
         (["--kit", "nowhere"], "no kit at nowhere: `make gpu-kit` makes it"),
         (["--rehearse", "--out", "tests"], "tests is not empty: name a new folder"),
     ],
@@ -330,6 +373,18 @@ def test_a_budget_that_is_too_small_says_so(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["state"] == "ended"
     assert {phase["state"] for phase in report["phases"].values()} == {"no time left"}
+
+
+def test_a_damaged_kit_is_said_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "kit" / "wheels").mkdir(parents=True)
+    (tmp_path / "kit" / "wheels" / "tyro.whl").write_bytes(b"PK")
+    command = check("--rehearse", "--kit", tmp_path / "kit", "--out", tmp_path / "out")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the check cannot continue: BadZipFile" in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["state"] == "failed"
+    assert "BadZipFile" in report["error"]
 
 
 @pytest.fixture(scope="module")
@@ -357,6 +412,7 @@ def test_the_rehearsal_passes_on_what_the_machine_has(real_kit: Path, tmp_path: 
     assert names == {"report.json", "log.txt", "runs-0.tar"}
     assert re.search(r"\d+ passed", report["phases"]["tests"]["said"])
     found = {name: phase["found"] for name, phase in report["phases"].items() if name != "tests"}
+    assert found["runs"]["failed"] == {}
     assert found["environment"]["matmul_flops"]["float32"] > 1e8
     assert "the notebook's loop (dcgan)" in found["bench"]["rows"]
     assert "W&B, one row" not in found["bench"]["rows"]  # not carried

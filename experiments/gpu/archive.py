@@ -11,14 +11,19 @@ import io
 import lzma
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from experiments.export import WEIGHTS, discriminator_weights
 from experiments.record import RESULTS, Record
+from experiments.study import parse
+from sngan.config import InputError
 
-_DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError)  # what reading raises where bytes are wrong
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, KeyError)  # what wrong bytes raise
 MOST, BYTES = 6, 10 * 2**20  # archives, and of each
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)/(study\.yaml|[A-Za-z0-9][A-Za-z0-9._-]*\.tar\.xz)")
 _FILES = re.compile(r"[a-z]+\.(json|jsonl|safetensors)|samples/step-\d+\.png")
@@ -88,11 +93,13 @@ def unpack(archive: Path, runs_dir: Path) -> Iterator[str]:
         with tarfile.open(archive) as tar:
             for member in tar:
                 found = _NAME.fullmatch(member.name)
-                content = tar.extractfile(member)
+                content = tar.extractfile(member) if member.isreg() else None
                 if not found or content is None:
                     yield f"{archive.name}: {member.name!r} is no run's, and is left out"
                 elif note := _place(runs_dir / found[1], found[2], content.read()):
                     yield f"{archive.name}: {note}"
+            if tar.offset != archive.stat().st_size:
+                raise tarfile.ReadError("within the header of a run")
     except _DAMAGE as error:
         yield f"{archive.name} is cut off: what follows its last whole run is lost ({error})"
 
@@ -101,26 +108,42 @@ def _place(study_folder: Path, name: str, content: bytes) -> str:
     """Write a member's content; what is wrong with it, if something is."""
     study_folder.mkdir(parents=True, exist_ok=True)
     if name == "study.yaml":
-        (study_folder / name).write_bytes(content)
-        return ""
+        return _place_plan(study_folder / name, content.decode())
     run_id = name.removesuffix(".tar.xz")
     folder = study_folder / run_id
     if folder.exists():
         return f"{run_id} is there already, and stays as it is"
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            files = {member.name: tar.extractfile(member) for member in tar if _FILES.fullmatch(member.name)}
-            contents = {name: file.read() for name, file in files.items() if file}
+            members = [member for member in tar if member.isreg() and _FILES.fullmatch(member.name)]
+            contents = {member.name: tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
     except _DAMAGE as error:
         return f"{run_id} is damaged, and left out ({error})"
+    folder.mkdir()
     for file, held in contents.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(held)
-    record = Record(folder)
-    status = record.status()
-    if status["state"] in RESULTS and not record.damage(status):
+    if _is_result(Record(folder)):
         return ""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     return f"{run_id} is not what its status says, and left out"
+
+
+def _is_result(record: Record) -> bool:
+    """Whether it is the whole record of the run that it is named after, which ended."""
+    try:
+        config, status = record.config(), record.status()
+    except InputError:
+        return False
+    return config.run_id == record.run_id and status["state"] in RESULTS and not record.damage(status)
+
+
+def _place_plan(path: Path, text: str) -> str:
+    """Write a study's plan, unless one with more runs is there; what is wrong with it, if something is."""
+    try:
+        n_runs = len(parse(text).configs)
+    except (InputError, yaml.YAMLError) as error:
+        return f"the plan of {path.parent.name} is left out ({error})"
+    if not path.exists() or n_runs > len(parse(path.read_text()).configs):
+        path.write_text(text)
+    return ""

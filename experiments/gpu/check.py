@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +28,8 @@ from experiments.gpu.kit import hide_what_the_machine_lacks, unpack
 from experiments.gpu.processes import run
 
 ROOT = Path(__file__).parents[2]
-_RESERVE = 4.0  # seconds for the last report
+_RESERVE = 18.0  # seconds in which the last phase stops and the report is written
+_FOR_RUNS = 0.4  # of the time, that the phases before leave to real runs
 
 
 class Phase(NamedTuple):
@@ -62,7 +67,7 @@ class Check:
             "rehearsal": self._rehearse,
             "budget_seconds": self._seconds,
             "state": "running",
-            "device": None,
+            "device": _device(self._rehearse),
             "phases": {phase.name: {"state": "not begun"} for phase in self._chosen},
         }
 
@@ -78,13 +83,16 @@ class Check:
         self._write()
         with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
             folder = Path(temporary)
-            environment = self._environment(folder)
             try:
+                environment = self._environment(folder)
                 for phase in self._chosen:
                     self._take(phase, folder, environment, log)
                 self._report["state"] = "ended"
             except KeyboardInterrupt:
                 self._report["state"] = "stopped"
+            except Exception as error:  # a damaged kit, a full disk
+                self._report |= {"state": "failed", "error": repr(error)}
+                print(f"the check cannot continue: {error!r}", flush=True)
             self._write()
         states = [phase["state"] for phase in self._report["phases"].values()]
         return self._report["state"] == "ended" and set(states) == {"passed"}
@@ -96,7 +104,7 @@ class Check:
             variables = unpack(self._kit, folder / "kit")
             paths.insert(0, variables["PYTHONPATH"])
         if self._rehearse:
-            paths.append(str(hide_what_the_machine_lacks(folder / "hidden")))
+            paths.append(str(hide_what_the_machine_lacks(folder / "hidden", carried=bool(variables))))
             variables |= {"SNGAN_GPU_TESTS_ON": "cpu", "OMP_NUM_THREADS": "1"}  # several processes share the cores
         return variables | {
             "PYTHONPATH": os.pathsep.join(paths),
@@ -109,7 +117,8 @@ class Check:
     def _take(self, phase: Phase, folder: Path, environment: dict[str, str], log: Path) -> None:
         entry = self._report["phases"][phase.name]
         most = phase.seconds * (4 if self._rehearse else 1)  # a CPU that others use too
-        seconds = min(most or self._left, self._left)
+        left = self._left - (_FOR_RUNS * self._seconds if phase.seconds and self._chosen[-1].name == "runs" else 0)
+        seconds = min(most or left, left)
         if seconds < 5:
             entry["state"] = "no time left"
             return
@@ -139,7 +148,8 @@ class Check:
             marked = sorted(path for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text())
             few = ["-k", "(sn_dcgan and not changes) or twice or another_device or draws"] if self._rehearse else []
             files = [str(path) for path in marked]
-            return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-s", "-m", "gpu", *few, *files]
+            how = ["-p", "no:cacheprovider", "-vv", "-rs", "-s", "-m", "gpu"]
+            return [sys.executable, "-m", "pytest", *how, *few, *files]
         rehearse = ["--rehearse"] if self._rehearse else []
         return [sys.executable, "-m", "experiments.gpu.phases", name, "--folder", str(folder), "--out", str(self._out),
                 "--until", str(time.time() + seconds), "--workers", str(self._workers), *rehearse]  # fmt: skip
@@ -149,8 +159,6 @@ class Check:
         result = folder / f"{name}.json"
         if result.exists():
             entry["found"] = json.loads(result.read_text())
-            if name == "environment":
-                self._report["device"] = entry["found"]["device"]
         elif said := [line for line in lines if line.strip()]:
             entry["said"] = said[-1]
 
@@ -161,6 +169,16 @@ class Check:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self._report, indent=1) + "\n")
         os.replace(temporary, path)
+
+
+def _device(rehearse: bool) -> str:
+    """The machine's name, before anything else is known of it."""
+    if rehearse:
+        return f"cpu {platform.machine()}"
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    return "unknown"
 
 
 def main() -> None:
@@ -184,8 +202,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.only) - set(names):
         parser.error(f"unknown phase {', '.join(sorted(unknown))}; known: {', '.join(names)}")
-    if not arguments.seconds > 0 or arguments.workers < 0:
-        parser.error("--seconds must be above 0, and --workers at least 0")
+    if not 0 < arguments.seconds < math.inf or arguments.workers < 0:
+        parser.error("--seconds must be a number above 0, and --workers at least 0")
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         parser.error(f"{arguments.out} is not empty: name a new folder")
     if not arguments.rehearse and not (arguments.kit / "wheels").is_dir():

@@ -40,13 +40,15 @@ def make(folder: Path, data_dir: str = "") -> str:
     """
     from sngan.data import data_root, load  # needs what the kit brings
 
-    if folder.exists() and {path.name for path in folder.iterdir()} - {"wheels", "data"}:
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {"wheels", "data"}):
         raise InputError(f"{folder} holds something else than a kit: name a new folder")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {folder.absolute().parent} to put {folder.name} into")
     load("mnist", data_dir)  # makes sure that the files are there, and MNIST's
     raw = Path("MNIST") / "raw"
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=f"{folder.name}-") as temporary:
-        made = Path(temporary)
-        (made / "wheels").mkdir()
+        made = Path(temporary) / "kit"  # with the usual permissions, which a temporary folder does not have
+        (made / "wheels").mkdir(parents=True)
         _download_wheels(made)
         (made / "data" / raw).mkdir(parents=True)
         for path in sorted((data_root(data_dir) / raw).glob("*-ubyte")):
@@ -70,9 +72,11 @@ def _checked_size(folder: Path, kit: int, tree: int) -> str:
 
 def _download_wheels(folder: Path) -> None:
     lock = (ROOT / "requirements.lock").read_text()
-    pinned = [re.search(rf"^{name}==(?:.*\\\n)*.*\n", lock, re.MULTILINE) for name in CARRIED]
+    pinned = {name: re.search(rf"^{name}==(?:.*\\\n)*.*\n", lock, re.MULTILINE) for name in CARRIED}
+    if missing := [name for name, found in pinned.items() if not found]:
+        raise InputError(f"requirements.lock does not pin {', '.join(missing)}")
     requirements = folder / "wheels.txt"
-    requirements.write_text("".join(found.group() for found in pinned if found))
+    requirements.write_text("".join(found.group() for found in pinned.values() if found))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--only-binary=:all:", "--python-version", _PYTHON, "--require-hashes",
                "--requirement", requirements, "--dest", folder / "wheels"]  # fmt: skip
@@ -85,7 +89,10 @@ def _download_wheels(folder: Path) -> None:
 def tree_bytes() -> int:
     """Size of the files of the working tree that git does not ignore."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
+    done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise InputError(f"what travels is unknown outside a git checkout: {done.stderr.decode().strip()}")
+    names = done.stdout.split(b"\0")
     paths = [ROOT / name.decode() for name in names if name]
     return sum(path.lstat().st_size for path in paths if path.exists())
 
@@ -105,9 +112,12 @@ def unpack(kit: Path, folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder / "site"), "SNGAN_DATA": str(folder / "data")}
 
 
-def hide_what_the_machine_lacks(folder: Path) -> Path:
-    """For a rehearsal: a folder for PYTHONPATH in which the modules that the machine lacks raise ImportError."""
-    known = {_normalized(name) for name in on_the_machine()} | {"sngan"}
+def hide_what_the_machine_lacks(folder: Path, carried: bool) -> Path:
+    """For a rehearsal: a folder for PYTHONPATH in which the modules that the machine lacks raise ImportError.
+
+    With `carried` also those of a kit, which then has to come before.
+    """
+    known = {_normalized(name) for name in on_the_machine() - (set(CARRIED) if carried else set())} | {"sngan"}
     folder.mkdir(parents=True)
     for module, packages in importlib.metadata.packages_distributions().items():
         if module.isidentifier() and not known & set(map(_normalized, packages)):

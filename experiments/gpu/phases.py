@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ from sngan.train import train
 
 ROOT = Path(__file__).parents[2]
 _REAL_STUDY = "mnist-core"
-_REAL = {"dataset": "mnist", "steps": 1000, "arm": ["sn_dcgan", "penalty", "dcgan"]}
+_REAL = {"dataset": "mnist", "steps": 400, "arm": ["sn_dcgan", "penalty", "dcgan"]}
 _TINY = {"dataset": "digits", "batch_size": 16, "g_width": 8, "n_fake": 50, "steps": 200, "arm": ["sn_dcgan"]}
-_BEFORE_THE_END = 20.0  # seconds in which the last runs stop, and the report is written
+_BEFORE_THE_END = 13.0  # seconds in which the last runs stop
 
 
 class Phases:
@@ -72,7 +73,8 @@ class Phases:
             properties = torch.cuda.get_device_properties(self._device)
             found |= {"memory_bytes": properties.total_memory, "multiprocessors": properties.multi_processor_count}
             query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
-            found["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+            with suppress(OSError):
+                found["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
         found["matmul_flops"] = matmul_rates(self._device)
         print(to_json(found, indent=1))
         return found | {"ok": True, "packages": dict(sorted(packages.items()))}
@@ -136,7 +138,7 @@ class Phases:
         study = self._study_left()
         folder = self._folder / "runs" / study.name
         archives = Archives(self._out, study.name, study.text)
-        deadline = self._deadline - (8 if self._tiny else _BEFORE_THE_END)
+        deadline = self._deadline - _BEFORE_THE_END
         workers = self._workers or (2 if self._tiny else self._most_finish(study.configs[0], deadline - time.time()))
         print(f"{study.name}: {len(study.configs)} runs to do, {workers} at once", flush=True)
         found: dict[str, Any] = {"ok": False, "study": study.name, "to_do": len(study.configs), "workers": workers}
@@ -152,9 +154,13 @@ class Phases:
             self._archive(folder, archives, found)
         seconds, steps = time.time() - begin, {record.run_id: record.last_step() for record in run_folders(folder)}
         found |= {"ok": not code, "seconds": seconds, "steps": sum(steps.values()), "full": archives.full}
+        found["failed"] = {
+            record.run_id: {key: status.get(key) for key in ("error", "traceback")}
+            for record in run_folders(folder)
+            if (status := record.status())["state"] == "failed"
+        }
         found["not_ended"] = {run_id: step for run_id, step in steps.items() if run_id not in found["runs"]}
         found["seconds_per_step_of_all"] = seconds / max(1, found["steps"])
-        print(self._log.read_text()[-2000:])
         print(to_json({key: found[key] for key in ("steps", "seconds", "seconds_per_step_of_all", "not_ended")}))
         return found
 
@@ -181,7 +187,7 @@ class Phases:
 
         On one H100 six runs at once each had 1.8 times the step time of one alone.
         """
-        alone = _profiled(replace(config, arm="sn_dcgan"), self._device, 50)[0]["ms_per_step"] / 1000
+        alone = _timed(replace(config, arm="sn_dcgan"), self._device, 50, nullcontext()) / 50
         beside = 1.25  # instruments, evaluations, start
         of_run = {n: config.steps * alone * beside * (1 + 0.17 * (n - 1)) for n in range(1, min(6, cores()) + 1)}
         return max(of_run, key=lambda n: n * int(seconds / of_run[n]))  # the smallest of equals
@@ -244,7 +250,7 @@ class Phases:
         finally:
             stop(sweep)
         if sweep.returncode:
-            raise SystemExit(f"the sweep {name!r} ended with code {sweep.returncode}:\n{self._log.read_text()[-3000:]}")
+            raise SystemExit(f"the sweep {name!r} ended with code {sweep.returncode}")
 
     def _different(self, one: str, other: str) -> list[str]:
         """Files of results that two sweeps' records do not share byte for byte."""
@@ -264,40 +270,49 @@ class Phases:
 
     def run(self, name: str) -> bool:
         action: Callable[[], dict[str, Any]] = getattr(self, name)
-        found = action()
+        try:
+            found = action()
+        finally:
+            if self._log.exists() and name != "sweep":  # which writes it
+                print(f"the sweeps' last lines:\n{self._log.read_text(errors='replace')[-3000:]}", flush=True)
         self._write(name, found)
         return found["ok"]
 
 
 def _profiled(config: RunConfig, device: torch.device, steps: int) -> tuple[dict[str, Any], str]:
-    """Milliseconds of a step and of its kernels, launches, the device's idle share; and the profiler's table."""
-    data = load(config.dataset, config.data_dir).to(device)
+    """Milliseconds of a step and of its kernels, launches, the share of time without a kernel; the profiler's table."""
     cuda = device.type == "cuda"
-
-    def go(n: int) -> float:
-        begin = time.perf_counter()
-        train(replace(config, steps=n), data, None)
-        if cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
-
-    go(3)
-    start_up = go(1)
-    seconds = (go(1 + steps) - start_up) / steps
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
-        go(steps)
+    seconds = _timed(config, device, steps, nullcontext()) / steps
+    profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
+    _timed(config, device, steps, profiler)
     events = profiler.key_averages()
-    kernels = [e for e in events if cuda and "CUDA" in str(e.device_type)]
-    kernel_ms = sum(e.self_device_time_total for e in kernels) / 1000 / steps
     found: dict[str, Any] = {"ms_per_step": 1000 * seconds}
     if cuda:
-        launches = sum(e.count for e in events if "LaunchKernel" in e.key) / steps
-        found |= {"kernel_ms_per_step": kernel_ms, "launches_per_step": launches}
-        found["share_of_time_without_a_kernel"] = max(0.0, 1 - kernel_ms / (1000 * seconds))
+        kernels = [e for e in events if "CUDA" in str(e.device_type) and not getattr(e, "is_user_annotation", False)]
+        found["kernel_ms_per_step"] = sum(e.self_device_time_total for e in kernels) / 1000 / steps
+        found["launches_per_step"] = sum(e.count for e in events if "LaunchKernel" in e.key) / steps
+        found["share_of_time_without_a_kernel"] = max(0.0, 1 - found["kernel_ms_per_step"] / found["ms_per_step"])
     found["operations_per_step"] = sum(e.count for e in events if e.key.startswith("aten::")) / steps
-    by = "self_device_time_total" if cuda else "self_cpu_time_total"
+    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
     return found, events.table(sort_by=by, row_limit=15, max_name_column_width=60)
+
+
+def _timed(config: RunConfig, device: torch.device, steps: int, inside: Any) -> float:
+    """Seconds of so many steps of a run, within a context manager, after as many as a warm-up."""
+    times = []
+
+    def look(step: int) -> bool:
+        if step in (steps, 2 * steps):
+            if cuda:
+                torch.cuda.synchronize()
+            inside.__enter__() if step == steps else inside.__exit__(None, None, None)
+            times.append(time.perf_counter())
+        return False
+
+    cuda = device.type == "cuda"
+    data = load(config.dataset, config.data_dir).to(device)
+    train(replace(config, steps=2 * steps), data, None, lambda state: None, due=look)
+    return times[1] - times[0]
 
 
 NAMES = ("environment", "agreement", "determinism", "resume", "bench", "profile", "runs", "sweep")

@@ -9,7 +9,8 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-_GRACE_SECONDS = 12.0  # from SIGTERM to SIGKILL: a sweep lets its runs write checkpoints for 10
+_GRACE_SECONDS = 11.0  # from SIGTERM to SIGKILL: a sweep lets its runs write checkpoints for 10
+GRACE_SECONDS_OUTSIDE = 16.0  # for a process that gives others that time
 
 
 def _end_with_parent() -> None:
@@ -28,12 +29,12 @@ def start(command: list[str], log: Path, environment: dict[str, str] | None = No
         )  # fmt: skip
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes], grace_seconds: float = 0) -> None:
     """SIGTERM to the process, and SIGKILL to its group if that does not end it, or leaves some of it."""
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
+            process.wait(grace_seconds or _GRACE_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -47,4 +48,4 @@ def run(command: list[str], log: Path, seconds: float, environment: dict[str, st
     except subprocess.TimeoutExpired:
         return None
     finally:
-        stop(process)
+        stop(process, GRACE_SECONDS_OUTSIDE)
