@@ -179,11 +179,10 @@ def test_an_evaluation_is_that_of_a_cpu() -> None:
         assert real.features.device.type == torch.device(device).type
         found.append(scores(real, fake, fake.labels, torch.ones(10).numpy()))
     for key, value in found[0].items():
-        distance = key in ("eval/fd", "eval/fd_pixels", "eval/kd", "eval/kd_error", "eval/diversity")
-        # a rounding may move one of 400 samples over a border
-        assert found[1][key] == (
-            pytest.approx(value, rel=1e-4, abs=1e-5) if distance else pytest.approx(value, rel=0.02)
-        )
+        is_distance = key in ("eval/fd", "eval/fd_pixels", "eval/kd", "eval/kd_error", "eval/diversity")
+        # of the others a rounding may move one of 400 samples over a border
+        tolerance = {"rel": 1e-4, "abs": 1e-5} if is_distance else {"rel": 0.02}
+        assert found[1][key] == pytest.approx(value, **tolerance), key
 
 
 @pytest.fixture

@@ -80,16 +80,8 @@ def test_cut_anywhere_it_loses_what_follows_its_last_run(archived: tuple[Path, l
     ends = [member.offset_data + member.size for member in members[1:]]
     wholes = [member.offset for member in members[1:]] + [len(content)]
     picker = random.Random(5)
-    cuts = {
-        0,
-        1,
-        511,
-        512,
-        513,
-        *wholes,
-        *(whole + d for whole in wholes for d in (-1, 1, 300)),
-        *(end + d for end in ends for d in (-1, 0, 1)),
-    }
+    cuts = {0, 1, 511, 512, 513, *(end + d for end in ends for d in (-1, 0, 1))}
+    cuts |= {whole + d for whole in wholes for d in (-1, 0, 1, 300)}  # 300: within a header
     cuts |= {picker.randrange(len(content)) for _ in range(25)}
     for cut in sorted(cut for cut in cuts if cut <= len(content)):
         path.write_bytes(content[:cut])
@@ -135,7 +127,7 @@ def test_what_is_damaged_or_no_runs_is_left_out_and_named(archived: tuple[Path, 
 def test_a_run_whose_rows_were_changed_is_left_out(mixed_study: Path, tmp_path: Path) -> None:
     record = over(mixed_study)[0]
     record.metrics_path.write_bytes(record.metrics_path.read_bytes().replace(b"1", b"2", 1))
-    Archives(tmp_path, "tiny", "").add(record)
+    Archives(tmp_path, "tiny", (mixed_study / "study.yaml").read_text()).add(record)
     (note,) = unpack(tmp_path / "runs-0.tar", tmp_path / "back")
     assert f"{record.run_id} is not what its status says" in note
 
@@ -335,12 +327,13 @@ def test_too_much_to_travel_is_an_error(tmp_path: Path) -> None:
         kit._checked_size(tmp_path, 21 * mib, mib)
     with pytest.raises(InputError, match="too much to travel"):
         kit._checked_size(tmp_path, 15 * mib, 46 * mib)
-    for wrong in (tmp_path / "mine.txt", tmp_path / "nowhere" / "kit"):
-        with pytest.raises(InputError, match=r"something else than a kit|there is no folder"):
-            (tmp_path / "mine.txt").touch()
-            kit.make(wrong)
+    (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="something else than a kit"):
         kit.make(tmp_path)
+    with pytest.raises(InputError, match="something else than a kit"):
+        kit.make(tmp_path / "mine.txt")
+    with pytest.raises(InputError, match="there is no folder"):
+        kit.make(tmp_path / "nowhere" / "kit")
     assert (tmp_path / "mine.txt").exists()
 
 

@@ -61,6 +61,18 @@ def test_only_the_steps_of_a_tf32_run_use_it(precision: str, steps: str, monkeyp
     assert flags() == ("ieee", "ieee")
 
 
+def test_a_tf32_run_that_fails_leaves_float32_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        assert flags() == ("tf32", "tf32")
+        raise RuntimeError("within a step")
+
+    monkeypatch.setattr(training, "check_precision", lambda *_: None)
+    monkeypatch.setattr(training, "minimize", fail)
+    with pytest.raises(RuntimeError, match="within a step"):
+        train(small(precision="tf32"), load("digits"), None)
+    assert flags() == ("ieee", "ieee")
+
+
 def test_real_images_are_judged_in_float32_before_any_network_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference of a process's first run, which all its runs share, is made before `build`."""
     from sngan import evaluate

@@ -190,6 +190,11 @@ class Phases:
         alone = _timed(replace(config, arm="sn_dcgan"), self._device, 50, nullcontext()) / 50
         beside = 1.25  # instruments, evaluations, start
         of_run = {n: config.steps * alone * beside * (1 + 0.17 * (n - 1)) for n in range(1, min(6, cores()) + 1)}
+        if seconds < of_run[1]:
+            print(
+                f"a run alone takes about {of_run[1]:.0f} s, and {seconds:.0f} are left: none may end in time",
+                flush=True,
+            )
         return max(of_run, key=lambda n: n * int(seconds / of_run[n]))  # the smallest of equals
 
     def _archive(self, folder: Path, archives: Archives, found: dict[str, Any]) -> None:
