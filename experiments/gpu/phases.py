@@ -136,6 +136,9 @@ class Phases:
     def runs(self) -> dict[str, Any]:
         """Runs of the study that are not frozen yet, archived as they end, until the time is over."""
         study = self._study_left()
+        if not study.configs:
+            print(f"{study.name}: all runs are frozen already")
+            return {"ok": True, "study": study.name, "to_do": 0}
         folder = self._folder / "runs" / study.name
         archives = Archives(self._out, study.name, study.text)
         deadline = self._deadline - _BEFORE_THE_END
