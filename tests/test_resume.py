@@ -257,7 +257,7 @@ def alive(group: int) -> list[str]:
 def test_a_sweep_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path, command: Callable) -> None:
     """A sweep of 3 runs all of whose processes are killed at random moments; then compared with one that was not."""
     kills, rng = 3, random.Random(0)
-    path = write_study(tmp_path, arm=["dcgan", "sn", "penalty"], steps=400)
+    path = write_study(tmp_path, arm=["dcgan", "sn", "penalty"], steps=260)
     options = ["--workers", "2", "--checkpoint-every", "20", "--wandb", "disabled", "--device", "cpu"]
     line = [sys.executable, "-m", "experiments", "sweep", str(path), *options, "--runs-dir", str(tmp_path / "killed")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -293,7 +293,7 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path,
     assert sum(len(json.loads((r.folder / "status.json").read_text())["attempts"]) for r in records) > 3
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(4, 60), pytest.param(30, 700, marks=_SLOW)])
+@pytest.mark.parametrize(("kills", "steps"), [(4, 60), pytest.param(30, 450, marks=_SLOW)])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, kills: int, steps: int) -> None:
     """Three runs in processes that are copies of this one, which start at once, and are killed again and again."""
     changes = OFTEN | {"steps": steps}
