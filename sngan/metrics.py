@@ -200,15 +200,16 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 def _mean_over_distinct_pairs(function: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> float:
     """Mean of a symmetric function over all pairs of two different rows."""
     total, start = 0.0, 0
-    for rows in _blocks(x):
+    for rows in x.split(_BLOCKS[x.device.type]):
         # rows start.. against columns start..: above the diagonal each pair stands once
-        total += float(function(x[rows], x[start:]).triu_(1).sum())
+        total += float(function(rows, x[start:]).triu_(1).sum())
         start += len(rows)
     return total / (len(x) * (len(x) - 1) / 2)
 
 
 def _mmd2(real: Tensor, fake: Tensor) -> float:
-    across = sum(float(_kernel(real[rows], fake).sum()) for rows in _blocks(real)) / (len(real) * len(fake))
+    rows = real.split(_BLOCKS[real.device.type])
+    across = sum(float(_kernel(a, fake).sum()) for a in rows) / (len(real) * len(fake))
     return _mean_over_distinct_pairs(_kernel, real) + _mean_over_distinct_pairs(_kernel, fake) - 2 * across
 
 

@@ -244,8 +244,8 @@ def test_mistakes_of_their_own() -> None:
 
 @pytest.mark.slow
 def test_memory_is_bounded_for_many_samples() -> None:
-    """20,000 samples of each: a matrix of all pairs alone would be 3.2 GB."""
-    real, fake = normal(0, 20_000, 64), normal(1, 20_000, 64)
+    """14,000 samples of each: a matrix of all pairs alone would be 1.6 GB."""
+    real, fake = normal(0, 14_000, 64), normal(1, 14_000, 64)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert abs(kernel_distance(real, fake)) < 0.01
     assert prdc(real, fake).coverage == pytest.approx(1 - 0.5**5, abs=0.02)
