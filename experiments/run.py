@@ -62,9 +62,9 @@ def execute(
     (see `stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run that
     was interrupted, or failed, goes on from its last checkpoint, or starts over where there is none.
 
-    Raises InputError where device, data or what judges its samples are not to be had, where the device lacks the run's
-    precision, and where the checkpoint was trained with another configuration, data set or version of the program;
-    then nothing is changed. With `force` the run goes on all the same, and its attempt records the difference.
+    Raises InputError if device, data or the yardstick is unavailable, if the device lacks the run's precision, and if
+    the checkpoint was trained with another configuration, data set or version of the program; then nothing is changed.
+    With `force` the run is resumed all the same, and its attempt records the difference.
     """
     keep_memory()
     check_precision(config.precision, device := resolve_device(config.device))

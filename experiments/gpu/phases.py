@@ -134,7 +134,7 @@ class Phases:
         return {"ok": True, "arms": arms}
 
     def runs(self) -> dict[str, Any]:
-        """Runs of the study that are not frozen yet, archived as they end, until the time is over."""
+        """The study's runs that are not frozen yet: each is archived when it has ended, until the time is up."""
         study = self._study_left()
         if not study.configs:
             print(f"{study.name}: all runs are frozen already")
