@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.inference import MARGIN, equality_p, holm, paired_rates_interval, paired_rates_p, trend_p
 from analysis.load import Study
-from analysis.stability import OVER, WITHOUT_END, classes_of
+from analysis.stability import OVER, WITHOUT_END
 from analysis.stats import (
     APPROXIMATE_BELOW,
     SPREAD_FROM,
@@ -33,7 +33,8 @@ from analysis.stats import (
     subtract,
 )
 from experiments.study import CONTEXT_FIELDS
-from sngan.config import ARMS, RunConfig
+from sngan.arms import ARMS
+from sngan.datasets import classes_of
 
 LEVEL = 0.05
 BETTER = float(np.log(1.1))  # of a distance: what counts as better
@@ -44,7 +45,6 @@ _SATURATED = 0.9  # of the classes
 _ROUNDS = 7  # of a benchmark
 _NAN = Interval(np.nan, np.nan, np.nan)
 _OPTIMIZER = ("setting", "lr", "beta1", "beta2", "n_dis")
-_DEFAULTS = RunConfig().identity()
 _Arm = str | tuple[str, Mapping[str, Any]]
 """An arm by its name, or with values of its parameters; else these are the default ones, or the only ones there are"""
 
@@ -195,13 +195,14 @@ class _Cell:
         """seed -> row of an arm's runs. Raises _Missing if there is none, or one too many."""
         name, wanted = (arm, {}) if isinstance(arm, str) else arm
         there = self.table.by_arm.get(context or self.context, {}).get(name, {})
+        usual = ARMS[name].parameters if name in ARMS else {}
         fits = [
             (key, rows)
             for key, rows in there.items()
-            if all(dict(key).get(n, _DEFAULTS[n]) == v for n, v in wanted.items())
+            if all(dict(key).get(n, usual[n]) == v for n, v in wanted.items())
         ]
         if len(fits) > 1:
-            fits = [(key, rows) for key, rows in fits if all(value == wanted.get(n, _DEFAULTS[n]) for n, value in key)]
+            fits = [(key, rows) for key, rows in fits if all(value == wanted.get(n, usual[n]) for n, value in key)]
         if len(fits) != 1:
             raise _Missing(f"{_name(arm)}{f' in {context}' if context else ''}")
         return fits[0][1]
@@ -215,7 +216,8 @@ class _Cell:
     def weights(self, arm: str) -> list[_Arm]:
         """The arm with each of its penalties, from the smallest."""
         there = self.table.by_arm.get(self.context, {}).get(arm, {})
-        found = sorted({dict(key).get("penalty_weight", _DEFAULTS["penalty_weight"]) for key in there})
+        usual = ARMS[arm].parameters["penalty_weight"]
+        found = sorted({dict(key).get("penalty_weight", usual) for key in there})
         return [(arm, {"penalty_weight": weight}) for weight in found]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY
+from sngan.datasets import is_many
 
 CAUSES = {  # in the order that decides if two begin at the same step
     "error": "the program failed",
@@ -128,7 +129,7 @@ def healthy_from(evaluations: Columns, classes: int, trivial: float, thresholds:
 def healthy_at(evaluations: Columns, classes: int, trivial: float, thresholds: Thresholds) -> np.ndarray:
     """Whether the run was healthy, at each evaluation. Of more than 100 classes the distance alone decides."""
     good = evaluations["eval/fd"] < thresholds.healthy * trivial
-    if classes <= 100 and "eval/effective_modes" in evaluations:
+    if not is_many(classes) and "eval/effective_modes" in evaluations:
         good &= evaluations["eval/effective_modes"] >= thresholds.modes * classes
     return good
 
@@ -160,8 +161,8 @@ def _lost(missing: np.ndarray) -> np.ndarray:
 def _few_modes(evaluations: Columns, classes: int, thresholds: Thresholds) -> np.ndarray:
     bad = np.zeros(len(evaluations["step"]), bool)
     if (modes := evaluations.get("eval/effective_modes")) is not None:
-        bad |= modes < thresholds.modes * (np.fmax.accumulate(modes) if classes > 100 else classes)
-    if classes <= 100:
+        bad |= modes < thresholds.modes * (np.fmax.accumulate(modes) if is_many(classes) else classes)
+    if not is_many(classes):
         if "eval/mode_kl" in evaluations:
             bad |= evaluations["eval/mode_kl"] > thresholds.mode_kl
         if "eval/diversity" in evaluations:

@@ -31,7 +31,8 @@ from experiments.study import CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
-from sngan.config import ARMS, InputError, RunConfig
+from sngan.arms import ARMS
+from sngan.config import InputError, RunConfig
 
 _CACHE = ".history.cache"
 _NOT_METRICS = ("step", "d_updates", "images_seen", "run_id", "metrics_sha256")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from analysis.terms import OURS
-from sngan.config import ARMS
+from sngan.arms import ARMS
 
 _STYLE = {
     "font.size": 9,
@@ -96,14 +96,15 @@ def foreign_look(order: Sequence[str], step: str) -> Look:
 def curves(
     panels: Mapping[str, pd.DataFrame],
     look: Look,
-    log_y: bool = False,
+    logarithmic: Collection[str] = (),
     columns: int = 2,
     x_label: str = "",
     marks: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """One panel per title, from the frames of `stats.bands`: centre lines with bands, one per variant.
 
-    `x_label`, if it is not the look's step; `marks`: title -> values at which a horizontal line is drawn.
+    `logarithmic`: titles of panels with such a y axis; `x_label`, if it is not the look's step; `marks`: title ->
+    values at which a horizontal line is drawn.
     """
     rows = -(-len(panels) // columns)
     with mpl.rc_context(_STYLE):
@@ -119,7 +120,7 @@ def curves(
                 low, high = axis.get_ylim()
                 axis.axhline(value, color="0.3", linewidth=0.9, linestyle=":")
                 axis.set_ylim(min(low, value - 0.1), max(high, value + 0.1))
-            if log_y and (frame["centre"] > 0).any():
+            if title in logarithmic and (frame["centre"] > 0).any():
                 axis.set_yscale("log")
                 _label_decades(axis.yaxis)
             else:

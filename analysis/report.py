@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -23,9 +23,12 @@ from analysis.short import across_table, in_short
 from analysis.stability import STATISTICS, compared, summarize
 from analysis.stats import APPROXIMATE_BELOW, bands, binned
 from analysis.tables import Table
+from analysis.terms import Terms
 from experiments.record import RESULTS, to_json, write_atomically
 from experiments.study import JUDGED
-from sngan.config import ARMS, InputError
+from sngan import quantities
+from sngan.arms import ARMS
+from sngan.config import InputError
 
 KINDS = ("png", "svg")
 _Draw = Callable[[Figure, str, str, str], "Picture"]
@@ -226,93 +229,125 @@ def _png_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
+_RATIO = "conv_over_matrix"  # of the operator norm to the matrix's sigma, by layer
+
+
+class _Curves(NamedTuple):
+    """A figure of curves over training: the quantities that name it, and how they are to be read.
+
+    `columns` of panels; 0: as many as there are layers.
+    """
+
+    file: str
+    title: str
+    caption: str
+    columns: int
+
+    def metrics(self, layers: Sequence[str]) -> list[str]:
+        if self.file == "bound":
+            return [f"{_RATIO}/{layer}" for layer in layers]
+        return [name for of in quantities.shown("figure", self.file) for name in of.names(layers)]
+
+    def said(self, terms: Terms, foreign: bool) -> tuple[str, str, str]:
+        """File, title and caption; of another program's runs in its own words."""
+        side = f"{terms.better.capitalize()} is better."
+        if self.file == "distance":
+            return ("quality", terms.quality, side) if foreign else (self.file, self.title, side)
+        return self.file, self.title, "" if foreign else self.caption
+
+
+_CURVES = (
+    _Curves("losses", "Losses", "The discriminator's and the generator's loss.", 2),
+    _Curves("distance", "Distance of samples from the data", "", 2),
+    _Curves(
+        "coverage", "Quality and variety of samples",
+        "Of reals against reals all but the effective modes would be near 1, and these near the number of classes. "
+        "One image repeated can be precise, but not varied.", 3,
+    ),
+    _Curves(
+        "sigma", "Spectral norms by layer",
+        "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
+        "parameter. Spectral normalization holds the upper ones at 1.", 0,
+    ),
+    _Curves(
+        "pull", "Pull of the penalty by layer",
+        "How hard the penalty pulls at each layer's largest singular direction, in units of the pull of the loss "
+        "without it: above 1 the penalty is the stronger.", 0,
+    ),
+    _Curves(
+        "operators", "Operator norms by layer",
+        "Largest factor by which each convolution, at its stride and input size, stretches an input. Compare with the "
+        "matrix's largest singular value above: where that one is held at 1, this one is not.", 0,
+    ),
+    _Curves(
+        "bound", "Operator norm against its bound",
+        "How much more the convolution stretches an input than its matrix's sigma says. The theorem allows what lies "
+        "between the dotted lines: 1, and the root of how many windows overlap at a pixel (2 for kernel 4 at stride "
+        "2, 3 for kernel 3 at stride 1; 1 where the output is one pixel).", 0,
+    ),
+    _Curves(
+        "spectra", "Shape of the spectra",
+        "Of the raw parameter's singular values s: stable rank sum s^2 / max s^2, effective rank exp of the entropy "
+        "of s^2, and the share of s above half the largest. Low: few directions carry the layer.", 0,
+    ),
+    _Curves(
+        "steepness", "How steep the discriminator is",
+        "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
+        "images.", 2,
+    ),
+    _Curves("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.", 2),
+)  # fmt: skip
+
+
+def _title(metric: str, terms: Terms, foreign: bool) -> str:
+    """A panel's: the quantity in words, or what another program calls it."""
+    named = {"loss/d": terms.loss_d, "loss/g": terms.loss_g, "grad_norm/g": terms.grad_g, "eval/fd": terms.quality}
+    if foreign and metric in named:
+        return named[metric]
+    kind, _, layer = metric.partition("/")
+    if kind == _RATIO:
+        return f"{layer}, operator norm over sigma"
+    of = quantities.find(metric)
+    assert of is not None
+    words = f"{of.words}, {of.unit}" if of.unit else of.words
+    return f"{layer}, {words}" if of.by_layer else words
+
+
+def _is_log(metric: str, terms: Terms) -> bool:
+    of = quantities.find(metric)
+    return of is not None and of.axis == "log" and (terms.ratio or metric != "eval/fd")
+
+
 def _pictures(
     study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look, draw: _Draw
 ) -> list[Picture]:
     """`others`: failures under other thresholds, or nothing."""
     pictures, terms, slugs = [], study.terms, _slugs(study.runs["context"].unique())
     layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
-    losses = {"loss/d": "loss of the discriminator", "loss/g": "loss of the generator"}
-    if study.foreign:
-        losses = {"loss/d": terms.loss_d, "loss/g": terms.loss_g}
-    sigmas = {f"sigma/{layer}": f"{layer}, weight as used" for layer in layers}
-    sigmas |= {f"sigma_raw/{layer}": f"{layer}, raw parameter" for layer in layers}
-    gradients = {
-        "grad_norm/d": "gradient norm of the discriminator",
-        "grad_norm/g": "gradient norm of the generator",
-    }
-    operators = {f"sigma_conv/{layer}": f"{layer}, operator norm" for layer in layers}
-    bound = {f"conv_over_matrix/{layer}": f"{layer}, operator norm over sigma" for layer in layers}
-    shapes = {"stable_rank": "stable rank", "effective_rank": "effective rank", "spectrum_share": "share above half"}
-    spectra = {f"{name}/{layer}": f"{layer}, {words}" for name, words in shapes.items() for layer in layers}
-    steepness = {"lipschitz/product": "product of norms and gains (upper bound)",
-                 "lipschitz/empirical": "largest |dD/dx| found (lower bound)"}  # fmt: skip
-    distances = {
-        "eval/fd": terms.quality if study.foreign else "fd (Frechet distance)",
-        "eval/fd_pixels": "fd_pixels",
-        "eval/mode_kl": "KL of the classes, nats",
-    }
-    coverage = {
-        "eval/precision": "precision", "eval/density": "density", "eval/recall": "recall", "eval/coverage": "coverage",
-        "eval/effective_modes": "effective modes", "eval/diversity": "diversity",
-    }  # fmt: skip
-    steepness |= {f"grad_x/{kind}": f"mean |dD/dx|, {kind} images" for kind in ("real", "fake", "interpolated")}
-    if study.foreign:
-        gradients = {"grad_norm/g": terms.grad_g}
-    side = f"{terms.better.capitalize()} is better."
-    kinds = (
-        ("losses", "Losses", "" if study.foreign else "The discriminator's and the generator's loss.",
-         losses, False, 2),
-        (*(("quality", terms.quality) if study.foreign else ("distance", "Distance of samples from the data")), side,
-         distances, terms.ratio, 2),
-        ("coverage", "Quality and variety of samples",
-         "Of reals against reals all but the effective modes would be near 1, and these near the number of classes. "
-         "One image repeated can be precise, but not varied.",
-         coverage, False, 3),
-        ("sigma", "Spectral norms by layer",
-         "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
-         "parameter. Spectral normalization holds the upper ones at 1.", sigmas, True, max(len(layers), 1)),
-        ("operators", "Operator norms by layer",
-         "Largest factor by which each convolution, at its stride and input size, stretches an input. Compare with the "
-         "matrix's largest singular value above: where that one is held at 1, this one is not.", operators, True,
-         max(len(layers), 1)),
-        ("bound", "Operator norm against its bound",
-         "How much more the convolution stretches an input than its matrix's sigma says. The theorem allows what lies "
-         "between the dotted lines: 1, and the root of how many windows overlap at a pixel (2 for kernel 4 at stride "
-         "2; 1 where the output is one pixel).", bound, False, max(len(layers), 1)),
-        ("spectra", "Shape of the spectra",
-         "Of the raw parameter's singular values s: stable rank sum s^2 / max s^2, effective rank exp of the entropy "
-         "of s^2, and the share of s above half the largest. Low: few directions carry the layer.", spectra, False,
-         max(len(layers), 1)),
-        ("steepness", "How steep the discriminator is",
-         "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
-         "images.", steepness, True, 2),
-        ("gradients", "Gradient norms",
-         "" if study.foreign else "Euclidean norm over all of a network's gradients, mean over updates.",
-         gradients, True, 2),
-    )  # fmt: skip
-    marks = {
-        bound[f"conv_over_matrix/{layer}"]: (1.0, tables.BOUND[layer]) for layer in layers if layer in tables.BOUND
-    }
     curves = not study.foreign or study.history.groupby("context")["step"].nunique().gt(1).any()
     for context, history in study.history.groupby("context", sort=False) if curves else ():
         slug = "" if study.history["context"].nunique() == 1 else "-" + slugs[str(context)]
         for layer in layers:
             if f"sigma_conv/{layer}" in history:
                 ratio = history[f"sigma_conv/{layer}"] / history[f"sigma/{layer}"]
-                history = history.assign(**{f"conv_over_matrix/{layer}": ratio})
-        for file, title, caption, metrics, log_y, columns in kinds:
-            present = {m: name for m, name in metrics.items() if m in history and history[m].notna().any()}
-            if metrics is spectra:  # of a matrix with one row there is nothing to see
-                present = {m: name for m, name in present.items() if (history[m].dropna() != 1).any()}
-            if not present:
+                history = history.assign(**{f"{_RATIO}/{layer}": ratio})
+        bound = tables.bounds_of(study, str(context))
+        marks = {_title(f"{_RATIO}/{layer}", terms, study.foreign): (1.0, bound[layer]) for layer in bound}
+        for kind in _CURVES:
+            metrics = [m for m in kind.metrics(layers) if m in history and history[m].notna().any()]
+            if kind.file == "spectra":  # of a matrix with one row there is nothing to see
+                metrics = [m for m in metrics if (history[m].dropna() != 1).any()]
+            if not metrics:
                 continue
-            rows = binned(history, list(present))
-            panels = {name: bands(rows, metric) for metric, name in present.items()}
+            rows = binned(history, metrics)
+            panels = {_title(metric, terms, study.foreign): bands(rows, metric) for metric in metrics}
             panels = {name: frame for name, frame in panels.items() if len(frame)}
             if panels:
-                figure = plots.curves(panels, look, log_y, min(columns, len(panels)), marks=marks)
-                judged = tables.judged(study, str(context)) if metrics in (distances, coverage) else ""
+                logarithmic = {_title(metric, terms, study.foreign) for metric in metrics if _is_log(metric, terms)}
+                columns = min(kind.columns or max(len(layers), 1), len(panels))
+                figure = plots.curves(panels, look, logarithmic, columns, marks=marks)
+                judged = tables.judged(study, str(context)) if kind.file in ("distance", "coverage") else ""
+                file, title, caption = kind.said(terms, study.foreign)
                 caption = f"{caption} {judged}{_seeds(history)}".strip()
                 pictures.append(draw(figure, file + slug, f"{title}: {context}", caption))
         if len(way := _raw_and_used(history, layers)):
@@ -344,7 +379,8 @@ def _pictures(
                 "Runs that trained beside others took longer than they would alone: for costs see `sngan bench`. "
                 f"{tables.judged(study, str(context))}{_seeds(history)}"
             )
-            figure = plots.curves({"fd (Frechet distance)": frame}, look, True, 1, "minutes of training")
+            fd = _title("eval/fd", terms, foreign=False)
+            figure = plots.curves({fd: frame}, look, {fd}, 1, "minutes of training")
             pictures.append(draw(figure, "wall_time" + slug, f"Quality against wall time: {context}", caption))
         pictures += _sample_pictures(study, str(context), slug, draw)
     pictures += _failure_pictures(study, summary, others, look, draw)

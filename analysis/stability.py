@@ -10,7 +10,8 @@ import pandas as pd
 
 from analysis.events import Columns, Thresholds, evaluated, find_events, healthy_at, healthy_from
 from analysis.terms import OURS, Terms
-from sngan.config import DATASETS, InputError
+from sngan.config import InputError
+from sngan.datasets import classes_of
 
 ROLLING_STEPS, ROLLING_ROWS = 201, 11  # width of the rolling medians, and the fewest rows that they hold
 VANISHING, EXPLODING = 0.01, 100.0  # gradient norms, in units of the reference
@@ -189,11 +190,6 @@ def _events_of(
 
 def _number(value: Any) -> float:
     return np.nan if value is None else float(value)
-
-
-def classes_of(dataset: str) -> int:
-    """Number of classes that the samples of a data set can hit; 10 for another program's."""
-    return DATASETS[dataset][1] if dataset in DATASETS else 10
 
 
 def _outcome(

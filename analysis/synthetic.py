@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +15,11 @@ from scipy import stats
 from analysis.load import Study
 from experiments.record import Record, to_json
 from experiments.study import read
-from sngan.config import ARMS, RunConfig
+from sngan.architectures import layer_names
+from sngan.arms import ARMS
+from sngan.config import RunConfig
 
 TRIVIAL = 40.0
-_UNSET = {"n_power_iterations": 1, "penalty_weight": 0.01}
-LAYERS = ("conv1", "conv2", "conv3")
 
 
 def run_history(
@@ -31,7 +32,7 @@ def run_history(
     steepness (log, of dD/dx), spikes (share of rows), vanishing (share), coverage, modes, failure (probability of
     collapse), slow (how many times later it learns).
     """
-    of_seed, own = np.random.default_rng(seed), np.random.default_rng([seed, sorted(ARMS).index(arm), draw])
+    of_seed, own = np.random.default_rng(seed), np.random.default_rng([seed, zlib.crc32(arm.encode()), draw])
     shared = 0.1 * of_seed.standard_normal()
     step = np.arange(0, steps + 1, every)
     n, t = len(step), step / steps
@@ -45,7 +46,7 @@ def run_history(
     rows["grad_norm/g"] = norm
     rows["grad_norm/g_max"] = norm * np.where(own.random(n) < truth.get("spikes", 0), 9.0, 1.1)
     grown = 1 + 0.02 * z[0]
-    for layer in LAYERS:
+    for layer in layer_names(RunConfig().architecture):
         rows[f"sigma/{layer}"] = truth.get("sigma", 1.0) * np.exp(truth.get("sigma_growth", 0.0) * grown * (t - 1))
         rows[f"sigma_raw/{layer}"] = rows[f"sigma/{layer}"]
         rows[f"weight_norm/{layer}"] = np.exp(truth.get("growth", 0.0) * grown * t)
@@ -132,7 +133,10 @@ def outcomes(
     Student's t of the degrees, scaled to unit variance, and the arms of a seed share a part of it. Of the runs that
     fail a third diverges, a third collapses (fd x 4, few modes) and a third never learns.
     """
-    scale = np.sqrt(degrees / (degrees - 2))
+    scale, varied = (
+        np.sqrt(degrees / (degrees - 2)),
+        sorted({name for _, parameters in VARIANTS for name in parameters}),
+    )
     frames = []
     for context in range(contexts):
         shared = rng.standard_t(degrees, (len(fields(Truth)) + 2, seeds)) / scale
@@ -152,7 +156,7 @@ def outcomes(
                 pd.DataFrame({
                     "dataset": dataset, "context": f"{dataset}, lr {context}", "lr": 0.001 * (context + 1),
                     "setting": "custom", "arm": arm, "seed": np.arange(seeds), "state": "finished",
-                    "trivial_fd": TRIVIAL, **{name: parameters.get(name, default) for name, default in _UNSET.items()},
+                    "trivial_fd": TRIVIAL, **{name: (ARMS[arm].parameters | parameters).get(name) for name in varied},
                     "ended": ended, "failure": failed, "healthy_end": ~failed,
                     "healthy_step": np.where(never, np.nan, of.healthy_step * np.exp(0.3 * next(z))),
                     "log_q_end": np.where(ended, log_q, np.nan),

@@ -43,11 +43,10 @@ from analysis.stats import (
 from analysis.terms import OURS, Terms
 from experiments.record import RESULTS, STATES
 from experiments.study import CONTEXT_FIELDS
+from sngan import quantities
+from sngan.architectures import ARCHITECTURES, bounds
 
-_QUALITY = (
-    *("fd", "fd_pixels", "kd", "precision", "recall", "density", "coverage"),
-    *("modes", "modes_5", "effective_modes", "mode_kl", "diversity"),
-)
+_QUALITY = tuple(of.pattern.removeprefix("eval/") for of in quantities.shown("table", "quality"))
 
 FOREIGN_CAUSES = {"error": CAUSES["error"], "divergence": "a loss or the quality is not finite, or the table says so"}
 
@@ -57,10 +56,6 @@ OTHER_THRESHOLDS = {
     "modes": (1 / 3, 1 / 2, 2 / 3),
 }
 """at which failures are counted too"""
-
-BOUND = {"conv1": 2.0, "conv2": 2.0, "conv3": 1.0}
-"""Operator norm over the matrix's sigma, at most, of architecture dcgan28's layers: sqrt(c_h c_w) with c = 4 / 2 at
-kernel 4 and stride 2; 1 where the output is one pixel."""
 
 
 @dataclass(frozen=True)
@@ -689,14 +684,15 @@ def operator_table(study: Study) -> Table:
     """What a layer does as it runs, and the shape of its spectrum, at the last row that has it."""
     rows = []
     layers = [name.removeprefix("sigma_conv/") for name in study.history if name.startswith("sigma_conv/")]
+    beside = [of.kind for of in quantities.shown("table", "operators") if of.kind != "sigma_conv"]
     for (context, variant), history in groups(study.history) if layers else ():
-        last = history.groupby("seed").last()  # of every column its last value
+        last, bound = history.groupby("seed").last(), bounds_of(study, context)  # of every column its last value
         for layer in layers:
             values = last[f"sigma_conv/{layer}"].dropna()
             row = {"context": context, "arm": variant, "layer": layer, "n": len(values)}
             row |= {"sigma_conv": values.median(), "sigma_conv_low": values.min(), "sigma_conv_high": values.max()}
-            row["bound"] = BOUND.get(layer, np.nan) * last[f"sigma/{layer}"].median()
-            for name in ("sigma_bn", "stable_rank", "effective_rank", "spectrum_share"):
+            row["bound"] = bound.get(layer, np.nan) * last[f"sigma/{layer}"].median()
+            for name in beside:
                 row[name] = last[f"{name}/{layer}"].median() if f"{name}/{layer}" in last else np.nan
             rows.append(row)
     caption = (
@@ -715,12 +711,16 @@ def operator_table(study: Study) -> Table:
         "sigma_conv_low",
         "sigma_conv_high",
         "bound",
-        "sigma_bn",
-        "stable_rank",
-        "effective_rank",
-        "spectrum_share",
+        *beside,
     ]
     return Table("operators", "Operator norms and spectra at the end", caption, pd.DataFrame(rows, columns=columns))
+
+
+def bounds_of(study: Study, context: str) -> dict[str, float]:
+    """Layer -> its operator norm over its sigma, at most, in the networks of a context; empty if they are unknown."""
+    runs = study.runs[study.runs["context"] == context]
+    names = set(runs["architecture"]) if "architecture" in runs else set()
+    return bounds(names.pop()) if len(names) == 1 and names <= set(ARCHITECTURES) else {}
 
 
 def lipschitz_table(study: Study) -> Table:

@@ -16,7 +16,9 @@ from rich.table import Table
 from experiments.display import duration
 from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, spent, to_json
 from experiments.study import Study
+from sngan.architectures import YARDSTICK, discriminator, generator, sized
 from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
+from sngan.datasets import DATASETS
 
 # One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP a step.
 _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
@@ -125,29 +127,33 @@ def step_flop(config: RunConfig) -> float:
 
     As convolutions are defined: `sngan.convolutions.toom_cook` needs fewer.
     """
-    d, c = config.d_width, config.channels
     g_products = _g_products(config)
-    d_products = 16 * (169 * c * d + 25 * 2 * d * d + 2 * d)
+    d_layers = discriminator(config.architecture, config.channels, config.d_width)
+    d_products = sum(layer.multiplications for layer in d_layers)
     # a backward pass costs two forward passes; the G step differentiates D's input only
     passes_g, passes_d = config.n_dis + 3, 6 * config.n_dis + 2
     return 2.0 * config.batch_size * (passes_g * g_products + passes_d * d_products)
 
 
 def _g_products(config: RunConfig) -> int:
-    """Multiplications of G for one image: kernel x pixels (of the input: they are transposed) x both channels."""
-    w = config.g_width
-    return 9 * config.z_dim * 4 * w + 16 * 9 * 8 * w * w + 9 * 36 * 2 * w * w + 16 * 169 * w * config.channels
+    """Multiplications of G for one image."""
+    layers = generator(config.architecture, config.z_dim, config.channels, config.g_width)
+    return sum(layer.multiplications for layer in layers)
 
 
 def evaluation_flop(config: RunConfig) -> float:
-    """Floating point operations of the networks in one evaluation: G's, and the yardstick's for each channel."""
-    yardstick = 16 * 196 * 24 + 9 * 196 * 24 * 32 + 16 * 49 * 32 * 64 + 9 * 16 * 64 * 64 + 1024 * 64 + 64 * 10
-    return 2.0 * config.n_fake * (_g_products(config) + config.channels * yardstick)
+    """Floating point operations of the networks in one evaluation: G's and the yardstick's."""
+    row = DATASETS[config.dataset]
+    judge = DATASETS[row.judge]
+    yardstick = sized(YARDSTICK, judge.channels, judge.side, width=1, logits=judge.classes)
+    judging = row.judged_channels * sum(layer.multiplications for layer in yardstick)
+    return 2.0 * config.n_fake * (_g_products(config) + judging)
 
 
 def evaluation_seconds(config: RunConfig) -> float:
     """A rough time of one evaluation on one CPU core."""
-    pairs = config.n_compared**2 * (1 + config.channels) / 2  # three channels have three times as many features
+    # channels that are judged one by one have as many features each
+    pairs = config.n_compared**2 * (1 + DATASETS[config.dataset].judged_channels) / 2
     return _SECONDS_A_GFLOP * evaluation_flop(config) / 1e9 + _SECONDS_A_PAIR * pairs
 
 

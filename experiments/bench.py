@@ -28,7 +28,8 @@ from experiments.record import Record, to_json, write_atomically
 from experiments.run import device_name, grid_png, keep_memory, resolve_device
 from experiments.tracking import Tracker, is_installed
 from experiments.workers import cores
-from sngan.config import ARMS, InputError, RunConfig
+from sngan.arms import ARMS
+from sngan.config import InputError, RunConfig
 from sngan.data import ImageData, load
 from sngan.evaluate import Evaluation
 from sngan.measure import Instruments, Window
@@ -185,8 +186,8 @@ def _time(steps: Callable[[int], None], n: int) -> float:
 def _instrument_seconds(config: RunConfig, data: ImageData, rounds: int) -> dict[str, list[float]]:
     """Seconds of what is done beside training: at every step, every row, every `instrument_every`, every evaluation."""
     device = data.images.device
-    G, D, penalty = build(config, device)
-    instruments, window, evaluation = Instruments(config, G, D, penalty, data), Window(), Evaluation(config, data)
+    G, D, constraint = build(config, device)
+    instruments, window, evaluation = Instruments(config, G, D, constraint, data), Window(), Evaluation(config, data)
     loss = G(torch.randn(config.batch_size, config.z_dim, device=device)).mean() + D(instruments.samples()).mean()
     loss.backward()
     logits = torch.randn(config.batch_size, device=device)

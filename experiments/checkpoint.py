@@ -50,6 +50,8 @@ def latest(
             continue
         if "streams" not in state:
             continue  # final weights, of a run that was killed before it could say that it is over
+        penalty = state.pop("penalty", {})  # where the program's earlier versions kept a constraint's vectors
+        state.setdefault("constraint", {f"penalty.{name}": vector for name, vector in penalty.items()})
         if record.metrics_sha256(state["metrics_bytes"]) != state["metrics_sha256"]:
             say(f"{path} does not fit the rows in {record.metrics_path.name}")
             continue

@@ -12,18 +12,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from experiments import record, tracking
 from experiments import study as studies
-from sngan.config import ARMS, InputError, RunConfig, unused_parameters
+from sngan.arms import ARMS
+from sngan.config import HELP, Execution, InputError, RunConfig, unused_parameters
+from sngan.datasets import JUDGES
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 
-_Wandb = Literal["auto", "online", "offline", "disabled"]
+if TYPE_CHECKING:
+    _Judge = str
+else:
+    _Judge = Literal[JUDGES]
 _Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or the path of a YAML file")]
 _RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
 _Json = Annotated[bool, arg(help="print JSON", name="json")]
@@ -95,14 +100,9 @@ class Sweep:
     engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
     address: Annotated[str, arg(help="of a Ray cluster that runs: auto, or HOST:PORT; default: start one here")] = ""
     shard: Annotated[str, arg(help="i/n: only the i-th of n parts of the runs, counted from 0")] = ""
-    device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
+    execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution()
     devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
     per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with its part of the memory")] = 1
-    threads: Annotated[int, arg(help="CPU threads a worker; the bits of a run depend on it")] = 1
-    memory_format: Literal["contiguous", "channels_last"] = "channels_last"
-    data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
-    wandb: Annotated[_Wandb, arg(help="auto: online when logged in, else offline")] = "auto"
-    checkpoint_every: Annotated[int, arg(help="steps between checkpoints, where a killed run goes on")] = 500
     retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
     retries: Annotated[int, arg(help="how often, at most; also for a run whose worker was killed")] = 1
     force: _Force = False
@@ -124,21 +124,19 @@ class Sweep:
         devices = self._devices() if self.engine == "local" else []
         folder = record.runs_root(self.runs_dir) / study.name
         redo_failed = self.retry == "failed"
-        execution = {
-            "threads": self.threads,
-            "memory_format": self.memory_format,
-            "checkpoint_every": self.checkpoint_every,
-            "data_dir": self.data_dir,
-            "wandb": tracking.resolve_mode(self.wandb),
-        }
+        data_dir = self.execution.data_dir
+        threads = self.execution.threads or 1
+        execution = dataclasses.asdict(self.execution) | {"threads": threads}
+        execution["wandb"] = tracking.resolve_mode(self.execution.wandb)
         dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
+        del execution["device"]  # which the engine gives to each worker
         todo = pending(study, folder, redo_failed)
         for precision in {config.precision for config in todo}:
             for device in devices:
                 check_precision(precision, device)
-        for dataset in sorted({config.dataset for config in todo} - {"digits"}):  # digits need no fetching
-            load(dataset, self.data_dir)  # once, before the workers want it
-            load_yardstick(dataset, self.data_dir, say=_to_stderr)
+        for dataset in sorted({config.dataset for config in todo}):  # once, before the workers want it
+            load(dataset, data_dir)
+            load_yardstick(dataset, data_dir, say=_to_stderr)
 
         def open_engine(jobs: int) -> Engine:
             if self.engine == "local":
@@ -150,7 +148,7 @@ class Sweep:
                 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             from experiments.on_ray import RayEngine
 
-            return RayEngine(self.address, self.workers, self.threads, self.device, self.per_gpu, self.retries)
+            return RayEngine(self.address, self.workers, threads, self.execution.device, self.per_gpu, self.retries)
 
         with Display(total=len(todo)) as display:
             part = f" of part {self.shard}" if self.shard else ""
@@ -179,9 +177,9 @@ class Sweep:
 
     def _check(self) -> None:
         """Raises InputError for options that are out of range, or not for this engine."""
-        if self.workers < 0 or self.threads < 1 or self.per_gpu < 1 or self.retries < 0:
-            raise InputError("--workers and --retries must be at least 0, --threads and --per-gpu at least 1")
-        if self.devices and self.device != "auto":
+        if self.workers < 0 or self.per_gpu < 1 or self.retries < 0:
+            raise InputError("--workers and --retries must be at least 0, --per-gpu at least 1")
+        if self.devices and self.execution.device != "auto":
             raise InputError("give --device or --devices, not both")
         if self.engine == "local":
             if self.address:
@@ -189,7 +187,7 @@ class Sweep:
             return
         if importlib.util.find_spec("ray") is None:
             raise InputError("Ray is not installed; it is an extra: pip install 'sngan[ray]'")
-        if self.devices or self.device not in ("auto", "cpu", "cuda"):
+        if self.devices or self.execution.device not in ("auto", "cpu", "cuda"):
             raise InputError("Ray chooses the devices itself: --device must be auto, cpu or cuda, without --devices")
 
     def _devices(self) -> list[str]:
@@ -200,10 +198,10 @@ class Sweep:
 
         if self.devices:
             names = check_devices(self.devices)
-        elif self.device == "auto" and torch.cuda.device_count() > 1:
+        elif self.execution.device == "auto" and torch.cuda.device_count() > 1:
             names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         else:
-            names = [self.device]
+            names = [self.execution.device]
         return [str(resolve_device(name)) for name in names]
 
 
@@ -421,11 +419,11 @@ class Export:
 class Bench:
     """Measure the loop against the notebook's, the arms against each other, and what the instruments cost."""
 
-    dataset: Annotated[Literal["digits", "mnist", "fashion_mnist"], arg(help="training images")] = "digits"
-    batch_size: int = 128
-    threads: Annotated[int, arg(help="CPU threads; 0: all cores")] = 0
-    device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
-    data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
+    dataset: Annotated[_Judge, arg(help=HELP["dataset"])] = "digits"
+    batch_size: Annotated[int, arg(help=HELP["batch_size"])] = 128
+    threads: Annotated[int, arg(help=HELP["threads"])] = 0
+    device: Annotated[str, arg(help=HELP["device"])] = "auto"
+    data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
     seconds: Annotated[float, arg(help="about how long all rows together may take, from a minute on")] = 60.0
     rounds: Annotated[int, arg(help="in which all rows take their turn; a row is their median")] = 7
     report: Annotated[bool, arg(help="instead: the report, over up to 1,000 synthetic runs; 5 minutes")] = False
@@ -454,9 +452,9 @@ class Yardstick:
     The weights are part of the package. This command shows how they came to be; no run uses the file that it writes.
     """
 
-    dataset: Positional[Literal["digits", "mnist", "fashion_mnist"]]
+    dataset: Positional[_Judge]
     threads: Annotated[int, arg(help="CPU threads; the bits depend on it, the shipped weights are of one")] = 1
-    data_dir: Annotated[str, arg(help="root of data sets; default: SNGAN_DATA, else the platform's cache")] = ""
+    data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
     out: Annotated[str, arg(help="file to write; default: yardsticks/DATASET.safetensors in the runs folder")] = ""
     runs_dir: _RunsDir = ""
 

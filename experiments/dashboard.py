@@ -20,31 +20,10 @@ from wandb_workspaces.workspaces import internal
 
 from experiments import tracking
 from experiments.study import Study
-from sngan.config import ARMS, LAYERS, InputError, RunConfig
-
-_LOGARITHMIC = ("eval/fd", "eval/kd", "lipschitz/", "grad_norm/", "grad_x/", "sigma_conv/")
-_TITLES = {
-    "sigma": "weight as used",
-    "sigma_raw": "raw parameter",
-    "sigma_conv": "operator norm of the convolution",
-}
-_SECTIONS: dict[str, Sequence[str]] = {
-    "Losses": (
-        *("loss/d", "loss/g", "loss/d_adversarial", "loss/d_penalty", "logit/real", "logit/fake"),
-        *("accuracy/d_real", "accuracy/d_fake"),
-    ),
-    "Spectral norms": [f"{kind}/{layer}" for kind in _TITLES for layer in LAYERS],
-    "Gradients and Lipschitz": (
-        *("grad_norm/d", "grad_norm/g", "lipschitz/product", "lipschitz/empirical"),
-        *("grad_x/real", "grad_x/fake", "grad_x/interpolated"),
-    ),
-    "Sample quality": (
-        *("eval/fd", "eval/fd_pixels", "eval/kd", "eval/effective_modes", "eval/mode_kl"),
-        *("eval/precision", "eval/recall", "eval/density", "eval/coverage", "eval/diversity"),
-    ),
-    "Samples": ("samples", "real"),
-    "Cost": ("time/step_seconds", "time/images_per_second", "wall_seconds", "peak_memory_bytes"),
-}
+from sngan.architectures import layer_names
+from sngan.arms import ARMS
+from sngan.config import InputError, RunConfig
+from sngan.quantities import QUANTITIES, SECTIONS, Quantity
 
 
 class Figure(Protocol):
@@ -68,7 +47,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
     """
     groups = _groups(study.configs)
     paths = {tuple(str(getattr(config, name)) for name in groups): config.arm for config in study.configs}
-    sections = [_about(study), *(_section(title, names) for title, names in _SECTIONS.items())]
+    sections = [_about(study), *(_section(title, _panels(study.configs, title)) for title in SECTIONS)]
     view = ws.Workspace(
         entity=entity,
         project=project,
@@ -183,24 +162,33 @@ def _about(study: Study) -> ws.Section:
     return ws.Section("How to read", [panel], is_open=True, layout_settings=ws.SectionLayoutSettings(columns=1, rows=1))
 
 
-def _section(title: str, names: Sequence[str]) -> ws.Section:
-    panels = [_panel(name) for name in names]
+def _section(title: str, panels: list[Any]) -> ws.Section:
     columns = 1 if title == "Samples" else 3
     layout = ws.SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns))
     settings = ws.SectionPanelSettings(x_axis="step")
     return ws.Section(title, panels, is_open=title != "Cost", layout_settings=layout, panel_settings=settings)
 
 
-def _panel(name: str) -> Any:
-    if name in ("samples", "real"):
+def _panels(configs: Sequence[RunConfig], section: str) -> list[Any]:
+    """What the section shows, in the order of the quantities; of arms with a constraint only if the study has some."""
+    layers = dict.fromkeys(layer for config in configs for layer in layer_names(config.architecture))
+    constraints = {"", *(ARMS[config.arm].constraint for config in configs)}
+    shown = [of for of in QUANTITIES if of.section == section and of.constraint in constraints]
+    return [_panel(of, name) for of in shown for name in of.names(layers)]
+
+
+def _panel(quantity: Quantity, name: str) -> Any:
+    if quantity.recorded == "image":
         return wr.MediaBrowser(title=name, media_keys=[name], mode="grid", grid_x_axis="step", grid_y_axis="run")
     over_seeds: dict[str, Any] = {"groupby_aggfunc": "median", "groupby_rangefunc": "minmax"}
-    if "/" not in name:  # of the summary
-        return wr.BarPlot(title=name, metrics=[name], orientation="h", **over_seeds)
-    kind, _, layer = name.partition("/")
-    title = f"{layer}: {_TITLES[kind]}" if kind in _TITLES else name
-    log_y = True if name.startswith(_LOGARITHMIC) else None
-    return wr.LinePlot(title=title, x="step", y=[name], title_x="step", log_y=log_y, max_runs_to_show=100, **over_seeds)
+    better = f" ({quantity.better} is better)" if quantity.better else ""
+    title = f"{name.partition('/')[2]}: {quantity.words}" if quantity.by_layer else f"{name}{better}"
+    if quantity.recorded == "status":
+        return wr.BarPlot(title=title, metrics=[name], orientation="h", title_x=quantity.unit or None, **over_seeds)
+    return wr.LinePlot(
+        title=title, x="step", y=[name], title_x="step", title_y=quantity.unit or None,
+        log_y=True if quantity.axis == "log" else None, max_runs_to_show=100, **over_seeds,
+    )  # fmt: skip
 
 
 def _groups(configs: Sequence[RunConfig]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A trained run's networks for use elsewhere: sample grids, and safetensors without spectral norm."""
+"""A trained run's networks for use elsewhere: sample grids, and safetensors without the constraint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import nn
 from experiments import checkpoint
 from experiments.record import Record, to_json, write_atomically
 from experiments.run import grid_png
+from sngan.arms import ARMS
 from sngan.config import InputError, from_parameters
+from sngan.constraints import Constraint
 from sngan.measure import N_SAMPLES
-from sngan.spectral import remove_spectral_norm
 from sngan.streams import torch_generator
 from sngan.train import build
 
@@ -23,8 +24,13 @@ WEIGHTS = "discriminator.safetensors"  # of a run that came here in an archive
 def networks(record: Record) -> tuple[nn.Module, nn.Module]:
     """The run's final G and D on the CPU, in eval mode.
 
-    Raises InputError where it has no weights (yet), or the checkpoint is not one of this run.
+    Raises InputError if it has no weights (yet), or the checkpoint is not one of this run.
     """
+    return _trained(record)[:2]
+
+
+def _trained(record: Record) -> tuple[nn.Module, nn.Module, Constraint]:
+    """`networks`, and what constrains D."""
     config = record.config()
     try:
         state = checkpoint.read(record.checkpoint_path)
@@ -38,13 +44,13 @@ def networks(record: Record) -> tuple[nn.Module, nn.Module]:
         own = False
     if not own:
         raise InputError(f"{record.checkpoint_path} is not a checkpoint of the run that config.json describes")
-    G, D, _ = build(config, "cpu")
+    G, D, constraint = build(config, "cpu")
     try:
         G.load_state_dict(state["G"])
         D.load_state_dict(state["D"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{record.checkpoint_path} does not hold the run's networks: {error}") from error
-    return G.eval(), D.eval()
+    return G.eval(), D.eval(), constraint
 
 
 def discriminator_weights(record: Record) -> bytes | None:
@@ -74,23 +80,24 @@ def write_samples(record: Record, seed: int = 0) -> Path:
 
 @torch.no_grad()
 def export(record: Record) -> Path:
-    """<run>/export/{generator,discriminator}.safetensors and export.json; spectral norm is removed.
+    """<run>/export/{generator,discriminator}.safetensors and export.json; the constraint is removed.
 
     The discriminator's outputs on fixed images are checked to be those of the trained network. Returns the folder.
     """
     config = record.config()
-    G, D = networks(record)
-    dtype = getattr(torch, config.dtype)
-    probe = torch.rand(16, config.channels, 28, 28, generator=torch_generator(0, "instruments"), dtype=dtype) * 2 - 1
+    G, D, constraint = _trained(record)
+    dtype, image = getattr(torch, config.dtype), (config.channels, config.side, config.side)
+    probe = torch.rand(16, *image, generator=torch_generator(0, "instruments"), dtype=dtype) * 2 - 1
     before = D(probe)
-    difference = (D_plain := remove_spectral_norm(D))(probe).sub(before).abs().max().item()
+    constraint.remove()
+    difference = D(probe).sub(before).abs().max().item()
     tolerance = 1e-5 * max(1.0, before.abs().max().item())
     if not difference <= tolerance and before.isfinite().all():
-        raise RuntimeError(f"{record.run_id}: without spectral norm the discriminator differs by {difference}")
+        raise RuntimeError(f"{record.run_id}: without its constraint the discriminator differs by {difference}")
     out = record.folder / "export"
     out.mkdir(exist_ok=True)
     shapes = {}
-    for name, network in (("generator", G), ("discriminator", D_plain)):
+    for name, network in (("generator", G), ("discriminator", D)):
         tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
         shapes[name] = {key: list(value.shape) for key, value in tensors.items()}
         write_atomically(out / f"{name}.safetensors", save(tensors))
@@ -99,10 +106,11 @@ def export(record: Record) -> Path:
         "config": config.identity(),
         "input": {
             "generator": ["N", config.z_dim],
-            "discriminator": ["N", config.channels, 28, 28],
+            "discriminator": ["N", *image],
             "images": "in [-1, 1]",
         },
         "spectral_norm": "removed",
+        "constraint": {"name": ARMS[config.arm].constraint, "removed": True},
         "largest_difference": difference,
         "tensors": shapes,
     }

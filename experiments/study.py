@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from experiments.record import recorded_configs, runs_root
-from sngan.config import ARMS, EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, suggestion
+from sngan.arms import PARAMETERS
+from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, suggestion
 
 BUNDLED = Path(__file__).parent / "studies"
 _TOP_LEVEL = (
@@ -24,10 +25,7 @@ JUDGED = {
     "C14": "whether sn fails less than plain and dcgan",
 }
 """What a study's file may name the one context of, beforehand; the first two are the primary outcomes."""
-CONTEXT_FIELDS = tuple(
-    name for name in IDENTITY_FIELDS
-    if name not in {"arm", "seed"} | {parameter for arm in ARMS.values() for parameter in arm.parameters}
-)  # fmt: skip
+CONTEXT_FIELDS = tuple(name for name in IDENTITY_FIELDS if name not in {"arm", "seed"} | PARAMETERS)
 """Runs that differ in none of these share a context."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

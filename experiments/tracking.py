@@ -18,7 +18,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from experiments.record import Record, to_json
-from sngan.config import DATASETS, FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY, InputError, RunConfig
+from sngan import quantities
+from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY, InputError, RunConfig
+from sngan.datasets import DATASETS, is_many
 
 if TYPE_CHECKING:
     import wandb
@@ -32,11 +34,6 @@ _THREAD = "W&B of a run"
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
-_SUMMARIES = {  # start of a metric's name -> what the summary says of it; of others the last value
-    **dict.fromkeys(("eval/fd", "eval/kd", "eval/mode_kl"), "min,last"),
-    **dict.fromkeys(("eval/", "sigma/", "sigma_raw/", "sigma_conv/", "lipschitz/", "grad_x/"), "max,last"),
-    **dict.fromkeys(("grad_norm/", "logit/"), "min,max,last"),
-}
 
 
 def resolve_mode(wanted: str) -> str:
@@ -232,8 +229,8 @@ class Tracker:
 
     def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path]) -> None:
         for key in row.keys() - self._defined:  # W&B lets only one of its patterns apply, and that is `*`
-            if summary := next((kind for start, kind in _SUMMARIES.items() if key.startswith(start)), None):
-                run.define_metric(key, step_metric="step", summary=summary)
+            if (quantity := quantities.find(key)) and quantity.summary:
+                run.define_metric(key, step_metric="step", summary=quantity.summary)
         self._defined |= row.keys()
         media = _media(row, images)
         if row["step"] == self._config.steps and self._frames:
@@ -286,7 +283,7 @@ class ModeWatch:
     """
 
     def __init__(self, config: RunConfig, trivial_fd: float | None) -> None:
-        self._classes, self._healthy_fd = DATASETS[config.dataset][1], HEALTHY_FD * (trivial_fd or -math.inf)
+        self._classes, self._healthy_fd = DATASETS[config.dataset].classes, HEALTHY_FD * (trivial_fd or -math.inf)
         self._healthy = self._told = False
         self._best, self._bad = 0.0, 0  # effective modes; evaluations in a row
 
@@ -295,7 +292,7 @@ class ModeWatch:
         if any(row.get(f"eval/{name}") is None for name in ("fd", "effective_modes", "mode_kl", "diversity")):
             return ""
         modes, classes = row["eval/effective_modes"], self._classes
-        many = classes > 100
+        many = is_many(classes)
         self._healthy |= row["eval/fd"] < self._healthy_fd and (many or modes >= FEW_MODES * classes)
         if not self._healthy:
             return ""

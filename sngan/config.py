@@ -1,4 +1,4 @@
-"""What a run is: arms, settings and the frozen configuration that gives a run its id. Imports no torch."""
+"""What a run is: optimizer settings, and the frozen configuration that gives a run its id. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,79 +9,17 @@ import json
 import math
 import numbers
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from sngan.architectures import ARCHITECTURES, fitting
+from sngan.arms import ARMS, PARAMETERS
+from sngan.datasets import DATASETS
 
 TRAINING_VERSION = 5  # raised whenever the bits of a run change for an unchanged RunConfig
 
 
 class InputError(ValueError):
     """A user's mistake: the message says what was wrong, where, and what would be right."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """What is done to the discriminator: its norm layer and its constraint."""
-
-    label: str
-    norm: Literal["batch", "none"]
-    constraint: Literal["none", "spectral_norm", "spectral_norm_penalty"]
-    colour: str  # Okabe and Ito's colour-blind-safe palette
-    source: str
-    parameters: tuple[str, ...] = ()  # RunConfig fields that this arm uses and others may not
-
-
-_MIYATO = "Miyato et al. 2018, arXiv 1802.05957"
-_YOSHIDA = "Yoshida & Miyato 2017, arXiv 1705.10941"
-_ITERATION = ("n_power_iterations", "power_iteration")
-
-ARMS: dict[str, Arm] = {
-    "dcgan": Arm(
-        label="DCGAN (batch norm)",
-        norm="batch",
-        constraint="none",
-        colour="#000000",
-        source="Radford et al. 2016, arXiv 1511.06434",
-    ),
-    "sn_dcgan": Arm(
-        label="SN-DCGAN (batch norm + spectral norm)",
-        norm="batch",
-        constraint="spectral_norm",
-        colour="#0072B2",
-        source=_MIYATO + ", on the DCGAN with its batch norm kept",
-        parameters=_ITERATION,
-    ),
-    "penalty_dcgan": Arm(
-        label="DCGAN + spectral norm penalty",
-        norm="batch",
-        constraint="spectral_norm_penalty",
-        colour="#D55E00",
-        source=_YOSHIDA,
-        parameters=("penalty_weight", "n_power_iterations"),
-    ),
-    "plain": Arm(
-        label="No norm, no constraint",
-        norm="none",
-        constraint="none",
-        colour="#999999",
-        source="the comparison's zero",
-    ),
-    "sn": Arm(
-        label="Spectral norm, no batch norm",
-        norm="none",
-        constraint="spectral_norm",
-        colour="#56B4E9",
-        source=_MIYATO,
-        parameters=_ITERATION,
-    ),
-    "penalty": Arm(
-        label="Spectral norm penalty, no batch norm",
-        norm="none",
-        constraint="spectral_norm_penalty",
-        colour="#E69F00",
-        source=_YOSHIDA,
-        parameters=("penalty_weight", "n_power_iterations"),
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,91 +43,95 @@ SETTINGS: dict[str, Setting] = {
 }
 _SETTING_FIELDS = ("lr", "beta1", "beta2", "n_dis")
 
-LAYERS = ("conv1", "conv2", "conv3")  # of the discriminator, in forward order
-
 # When a run's samples are healthy, and when they have lost modes afterwards
 HEALTHY_FD = 0.5  # fd below this share of the trivial sampler's, and of up to 100 classes enough effective modes
 FEW_MODES = 0.5  # effective modes below this share of the classes; of more than 100, of the run's own best
 LARGE_MODE_KL = 0.5  # nats; up to 100 classes
 LOW_DIVERSITY = 0.5  # up to 100 classes
 
-DATASETS = {  # name -> channels, number of classes
-    "digits": (1, 10),
-    "mnist": (1, 10),
-    "fashion_mnist": (1, 10),
-    "stacked_mnist": (3, 1000),
-}
-
-_Dataset = Literal["digits", "mnist", "fashion_mnist", "stacked_mnist"]
-_Arm = Literal["dcgan", "sn_dcgan", "penalty_dcgan", "plain", "sn", "penalty"]
-_Setting = Literal["A", "B", "C", "D", "E", "F", "custom"]
+if TYPE_CHECKING:  # a checker sees words, `_checked` and the command line the names that there are
+    _Dataset = _Arm = _Setting = _Architecture = str
+else:
+    _Dataset, _Arm, _Architecture = (Literal[tuple(table)] for table in (DATASETS, ARMS, ARCHITECTURES))
+    _Setting = Literal[(*SETTINGS, "custom")]
 
 
-def _execution(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    return field(default=default, metadata={"execution": True, "help": help, "low": low, "high": high})
+_N_FAKE = ", ".join(f"{name}: {row.n_fake:,}" for name, row in DATASETS.items() if row.n_fake)
 
 
-def _identity(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    return field(default=default, metadata={"execution": False, "help": help, "low": low, "high": high})
+def _field(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One run. Identity fields change its numbers and make its id; execution fields do not.
+class Identity:
+    """What a run is: these fields change its numbers and make its id."""
 
-    The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from `setting`,
-    n_evaluations from `steps`, n_fake from `steps` and the data set; afterwards every field holds a value.
-    Parameters that the arm does not use are set to their defaults, so that equal runs are equal configurations.
-
-    Raises InputError for a value of the wrong type, an unknown name, or a number out of range.
-    """
-
-    dataset: _Dataset = _identity("digits", "training images")
-    arm: _Arm = _identity("dcgan", "what is done to the discriminator")
-    setting: _Setting = _identity("C", "optimizer setting of Miyato et al. 2018, Table 1")
-    seed: int = _identity(0, "shared by the arms that are compared", 0, 2**32 - 1)
-    steps: int = _identity(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1, 1e9)
-    lr: float = _identity(None, "Adam's learning rate; default: the setting's", 1e-12, 10)
-    beta1: float = _identity(None, "Adam's beta1; default: the setting's", 0, 0.999999)
-    beta2: float = _identity(None, "Adam's beta2; default: the setting's", 0, 0.999999)
-    n_dis: int = _identity(None, "discriminator updates per generator update; default: the setting's", 1, 100)
-    loss: Literal["bce", "hinge", "wasserstein"] = _identity("bce", "adversarial loss")
-    architecture: Literal["dcgan28"] = _identity("dcgan28", "the notebook's networks for 28x28 images")
-    g_width: int = _identity(64, "channels of the generator's last hidden layer", 1, 4096)
-    d_width: int = _identity(16, "channels of the discriminator's first layer", 1, 4096)
-    z_dim: int = _identity(64, "latent dimensions", 1, 65536)
-    batch_size: int = _identity(128, "images per update", 2, 65536)
-    init: Literal["notebook", "dcgan"] = _identity(
+    dataset: _Dataset = _field("digits", "training images")
+    arm: _Arm = _field("dcgan", "what is done to the discriminator")
+    setting: _Setting = _field("C", "optimizer setting of Miyato et al. 2018, Table 1")
+    seed: int = _field(0, "shared by the arms that are compared", 0, 2**32 - 1)
+    steps: int = _field(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1, 1e9)
+    lr: float = _field(None, "Adam's learning rate; default: the setting's", 1e-12, 10)
+    beta1: float = _field(None, "Adam's beta1; default: the setting's", 0, 0.999999)
+    beta2: float = _field(None, "Adam's beta2; default: the setting's", 0, 0.999999)
+    n_dis: int = _field(None, "discriminator updates per generator update; default: the setting's", 1, 100)
+    loss: Literal["bce", "hinge", "wasserstein"] = _field("bce", "adversarial loss")
+    architecture: _Architecture = _field(None, "networks; default: the first for images of the data set's size")
+    g_width: int = _field(None, "channels of the generator's last hidden layer; default: the architecture's", 1, 4096)
+    d_width: int = _field(None, "channels of the discriminator's first layer; default: the architecture's", 1, 4096)
+    z_dim: int = _field(None, "latent dimensions; default: the architecture's", 1, 65536)
+    batch_size: int = _field(128, "images per update", 2, 65536)
+    init: Literal["notebook", "dcgan"] = _field(
         "notebook", "batch-norm scale from N(0, 0.02) (notebook) or N(1, 0.02) (dcgan)"
     )
-    penalty_weight: float = _identity(0.01, "lambda of the spectral norm penalty", 0, 1e6)
-    n_power_iterations: int = _identity(1, "rounds of power iteration", 1, 1000)
-    power_iteration: Literal["per_forward", "per_update"] = _identity(
-        "per_forward", "a round in every training forward, or one before each discriminator update"
+    penalty_weight: float = _field(None, "lambda of the arm's penalty; default: the arm's", 0, 1e6)
+    n_power_iterations: int = _field(None, "rounds of power iteration; default: the arm's", 1, 1000)
+    power_iteration: Literal["per_forward", "per_update"] = _field(
+        None, "a round in every training forward (default), or one before each discriminator update"
     )
-    precision: Literal["float32", "float64", "bfloat16", "tf32"] = _identity(
+    precision: Literal["float32", "float64", "bfloat16", "tf32"] = _field(
         "float32",
         "arithmetic of the networks; bfloat16 and tf32 (CUDA only): of their products in training, with parameters "
         "and the rest in float32",
     )
-    log_every: int = _identity(10, "steps between rows of the record", 1, 1e9)
-    instrument_every: int = _identity(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
-    n_evaluations: int = _identity(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
-    n_fake: int = _identity(
+    log_every: int = _field(10, "steps between rows of the record", 1, 1e9)
+    instrument_every: int = _field(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
+    n_evaluations: int = _field(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
+    n_fake: int = _field(
         None,
-        "samples of an evaluation; default: 5,000 from 10,000 steps on, else 2,000; stacked_mnist: 26,000",
+        f"samples of an evaluation; default: 5,000 from 10,000 steps on, else 2,000; {_N_FAKE}",
         20,
         1e6,
     )
 
-    device: str = _execution("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = _execution(0, "CPU threads of this run; 0: all cores (train), one (sweep)", 0, 4096)
-    memory_format: Literal["contiguous", "channels_last"] = _execution("channels_last", "layout of images")
-    checkpoint_every: int = _execution(500, "steps between checkpoints", 1, 1e9)
-    data_dir: str = _execution("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
-    wandb: Literal["auto", "online", "offline", "disabled"] = _execution(
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is executed: these fields change none of its numbers, but for their last bits."""
+
+    device: str = _field("auto", "auto, cpu, cuda or cuda:N")
+    threads: int = _field(0, "CPU threads per run; 0: all cores (train, bench), one (sweep)", 0, 4096)
+    memory_format: Literal["contiguous", "channels_last"] = _field("channels_last", "layout of images")
+    checkpoint_every: int = _field(500, "steps between checkpoints, from which a killed run resumes", 1, 1e9)
+    data_dir: str = _field("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
+    wandb: Literal["auto", "online", "offline", "disabled"] = _field(
         "auto", "Weights & Biases; auto: online when logged in, else offline"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Execution, Identity):
+    """One run: what it is, and how it is executed.
+
+    The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from `setting`, the arm's
+    parameters from its row, the architecture from the data set's images, widths and z_dim from the architecture,
+    n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value, but for the
+    parameters of other arms, which are None whatever was given: equal runs are equal configurations.
+
+    Raises InputError for a value of the wrong type, an unknown name, a number out of range, or an architecture for
+    images of another size.
+    """
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -198,12 +140,38 @@ class RunConfig:
                 object.__setattr__(self, name, _checked(name, value, hint))
                 _check_range(name, getattr(self, name))
         self._resolve_setting()
-        if self.n_evaluations is None:
-            object.__setattr__(self, "n_evaluations", default_evaluations(self.steps))
-        if self.n_fake is None:
-            object.__setattr__(self, "n_fake", default_n_fake(self.dataset, self.steps))
-        for name in _ARM_PARAMETERS - set(ARMS[self.arm].parameters):
-            object.__setattr__(self, name, _FIELDS[name].default)
+        for name in PARAMETERS - set(ARMS[self.arm].parameters):
+            object.__setattr__(self, name, None)
+        self._resolve_architecture()
+        for name, value in self._defaults().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _resolve_architecture(self) -> None:
+        side = DATASETS[self.dataset].side
+        try:
+            default = fitting(side)
+        except ValueError as error:
+            raise InputError(f"{self.dataset} has images of {side} pixels a side, and {error}") from error
+        if self.architecture is None:
+            object.__setattr__(self, "architecture", default)
+        if ARCHITECTURES[self.architecture].side != side:
+            raise InputError(
+                f"architecture {self.architecture} is for images of {ARCHITECTURES[self.architecture].side} pixels a "
+                f"side, and {self.dataset} has {side}: {default} is for those"
+            )
+
+    def _defaults(self) -> dict[str, Any]:
+        """What the rows of setting, data set, architecture and arm say of fields that are not given, and `steps`."""
+        architecture = ARCHITECTURES[self.architecture]
+        return {
+            **(dataclasses.asdict(SETTINGS[self.setting]) if self.setting != "custom" else {}),
+            "architecture": fitting(architecture.side),
+            **{name: getattr(architecture, name) for name in ("g_width", "d_width", "z_dim")},
+            **ARMS[self.arm].parameters,
+            "n_evaluations": default_evaluations(self.steps),
+            "n_fake": default_n_fake(self.dataset, self.steps),
+        }
 
     @property
     def dtype(self) -> str:
@@ -237,14 +205,10 @@ class RunConfig:
     def run_id(self) -> str:
         """`dataset-arm-setting-sNN-hash`; the hash is over the identity fields that differ from their defaults.
 
-        The default of lr, beta1, beta2 and n_dis is what the setting says, that of n_evaluations and
-        n_fake what `steps` and data set say: a named setting adds only its letter to the hash.
+        The defaults of fields that are resolved are what they are resolved to: a named setting adds only its letter
+        to the hash, an arm only its name.
         """
-        defaults = {name: _FIELDS[name].default for name in IDENTITY_FIELDS}
-        defaults["n_evaluations"] = default_evaluations(self.steps)
-        defaults["n_fake"] = default_n_fake(self.dataset, self.steps)
-        if self.setting != "custom":
-            defaults |= dataclasses.asdict(SETTINGS[self.setting])
+        defaults = {name: _FIELDS[name].default for name in IDENTITY_FIELDS} | self._defaults()
         differing = {name: value for name, value in self.identity().items() if value != defaults[name]}
         canonical = json.dumps(differing, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
@@ -258,15 +222,17 @@ class RunConfig:
 
     @property
     def channels(self) -> int:
-        return DATASETS[self.dataset][0]
+        return DATASETS[self.dataset].channels
+
+    @property
+    def side(self) -> int:
+        """Pixels of an image, across and down."""
+        return DATASETS[self.dataset].side
 
     @property
     def n_compared(self) -> int:
-        """How many of the n_fake samples distances are measured by (at most as many as there are real images).
-
-        All; of stacked_mnist, whose thousand modes need more samples than distances do, 5,000.
-        """
-        return min(self.n_fake, 5_000) if self.dataset == "stacked_mnist" else self.n_fake
+        """How many of the n_fake samples distances are measured by (at most as many as there are real images)."""
+        return min(self.n_fake, DATASETS[self.dataset].n_compared or self.n_fake)
 
     def has_instruments(self, step: int) -> bool:
         """Whether the row at `step` has every instrument: the first one at or after each `instrument_every` steps."""
@@ -289,16 +255,15 @@ def default_evaluations(steps: int) -> int:
 
 
 def default_n_fake(dataset: str, steps: int) -> int:
-    """5,000 for runs of 10,000 steps or more, else 2,000; 26,000 where there are 1,000 modes to hit."""
-    if dataset == "stacked_mnist":
-        return 26_000
-    return 5_000 if steps >= 10_000 else 2_000
+    """What the data set's row says, else 5,000 for runs of 10,000 steps or more and 2,000 for shorter ones."""
+    return DATASETS[dataset].n_fake or (5_000 if steps >= 10_000 else 2_000)
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
-IDENTITY_FIELDS = tuple(name for name, f in _FIELDS.items() if not f.metadata["execution"])
-EXECUTION_FIELDS = tuple(name for name, f in _FIELDS.items() if f.metadata["execution"])
-_ARM_PARAMETERS = {name for arm in ARMS.values() for name in arm.parameters}
+HELP = {name: f.metadata["help"] for name, f in _FIELDS.items()}
+"""Field -> what it is, as the command line says it"""
+IDENTITY_FIELDS = tuple(f.name for f in dataclasses.fields(Identity))
+EXECUTION_FIELDS = tuple(f.name for f in dataclasses.fields(Execution))
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
@@ -343,4 +308,4 @@ def from_parameters(parameters: dict[str, Any]) -> RunConfig:
 
 def unused_parameters(config: RunConfig) -> set[str]:
     """Names of the arm parameters that the run's arm does not use."""
-    return _ARM_PARAMETERS - set(ARMS[config.arm].parameters)
+    return set(PARAMETERS - set(ARMS[config.arm].parameters))

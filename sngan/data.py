@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,17 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from sngan.config import DATASETS, InputError
+from sngan.config import InputError
+from sngan.datasets import DATASETS
 from sngan.streams import Ahead, numpy_generator
 
 N_STACKED = 128_000  # images of stacked_mnist
+Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """`images` uint8 (N, C, 28, 28), `labels` int64 (N,), and the SHA-256 of the images' bytes."""
+    """`images` uint8 (N, C, side, side), `labels` int64 (N,), and the SHA-256 of the images' bytes."""
 
     name: str
     images: Tensor
@@ -42,10 +45,10 @@ def data_root(data_dir: str = "") -> Path:
 
 
 @functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
-def load(name: str, data_dir: str = "", part: Literal["train", "test"] = "train") -> ImageData:
+def load(name: str, data_dir: str = "", part: Part = "train") -> ImageData:
     """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` where missing.
 
-    `part="test"` are the test images of the data sets that have some: mnist and fashion_mnist.
+    `part="test"` are the test images of the data sets that have some (`has_test` of their row).
 
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one a channel, the same in every run; the label is the three digits read as
@@ -55,14 +58,9 @@ def load(name: str, data_dir: str = "", part: Literal["train", "test"] = "train"
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    if part == "test" and name in ("digits", "stacked_mnist"):
+    if part == "test" and not DATASETS[name].has_test:
         raise InputError(f"{name} has no test images")
-    if name == "digits":
-        images, labels = _digits()
-    elif name == "stacked_mnist":
-        images, labels = _stacked(load("mnist", data_dir))
-    else:
-        images, labels = _torchvision(name, data_root(data_dir), train=part == "train")
+    images, labels = LOADERS[DATASETS[name].loader](name, data_dir, part)
     return ImageData(name, images, labels, _digest(images))
 
 
@@ -102,30 +100,34 @@ def _cache() -> Path:
     return platformdirs.user_cache_path("sngan") / "images"
 
 
-def _digits() -> tuple[Tensor, Tensor]:
+def _digits(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     # The file that sklearn.datasets.load_digits reads: importing that function costs a process two seconds.
     origin = importlib.util.find_spec("sklearn").origin  # type: ignore[union-attr]
     table = np.loadtxt(Path(str(origin)).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     small = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) * (255 / 16)  # 0..16 -> 0..255
-    large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    side = DATASETS[name].side
+    large = torch.nn.functional.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
     return large.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(table[:, -1]).long()
 
 
-def _stacked(mnist: ImageData) -> tuple[Tensor, Tensor]:
+def _stacked(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     """Three MNIST digits in the channels. Source: Metz et al. 2017, arXiv 1611.02163."""
+    mnist = load("mnist", data_dir)
     triples = numpy_generator(0, "stacked_mnist").integers(len(mnist.images), size=(N_STACKED, 3))
     triples = torch.from_numpy(triples)
     hundreds, tens, ones = mnist.labels[triples].unbind(1)
-    name = f"stacked_mnist-{N_STACKED}-{mnist.digest[:16]}"  # 300 MB
-    images = _shared(name, (N_STACKED, 3, 28, 28))
-    images = _share(name, mnist.images[triples, 0]) if images is None else images
+    key = f"{name}-{N_STACKED}-{mnist.digest[:16]}"  # 300 MB
+    images = _shared(key, (N_STACKED, 3, *mnist.images.shape[2:]))
+    images = _share(key, mnist.images[triples, 0]) if images is None else images
     return images, 100 * hundreds + 10 * tens + ones
 
 
-def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
+def _torchvision(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
+    """Grey images in the format of MNIST."""
     from torchvision import datasets
 
-    dataset_class = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    row, root, train = DATASETS[name], data_root(data_dir), part == "train"
+    dataset_class = getattr(datasets, row.torchvision)
     folder = root / dataset_class.__name__ / "raw"
     files = ", ".join(f"{Path(file).stem}[.gz]" for file, _ in dataset_class.resources)
     advice = (
@@ -139,10 +141,11 @@ def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     except (ValueError, AssertionError) as error:
         raise InputError(f"{name}'s files are damaged ({error}). Delete them; {advice}") from error
     images, labels = dataset.data, dataset.targets.long()
-    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not (labels < DATASETS[name][1]).all():
+    size = (row.side, row.side)
+    if images.shape[1:] != size or labels.shape != images.shape[:1] or not (labels < row.classes).all():
         raise InputError(
             f"{name}'s files are damaged ({tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; "
-            f"expected (N, 28, 28) and N labels below {DATASETS[name][1]}). Delete them; {advice}"
+            f"expected (N, {row.side}, {row.side}) and N labels below {row.classes}). Delete them; {advice}"
         )
     images = images[:, None].contiguous()
     if not train:  # the yardstick's, read once in a while
@@ -150,6 +153,14 @@ def _torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     key = f"{name}-{_digest(images)[:16]}"
     shared = _shared(key, tuple(images.shape))
     return (_share(key, images) if shared is None else shared), labels
+
+
+LOADERS: dict[str, Callable[[str, str, Part], tuple[Tensor, Tensor]]] = {
+    "digits": _digits,
+    "stacked": _stacked,
+    "torchvision": _torchvision,
+}
+"""name of a data set, `data_dir` and part -> uint8 images (N, C, side, side) and int64 labels (N,)"""
 
 
 def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

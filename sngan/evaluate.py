@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from sngan.config import DATASETS, InputError, RunConfig
+from sngan.config import InputError, RunConfig
 from sngan.data import ImageData, normalized
+from sngan.datasets import DATASETS, is_many
 from sngan.measure import evaluating
 from sngan.metrics import diversity, frechet_distance, kernel_distance, kernel_distance_error, mode_coverage, prdc
+from sngan.quantities import EVALUATED
 from sngan.streams import normal, numpy_generator, torch_generator
 from sngan.yardstick import Yardstick, load_yardstick
 
@@ -25,7 +27,7 @@ class Judged(NamedTuple):
     """What images are judged by: two views of them, and the yardstick's labels."""
 
     features: Tensor  # (n, n_features) float32
-    pixels: Tensor  # (n, C * 196) float64 in [-1, 1]: the means of 2x2 pixels
+    pixels: Tensor  # (n, C * (side / 2)^2) float64 in [-1, 1]: the means of 2x2 pixels
     labels: Tensor  # (n,) int64
 
     def first(self, n: int) -> Judged:
@@ -92,7 +94,7 @@ class Evaluation:
 
 
 def judge(yardstick: Yardstick, images: Tensor) -> Judged:
-    """Images (n, C, 28, 28), uint8 or floating point in [-1, 1], as the yardstick sees them, and at half their size."""
+    """Images (n, C, side, side), uint8 or in [-1, 1], as the yardstick sees them, and at half their size."""
     features, labels = yardstick.embed(images)
     pixels = normalized(images, torch.float64) if images.dtype == torch.uint8 else images.double()
     return Judged(features, avg_pool2d(pixels, 2).flatten(1), labels)
@@ -101,14 +103,14 @@ def judge(yardstick: Yardstick, images: Tensor) -> Judged:
 def scores(real: Judged, fake: Judged, labels: Tensor, class_counts: np.ndarray) -> dict[str, float]:
     """`eval/*` of fakes against as many reals, modes by `labels` (of more fakes, as a rule) against the class counts.
 
-    Of more than 100 classes (stacked_mnist) the reference is uniform, as where its modes are usually counted.
+    Of many classes (stacked_mnist) the reference is uniform, as where its modes are usually counted.
     `eval/fd_pixels` is the view that noise and grey backgrounds do not fool, as they fool precision, density and a
     yardstick that was trained against them; noise with the pixels' means and covariances fools it in turn.
     """
     features = real.features, fake.features
     neighbours = prdc(*features, NEIGHBOURS)
-    uniform = len(class_counts) > 100
-    modes = mode_coverage(labels, len(class_counts), None if uniform else class_counts)
+    reference = None if is_many(len(class_counts)) else class_counts
+    modes = mode_coverage(labels, len(class_counts), reference)
     return {
         "eval/fd": frechet_distance(*features),
         "eval/fd_pixels": frechet_distance(real.pixels, fake.pixels),
@@ -125,12 +127,6 @@ def scores(real: Judged, fake: Judged, labels: Tensor, class_counts: np.ndarray)
         "eval/diversity": diversity(*features),
     }
 
-
-EVALUATED = (
-    *("eval/fd", "eval/fd_pixels", "eval/kd", "eval/kd_error"),
-    *("eval/precision", "eval/recall", "eval/density", "eval/coverage"),
-    *("eval/modes", "eval/modes_5", "eval/effective_modes", "eval/mode_kl", "eval/diversity"),
-)
 
 _references: dict[tuple, Reference] = {}  # the last two: a sweep's worker takes run after run of the same data set
 
@@ -157,7 +153,7 @@ def _make_reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int
     reals = judge(yardstick, images)
     m = min(n, len(order) // 2)
     others = judge(yardstick, data.images[order[m : m + n_labels]])
-    counts = np.bincount(data.labels.cpu().numpy(), minlength=DATASETS[data.name][1])
+    counts = np.bincount(data.labels.cpu().numpy(), minlength=DATASETS[data.name].classes)
     pixels = normalized(images, torch.float64)
     noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
     trivial = judge(yardstick, (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1))

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sngan import quantities
 from sngan.config import RunConfig
+from sngan.constraints import Constraint
 from sngan.data import ImageData, normalized
 from sngan.sigma import (
     ConvSigma,
@@ -23,13 +25,12 @@ from sngan.sigma import (
     spectrum,
     standing_still,
 )
-from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, sigma_estimates, spectral_norm_of, weight_layers
-from sngan.streams import normal, numpy_generator, torch_generator
+from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, weight_layers
+from sngan.streams import layer_generators, normal, numpy_generator, torch_generator
 
 N_SAMPLES = 64  # images of a sample grid
 N_POINTS = 64  # images of each kind at which D's gradient with respect to its input is measured
-# non-finite there, a run has diverged; eval/* is where samples are
-_TRAINING = ("loss/", "logit/", "grad_norm/", "weight_norm/", "eval/")
+_CONTRACTIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh, nn.Flatten)  # they stretch nothing
 
 _D_KEYS = (
     *("loss/d", "loss/d_adversarial", "loss/d_penalty", "loss/d_real", "loss/d_fake"),
@@ -98,23 +99,20 @@ class Window:
 class Instruments:
     """Spectral norms of D's layers, D's gradients with respect to images, and the fixed latents' images.
 
-    `sigma_estimate/<layer>` is the power iteration's running value u'Wv: of the training where the arm has one,
-    else of an instrument's own vectors (stream `power_iteration/<layer>`), advanced one round a row. `sigma_conv`
-    is a lower bound within 1e-6 of a singular value. The points of `grad_x` are the same all through a run
+    `sigma_estimate/<layer>` is the power iteration's running value u'Wv: the constraint's if it reads one, else of an
+    instrument's own vectors (stream `power_iteration/<layer>`), advanced one round per row. `sigma_conv` is a lower
+    bound within 1e-6 of a singular value; of a dense layer it is its sigma. `lipschitz/product` is there only if
+    the gain of everything in D is known. The points of `grad_x` are the same all through a run
     and in all arms of a seed (stream `instruments`): 64 real images, the images of 64 latents, and random points
     between the two. Batch norm uses its running statistics, which mix real and fake images.
     """
 
-    def __init__(
-        self, config: RunConfig, G: nn.Module, D: nn.Module, penalty: SpectralPenalty | None, data: ImageData
-    ) -> None:
-        self._config, self._G, self._D = config, G, D
+    def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, constraint: Constraint, data: ImageData) -> None:
+        self._config, self._G, self._D, self._constraint = config, G, D, constraint
         device = next(G.parameters()).device
         self._layers = dict(weight_layers(D))
-        constrained = any(spectral_norm_of(layer) is not None for layer in self._layers.values())
-        self._penalty = penalty
         self._probe = None
-        if not constrained and penalty is None:
+        if not any(key.startswith("sigma_estimate/") for key in constraint.readings()):
             self._probe = SpectralPenalty(D, generator=layer_generators(config.seed))
         dtype = getattr(torch, config.dtype)
         self._z = normal((N_SAMPLES, config.z_dim), torch_generator(config.seed, "samples"), dtype, device)
@@ -127,6 +125,7 @@ class Instruments:
         self._operators = {
             name: ConvSigma(layer, sizes[name], torch_generator(config.seed, f"instruments/{name}"))
             for name, layer in self._layers.items()
+            if isinstance(layer, nn.Conv2d)
         }
         followers = dict(itertools.pairwise(D.children()))
         self._norms = {
@@ -150,29 +149,25 @@ class Instruments:
         d_updates = step * self._config.n_dis
         row: dict[str, Any] = {"step": step, "d_updates": d_updates, "images_seen": d_updates * self._config.batch_size}
         row |= window
-        used = log_sigmas(self._D)
+        used, readings = log_sigmas(self._D), self._constraint.readings()
         if self._probe is not None:
             self._probe.advance()
-            estimates = self._probe.sigma_estimates()
-        else:
-            estimates = (self._penalty.sigma_estimates() if self._penalty else {}) | sigma_estimates(self._D)
+            readings |= {f"sigma_estimate/{name}": sigma for name, sigma in self._probe.sigma_estimates().items()}
         for name, layer in self._layers.items():
             raw = raw_weight(layer).detach()
             row[f"sigma/{name}"] = used[name]
             row[f"sigma_raw/{name}"] = matrix_sigma(raw, matrix_dim(layer)).item()
-            row[f"sigma_estimate/{name}"] = estimates[name].item()
+            row[f"sigma_estimate/{name}"] = readings.pop(f"sigma_estimate/{name}").item()
             row[f"weight_norm/{name}"] = raw.double().norm().item()
-        if self._penalty:
-            ratios = self._penalty.task_ratios(self._config.penalty_weight)
-            row |= {f"penalty_ratio/{name}": ratio.item() for name, ratio in ratios.items()}
+        row |= {key: reading.item() for key, reading in readings.items()}
         if self._config.has_instruments(step):
-            row |= self._operator_norms() | self._input_gradients()
+            row |= self._operator_norms(used) | self._input_gradients()
         return row
 
-    def _operator_norms(self) -> dict[str, float]:
+    def _operator_norms(self, used: dict[str, float]) -> dict[str, float]:
         row, product = {}, 1.0
         for name, layer in self._layers.items():
-            row[f"sigma_conv/{name}"] = self._operators[name]().item()
+            row[f"sigma_conv/{name}"] = self._operators[name]().item() if name in self._operators else used[name]
             product *= row[f"sigma_conv/{name}"]
             if name in self._norms:
                 gain = batch_norm_gain(self._norms[name])
@@ -184,7 +179,9 @@ class Instruments:
             row[f"stable_rank/{name}"] = shape.stable_rank
             row[f"effective_rank/{name}"] = shape.effective_rank
             row[f"spectrum_share/{name}"] = shape.share
-        return row | {"lipschitz/product": product}
+        counted = (*self._layers.values(), *self._norms.values())
+        known = all(layer in counted or isinstance(layer, _CONTRACTIONS) for layer in self._D.children())
+        return row | ({"lipschitz/product": product} if known else {})
 
     def _input_gradients(self) -> dict[str, float]:
         row = {}
@@ -250,15 +247,10 @@ def _input_sizes(D: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def layer_generators(seed: int) -> Any:
-    """layer name -> CPU generator at the stream `power_iteration/<layer>`."""
-    return lambda name: torch_generator(seed, f"power_iteration/{name}")
-
-
 @torch.no_grad()
 def non_finite(row: dict[str, Any], samples: Tensor | None, *networks: nn.Module) -> str:
     """The first of the training's keys with non-finite values, or of the parameters that hold some; empty if none."""
-    keys = [key for key, value in row.items() if key.startswith(_TRAINING) and not math.isfinite(value)]
+    keys = [key for key, value in row.items() if quantities.is_training(key) and not math.isfinite(value)]
     if samples is not None and not samples.isfinite().all():
         keys.append("samples")
     if not keys:

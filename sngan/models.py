@@ -1,4 +1,4 @@
-"""The notebook's networks for 28x28 images, and their initialization from named streams."""
+"""Networks built from an architecture's rows, and their initialization from named streams."""
 
 from __future__ import annotations
 
@@ -9,60 +9,83 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sngan import architectures
+from sngan.architectures import ARCHITECTURES, Sized
 from sngan.convolutions import Conv2d, ConvTranspose2d
 from sngan.streams import torch_generator
 
+_CONVOLUTIONS = {"conv": Conv2d, "deconv": ConvTranspose2d}
+
 
 class Generator(nn.Sequential):
-    """z (N, z_dim) -> images (N, channels, 28, 28) in [-1, 1]: 1, 3, 6, 13, 28 pixels a side.
+    """z (N, z_dim) -> images (N, channels, side, side) in [-1, 1]; the notebook's has 1, 3, 6, 13, 28 pixels a side.
 
-    Batch norm and ReLU between the transposed convolutions, tanh at the end.
+    Between its layers batch norm.
     """
 
-    def __init__(self, z_dim: int = 64, channels: int = 1, width: int = 64) -> None:
-        sizes = [z_dim, 4 * width, 2 * width, width, channels]
-        kernels = [(3, 2), (4, 1), (3, 2), (4, 2)]  # kernel, stride; no padding
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, (kernel, stride) in enumerate(kernels, start=1):
-            layers[f"deconv{i}"] = ConvTranspose2d(sizes[i - 1], sizes[i], kernel, stride)
-            if i < len(kernels):
-                layers[f"bn{i}"] = nn.BatchNorm2d(sizes[i])
-                layers[f"act{i}"] = nn.ReLU(inplace=True)
-        layers["tanh"] = nn.Tanh()
-        super().__init__(layers)
+    def __init__(self, z_dim: int = 64, channels: int = 1, width: int = 64, architecture: str = "dcgan28") -> None:
+        rows = architectures.generator(architecture, z_dim, channels, width)
+        super().__init__(_modules(rows, "batch", ARCHITECTURES[architecture].slope))
 
     def forward(self, z: Tensor) -> Tensor:
         return super().forward(z[:, :, None, None])
 
 
 class Discriminator(nn.Sequential):
-    """Images (N, channels, 28, 28) -> logits (N,): 28, 13, 5, 1 pixels a side.
+    """Images (N, channels, side, side) -> logits (N,); the notebook's has 28, 13, 5, 1 pixels a side.
 
-    No padding: the last row and column of the 13x13 and 5x5 inputs are never seen. `norm` is the layer between
-    the convolutions: "batch" or "none". LeakyReLU slope 0.2.
+    The notebook's has no padding: the last row and column of its 13x13 and 5x5 inputs are never seen. `norm` is the
+    layer between the layers with weights: "batch" or "none".
     """
 
-    def __init__(self, channels: int = 1, width: int = 16, norm: Literal["batch", "none"] = "batch") -> None:
-        sizes = [channels, width, 2 * width, 1]
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i in (1, 2, 3):
-            layers[f"conv{i}"] = Conv2d(sizes[i - 1], sizes[i], kernel_size=4, stride=2)
-            if i < 3:
-                if norm == "batch":
-                    layers[f"bn{i}"] = nn.BatchNorm2d(sizes[i])
-                layers[f"act{i}"] = nn.LeakyReLU(0.2, inplace=True)
-        super().__init__(layers)
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 16,
+        norm: Literal["batch", "none"] = "batch",
+        architecture: str = "dcgan28",
+    ) -> None:
+        rows = architectures.discriminator(architecture, channels, width)
+        super().__init__(_modules(rows, norm, ARCHITECTURES[architecture].slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).flatten()
+
+
+def _modules(rows: list[Sized], norm: str, slope: float) -> OrderedDict[str, nn.Module]:
+    """The layers by their names; of the i-th the norm `bn<i>` and the activation `act<i>`, or `tanh`."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, row in enumerate(rows, start=1):
+        layer = row.layer
+        if layer.kind == "dense":
+            modules[f"flatten{i}"] = nn.Flatten()
+        modules[layer.name] = _weighted(row)
+        if layer.kind == "dense" and layer.kernel > 1:
+            modules[f"unflatten{i}"] = nn.Unflatten(1, (row.channels_out, row.side_out, row.side_out))
+        if layer.norm and norm == "batch":
+            modules[f"bn{i}"] = nn.BatchNorm2d(row.channels_out)
+        if layer.activation == "tanh":
+            modules["tanh"] = nn.Tanh()
+        elif layer.activation == "relu":
+            modules[f"act{i}"] = nn.ReLU(inplace=True)
+        elif layer.activation == "leaky_relu":
+            modules[f"act{i}"] = nn.LeakyReLU(slope, inplace=True)
+    return modules
+
+
+def _weighted(row: Sized) -> nn.Module:
+    layer = row.layer
+    if layer.kind == "dense":
+        return nn.Linear(row.channels_in * row.side_in**2, row.channels_out * row.side_out**2)
+    return _CONVOLUTIONS[layer.kind](row.channels_in, row.channels_out, layer.kernel, layer.stride, layer.padding)
 
 
 @torch.no_grad()
 def initialize(network: nn.Module, seed: int, name: Literal["G", "D"], scheme: Literal["notebook", "dcgan"]) -> None:
     """Draw every parameter from the stream `init/<name>/<layer>`; networks of a seed share equal layers.
 
-    Convolution weights N(0, 0.02); batch-norm scales N(0, 0.02) (`notebook`) or N(1, 0.02) (`dcgan`), shifts 0;
-    convolution biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is torch's default, kept by the notebook.
+    Weights of convolutions and dense layers N(0, 0.02); batch-norm scales N(0, 0.02) (`notebook`) or N(1, 0.02)
+    (`dcgan`), shifts 0; biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is torch's default, kept by the notebook.
     Source: Radford et al. 2016. Deviation: the notebook's batch-norm scale, confessed above.
     """
     for path, layer in network.named_modules():
@@ -74,7 +97,7 @@ def initialize(network: nn.Module, seed: int, name: Literal["G", "D"], scheme: L
             draws = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(mean + 0.02 * draws)
 
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             normal(layer.weight)
             fan_in = layer.weight[0].numel()  # torch counts dim 1 also in transposed convolutions
             assert layer.bias is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,11 @@ def normal(
 ) -> torch.Tensor:
     """Standard normal draws of a named stream, moved to `device`."""
     return torch.randn(shape, generator=generator, dtype=dtype).to(device)
+
+
+def layer_generators(seed: int) -> Callable[[str], torch.Generator]:
+    """layer name -> generator at the stream `power_iteration/<layer>`."""
+    return lambda name: torch_generator(seed, f"power_iteration/{name}")
 
 
 def numpy_generator(seed: int, name: str) -> np.random.Generator:

@@ -10,21 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sngan.config import ARMS, RunConfig
+from sngan.arms import ARMS
+from sngan.config import RunConfig
+from sngan.constraints import CONSTRAINTS, Constraint
 from sngan.data import Batches, ImageData
 from sngan.evaluate import Evaluation
 from sngan.losses import adversarial_d, adversarial_g
-from sngan.measure import Instruments, Window, layer_generators, non_finite
+from sngan.measure import Instruments, Window, non_finite
 from sngan.models import Discriminator, Generator, initialize
 from sngan.precision import check_precision, float32_afterwards, set_products
-from sngan.spectral import (
-    SpectralPenalty,
-    advance_power_iteration,
-    apply_spectral_norm,
-    hold_power_iteration,
-    raw_weight,
-    weight_layers,
-)
+from sngan.spectral import raw_weight, weight_layers
 from sngan.streams import Ahead, Normal, torch_generator
 
 
@@ -48,109 +43,156 @@ def train(
     """Train one run on the device of `data` and return how it ended.
 
     `log(row, samples)` gets each row of the record, with `time/*`, and at evaluations also `eval/*` and the fixed
-    latents' images (64, C, 28, 28) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits of
-    the run are the same. Non-finite numbers end the run as `diverged`.
+    latents' images (64, C, side, side) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits
+    of the run are the same. Non-finite numbers end the run as `diverged`.
 
-    `save(state)` gets G, D and the outcome when the run is over, and after every step for which `due(step)` is true
+    `save(state)` gets G, D and the outcome when the run has ended, and after every step for which `due(step)` is true
     everything that the rest of the run depends on; an exception of `save` ends the training. With such a state as
-    `resume` the run goes on from there, and gives the bits that it would have given (on the same device, threads and
+    `resume` the run resumes from there, and gives the bits that it would have given (on the same device, threads and
     layout). States hold tensors, numbers, strings, lists and dicts.
 
     Raises InputError for precision `tf32` on a CPU.
-    Source: Miyato et al. 2018, section 4 and Algorithm 1.
     """
-    device, dtype = data.images.device, getattr(torch, config.dtype)
-    check_precision(config.precision, device)
-    layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
-    G, D, penalty = build(config, device)
-    opt_g, opt_d = (
-        torch.optim.Adam(network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-        for network in (G, D)
-    )
-    batches = Batches(data, config.batch_size, config.seed, dtype)
-    shape = (config.batch_size, config.z_dim)
-    z_d, z_g = (Ahead(Normal(torch_generator(config.seed, name), shape, dtype), device) for name in ("z_d", "z_g"))
-    evaluations = set(config.evaluation_steps())
-    instruments = Instruments(config, G, D, penalty, data) if log else None
-    evaluation = Evaluation(config, data) if log else None
-    window, outcome, zero = Window(), Outcome("finished", config.steps), torch.zeros((), device=device, dtype=dtype)
-    streams = {"z_d": z_d, "z_g": z_g}
-    parts = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d, "penalty": penalty}
-
-    def state(step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            **{name: part.state_dict() for name, part in parts.items() if part},
-            "streams": {name: latents.state() for name, latents in streams.items()},
-            "data": batches.state(),
-            "window": window.state(),
-            "instruments": instruments.state() if instruments else {},
-        }
-
+    check_precision(config.precision, data.images.device)
+    run = Run(config, data)
+    observer = Observer(run, data, log) if log else None
+    outcome, first = Outcome("finished", config.steps), 1
     if resume:
-        for name, part in parts.items():
-            if part:
-                part.load_state_dict(resume[name])
-        for name, latents in streams.items():
-            latents.load_state(resume["streams"][name])
-        batches.load_state(resume["data"])
-        window.load_state(resume["window"])
-        if instruments:
-            instruments.load_state(resume["instruments"])
-    elif log and instruments:
-        log(instruments.row(0, {}), None)
-
-    def forward(network: nn.Module, x: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            return network(x).to(dtype)
-
-    window_start = time.perf_counter()
-    for step in range(resume["step"] + 1 if resume else 1, config.steps + 1):
+        run.load_state(resume)
+        first = resume["step"] + 1
+    if observer:
+        observer.load_state(resume) if resume else observer.begin()
+    for step in range(first, config.steps + 1):
         set_products("tf32" if config.precision == "tf32" else "ieee")
-        for _ in range(config.n_dis):
-            x_real = next(batches).to(memory_format=layout)  # (N, C, 28, 28) in [-1, 1]
-            with torch.no_grad():
-                x_fake = forward(G, next(z_d))  # of latents (N, z_dim)
-            if config.power_iteration == "per_update":
-                advance_power_iteration(D, config.n_power_iterations)
-            logits_fake = forward(D, x_fake)  # before the real ones: in per_forward each forward moves u and v
-            logits_real = forward(D, x_real)
-            adversarial, d_real, d_fake = adversarial_d(config.loss, logits_real, logits_fake)
-            weighted_penalty = config.penalty_weight * penalty() if penalty else zero
-            loss_d = adversarial + weighted_penalty
-            minimize(opt_d, loss_d)
-            if log:
-                window.add_d(D, (loss_d, adversarial, weighted_penalty, d_real, d_fake), logits_real, logits_fake)
-        with frozen(D):
-            loss_g = adversarial_g(config.loss, forward(D, forward(G, next(z_g))))
-            minimize(opt_g, loss_g)
-        if log:
-            window.add_g(G, loss_g)
+        update(run, observer.window if observer else None)
         set_products("ieee")  # for what measures
-
-        if log and instruments and evaluation and (step % config.log_every == 0 or step == config.steps):
-            means = window.means(config)  # waits for the device
-            timing = elapsed(window_start, window.steps, config)
-            row = instruments.row(step, means)
-            samples = None
-            if step in evaluations:
-                evaluation_start, samples = time.perf_counter(), instruments.samples()
-                row |= evaluation(G) | instruments.spectra()
-                timing["time/evaluation_seconds"] = time.perf_counter() - evaluation_start
-            log(row | timing, samples)
-            if bad := non_finite(row, samples, G, D):
-                outcome = Outcome("diverged", step, f"non-finite: {bad}")
-                break
-            window, window_start = Window(), time.perf_counter()
+        if observer and (bad := observer.after(step)):
+            outcome = Outcome("diverged", step, f"non-finite: {bad}")
+            break
         if save and due and due(step) and step < config.steps:
-            save(state(step))
+            save({"step": step, **run.state(), **(observer.state() if observer else _UNOBSERVED)})
     if save:
-        save(outcome._asdict() | {"G": G.state_dict(), "D": D.state_dict()})
+        save(outcome._asdict() | {"G": run.G.state_dict(), "D": run.D.state_dict()})
     return outcome
 
 
-def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.Module, SpectralPenalty | None]:
-    """G, D and the penalty or None, as the run starts: initialized, then constrained, then moved to `device`.
+def update(run: Run, window: Window | None) -> None:
+    """One step: n_dis updates of the discriminator, and one of the generator.
+
+    Source: Miyato et al. 2018, section 4 and Algorithm 1. `window` takes down what is logged.
+    """
+    config, G, D, constraint = run.config, run.G, run.D, run.constraint
+    for _ in range(config.n_dis):
+        x_real = next(run.batches).to(memory_format=run.layout)  # (N, C, side, side) in [-1, 1]
+        with torch.no_grad():
+            x_fake = run.forward(G, next(run.z_d))  # of latents (N, z_dim)
+        constraint.before_update()
+        logits_fake = run.forward(D, x_fake)  # before the real ones: each forward may move the constraint's vectors
+        logits_real = run.forward(D, x_real)
+        adversarial, d_real, d_fake = adversarial_d(config.loss, logits_real, logits_fake)
+        penalty = constraint.weighted_penalty(x_real, x_fake)
+        loss_d = adversarial + penalty
+        minimize(run.opt_d, loss_d)
+        constraint.after_update()
+        if window:
+            window.add_d(D, (loss_d, adversarial, penalty, d_real, d_fake), logits_real, logits_fake)
+    with frozen(D):
+        loss_g = adversarial_g(config.loss, run.forward(D, run.forward(G, next(run.z_g))))
+        minimize(run.opt_g, loss_g)
+    if window:
+        window.add_g(G, loss_g)
+
+
+class Run:
+    """Networks, optimizers and streams: everything that the rest of a run depends on, its instruments aside."""
+
+    def __init__(self, config: RunConfig, data: ImageData) -> None:
+        self.config, self.device, self.dtype = config, data.images.device, getattr(torch, config.dtype)
+        self.layout = layout_of(config)
+        self.G, self.D, self.constraint = build(config, self.device)
+        self.opt_g, self.opt_d = (
+            torch.optim.Adam(network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+            for network in (self.G, self.D)
+        )
+        self.batches = Batches(data, config.batch_size, config.seed, self.dtype)
+        self.z_d, self.z_g = (self._latents(name) for name in ("z_d", "z_g"))
+
+    def _latents(self, name: str) -> Ahead:
+        shape = (self.config.batch_size, self.config.z_dim)
+        return Ahead(Normal(torch_generator(self.config.seed, name), shape, self.dtype), self.device)
+
+    def forward(self, network: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return network(x).to(self.dtype)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name).state_dict() for name in _PARTS},
+            "streams": {"z_d": self.z_d.state(), "z_g": self.z_g.state()},
+            "data": self.batches.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.z_d.load_state(state["streams"]["z_d"])
+        self.z_g.load_state(state["streams"]["z_g"])
+        self.batches.load_state(state["data"])
+
+
+_PARTS = ("G", "D", "opt_g", "opt_d", "constraint")
+
+
+class Observer:
+    """What is measured of a run, and when: it makes the rows of the record, and sees that a run has diverged."""
+
+    def __init__(self, run: Run, data: ImageData, log: Callable[[dict[str, Any], Tensor | None], None]) -> None:
+        config = run.config
+        self._run, self._log = run, log
+        self._instruments = Instruments(config, run.G, run.D, run.constraint, data)
+        self._evaluation, self._evaluations = Evaluation(config, data), set(config.evaluation_steps())
+        self.window, self._since = Window(), time.perf_counter()
+
+    def begin(self) -> None:
+        """The row of step 0."""
+        self._log(self._instruments.row(0, {}), None)
+        self._since = time.perf_counter()
+
+    def after(self, step: int) -> str:
+        """Log what is due after a step. Returns what is not finite, by which the run has diverged; else nothing."""
+        config, G = self._run.config, self._run.G
+        if step % config.log_every and step != config.steps:
+            return ""
+        means = self.window.means(config)  # waits for the device
+        timing = elapsed(self._since, self.window.steps, config)
+        row, samples = self._instruments.row(step, means), None
+        if step in self._evaluations:
+            start, samples = time.perf_counter(), self._instruments.samples()
+            row |= self._evaluation(G) | self._instruments.spectra()
+            timing["time/evaluation_seconds"] = time.perf_counter() - start
+        self._log(row | timing, samples)
+        bad = non_finite(row, samples, G, self._run.D)
+        self.window, self._since = Window(), time.perf_counter()
+        return bad
+
+    def state(self) -> dict[str, Any]:
+        return {"window": self.window.state(), "instruments": self._instruments.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.window.load_state(state["window"])
+        self._instruments.load_state(state["instruments"])
+        self._since = time.perf_counter()
+
+
+_UNOBSERVED = {"window": Window().state(), "instruments": {}}
+
+
+def layout_of(config: RunConfig) -> torch.memory_format:
+    return torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
+
+
+def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.Module, Constraint]:
+    """G, D and the constraint as the run starts: initialized, then constrained, then moved to `device`.
 
     Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
     initialization reached the raw parameters: after the constraint, writing to `.weight` would do nothing.
@@ -160,25 +202,18 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
     set_products("ieee")
     torch.backends.cudnn.deterministic = True
     arm, dtype = ARMS[config.arm], getattr(torch, config.dtype)
-    layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
-        G = Generator(config.z_dim, config.channels, config.g_width).to(dtype)
-        D = Discriminator(config.channels, config.d_width, arm.norm).to(dtype)
+        G = Generator(config.z_dim, config.channels, config.g_width, config.architecture).to(dtype)
+        D = Discriminator(config.channels, config.d_width, arm.norm, config.architecture).to(dtype)
     initialize(G, config.seed, "G", config.init)
     initialize(D, config.seed, "D", config.init)
     initial = {name: layer.weight.detach().clone() for name, layer in weight_layers(D)}  # type: ignore[operator]
-    penalty = None
-    if arm.constraint == "spectral_norm":
-        apply_spectral_norm(D, config.n_power_iterations, layer_generators(config.seed))
-        if config.power_iteration == "per_update":
-            hold_power_iteration(D)
-    elif arm.constraint == "spectral_norm_penalty":
-        penalty = SpectralPenalty(D, config.n_power_iterations, layer_generators(config.seed))
+    constraint = CONSTRAINTS[arm.constraint](config, D)
     for name, layer in weight_layers(D):
         assert torch.equal(raw_weight(layer), initial[name]), f"the initialization of {name} was lost"
     for network in (G, D):
-        network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
-    return G, D, penalty.to(device) if penalty else None
+        network.to(device).to(memory_format=layout_of(config))  # type: ignore[call-overload]
+    return G, D, constraint.to(device)
 
 
 def minimize(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -16,56 +16,42 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sngan.config import DATASETS, InputError
+from sngan.architectures import YARDSTICK, sized
+from sngan.config import InputError
 from sngan.data import load, normalized
+from sngan.datasets import DATASETS, JUDGES, Dataset
 from sngan.precision import products
 from sngan.streams import numpy_generator, torch_generator
 
-N_FEATURES = 64
+N_FEATURES = sized(YARDSTICK, 1, 28, width=1)[-1].channels_in
 
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights shipped with the package, in `yardsticks/<name>.safetensors`, and their accuracy on held-out images."""
-
-    sha256: str
-    accuracy: float
-
-
-# Trained by `sngan yardstick <name>`. Held out: the 10,000 test images; of digits the seeded fifth (359 images).
-SHIPPED = {
-    "digits": Weights(sha256="2d0c5628eb525afe079446fb3a251816763b5d3592e64d579070fba318981933", accuracy=0.9944),
-    "mnist": Weights(sha256="866b533412b13effef1559ee9a3257096a87237903794ea97ee98825b51ba781", accuracy=0.9948),
-    "fashion_mnist": Weights(
-        sha256="7e3fd51eb0954071eb27daa789797ab3a9405752dd825ab145e9994559cb2506", accuracy=0.9198
-    ),
-}
-LOWEST_ACCURACY = {"digits": 0.98, "mnist": 0.992, "fashion_mnist": 0.88}
-EPOCHS = {"digits": 80, "mnist": 12, "fashion_mnist": 12}
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
 _FOLDER = Path(__file__).parent / "yardsticks"
 
 
 class Classifier(nn.Sequential):
-    """Images (N, 1, 28, 28) in [-1, 1] -> logits (N, classes); `features` are the penultimate layer's (N, 64).
+    """Images (N, channels, side, side) in [-1, 1] -> logits (N, classes); `features` are the penultimate layer's.
 
-    In eval mode an image's features do not depend on the other images of its batch.
+    These are (N, 64). In eval mode an image's features do not depend on the other images of its batch.
     """
 
     dense: nn.Linear
     logits: nn.Linear
 
-    def __init__(self, classes: int = 10) -> None:
-        sizes = [(1, 24, 4, 2), (24, 32, 3, 1), (32, 64, 4, 2), (64, 64, 3, 2)]  # in, out, kernel, stride
+    def __init__(self, channels: int = 1, side: int = 28, classes: int = 10) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, (n_in, n_out, kernel, stride) in enumerate(sizes, start=1):  # 28, 14, 14, 7, 4 pixels a side
-            layers[f"conv{i}"] = nn.Conv2d(n_in, n_out, kernel, stride, padding=1, bias=False)
-            layers[f"bn{i}"] = nn.BatchNorm2d(n_out)
+        *convolutions, dense, logits = sized(YARDSTICK, channels, side, width=1, logits=classes)
+        for i, row in enumerate(convolutions, start=1):
+            layer = row.layer
+            layers[layer.name] = nn.Conv2d(
+                row.channels_in, row.channels_out, layer.kernel, layer.stride, layer.padding, bias=False
+            )
+            layers[f"bn{i}"] = nn.BatchNorm2d(row.channels_out)
             layers[f"act{i}"] = nn.ReLU()
         layers["flat"] = nn.Flatten()
-        layers["dense"] = nn.Linear(64 * 4 * 4, N_FEATURES)
+        layers["dense"] = nn.Linear(dense.channels_in * dense.side_in**2, dense.channels_out)
         layers["act"] = nn.ReLU()
-        layers["logits"] = nn.Linear(N_FEATURES, classes)
+        layers["logits"] = nn.Linear(logits.channels_in, logits.channels_out)
         super().__init__(layers)
 
     def features(self, x: Tensor) -> Tensor:
@@ -78,39 +64,43 @@ class Classifier(nn.Sequential):
 class Yardstick:
     """What judges a data set's samples: `network` on its device, in eval mode; `sha256` is of its weights' file.
 
-    `dataset` is the one that the network was trained on; `channels` are judged one by one by that network: of
-    stacked_mnist the features are those of its three channels, and the label is the three digits read as a number.
+    `dataset` is the one that the network was trained on, `judged` the row of the one whose samples it judges. Of one
+    that is judged channel by channel (stacked_mnist) the features are those of all channels, and the label is their
+    digits read as a number; any other's images are seen as they are, in colour if they have some.
     """
 
     dataset: str
-    channels: int
+    judged: Dataset
     network: Classifier
     sha256: str
     accuracy: float
 
     @property
     def n_features(self) -> int:
-        return N_FEATURES * self.channels
+        return N_FEATURES * self.judged.judged_channels
 
     @torch.no_grad()
     @products("ieee")
     def embed(self, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-        """Features (N, n_features) float32 and labels (N,) int64 of images (N, channels, 28, 28).
+        """Features (N, n_features) float32 and labels (N,) int64 of images (N, channels, side, side).
 
-        Images are uint8 in 0..255 or floating point in [-1, 1]. `batch_size` channels are judged at a time, which
-        bounds the memory and changes results by rounding only. Raises ValueError for images of another shape.
+        Images are uint8 in 0..255 or floating point in [-1, 1]. `batch_size` images of the network's kind are judged
+        at a time, which bounds the memory and changes results by rounding only. Raises ValueError for images of
+        another shape.
         """
-        if images.shape[1:] != (self.channels, 28, 28):
-            raise ValueError(f"expected images (N, {self.channels}, 28, 28), got {tuple(images.shape)}")
+        channels, side, n = self.judged.channels, self.judged.side, self.judged.judged_channels
+        if images.shape[1:] != (channels, side, side):
+            raise ValueError(f"expected images (N, {channels}, {side}, {side}), got {tuple(images.shape)}")
         device = next(self.network.parameters()).device
         features, digits = [], []
-        for batch in images.reshape(-1, 1, 28, 28).split(batch_size):
+        for batch in images.reshape(-1, channels // n, side, side).split(batch_size):
             batch = batch.to(device)
             x = normalized(batch) if batch.dtype == torch.uint8 else batch.float()
             features.append(self.network.features(x))
             digits.append(self.network.logits(features[-1]).argmax(1))
-        places = 10 ** torch.arange(self.channels - 1, -1, -1, device=device)
-        labels = (torch.cat(digits).reshape(-1, self.channels) * places).sum(1)
+        base = self.network.logits.out_features
+        places = base ** torch.arange(n - 1, -1, -1, device=device)
+        labels = (torch.cat(digits).reshape(-1, n) * places).sum(1)
         return torch.cat(features).reshape(-1, self.n_features), labels
 
 
@@ -119,25 +109,31 @@ def load_yardstick(
 ) -> Yardstick:
     """The yardstick of a data set, on `device`.
 
-    The weights for `digits`, `fashion_mnist` and `mnist` (which judges stacked_mnist too) are shipped. Those of a data
-    set without are trained once, which takes minutes on a CPU, and kept in the platform's cache folder, by the hash of
-    the images that they were trained on; a second process waits for the first. `say` gets lines of progress.
+    Weights whose hash stands in the row of the data set that judges are shipped (`sngan yardstick` trains them). Others
+    are trained once, which takes minutes on a CPU, and kept in the platform's cache folder, by the hash of the images
+    that they were trained on; a second process waits for the first. `say` gets lines of progress.
 
     Raises InputError for an unknown data set, where weights are not those whose hash is known, where images are
-    needed and cannot be had, and where a trained classifier is less accurate than LOWEST_ACCURACY.
+    needed and unavailable, and where a trained classifier is less accurate than its row allows.
     """
-    name = "mnist" if dataset == "stacked_mnist" else dataset
-    if name in SHIPPED:
-        path, shipped = _FOLDER / f"{name}.safetensors", SHIPPED[name]
-        content, accuracy = _read(path, shipped.sha256, "Install the package again"), shipped.accuracy
-    elif name in LOWEST_ACCURACY:
-        content, accuracy = _cached(name, data_dir, say)
-    else:
+    if dataset not in DATASETS:
         raise InputError(f"no yardstick for data set {dataset!r}; known: {', '.join(DATASETS)}")
-    network = Classifier()
+    name, row = DATASETS[dataset].judge, DATASETS[DATASETS[dataset].judge].classifier
+    if row and row.sha256:
+        content = _read(_FOLDER / f"{name}.safetensors", row.sha256, "Install the package again")
+        accuracy = row.accuracy
+    else:
+        content, accuracy = _cached(name, data_dir, say)
+    network = _classifier(name)
     network.load_state_dict(from_bytes(content))
     network.eval().requires_grad_(False).to(device)
-    return Yardstick(name, DATASETS[dataset][0], network, hashlib.sha256(content).hexdigest(), accuracy)
+    return Yardstick(name, DATASETS[dataset], network, hashlib.sha256(content).hexdigest(), accuracy)
+
+
+def _classifier(dataset: str) -> Classifier:
+    """With weights of torch's generator, for the images of a data set."""
+    row = DATASETS[dataset]
+    return Classifier(row.channels, row.side, row.classes)
 
 
 def train_weights(
@@ -146,22 +142,23 @@ def train_weights(
     """A classifier's weights as a safetensors file, and its accuracy on images that it was not trained on.
 
     Everything random comes from the stream `yardstick` of seed 0: the same machine with the same number of threads
-    gives the same bytes. `epochs`: 0 for those of EPOCHS. Held out are the test images of a data set that has some,
-    of `digits` a fifth. Adam on a one-cycle schedule; images are moved by up to 2 pixels either
+    gives the same bytes. `epochs`: 0 for those of the data set's row. Held out are the test images of a data set that
+    has some, of others a fifth. Adam on a one-cycle schedule; images are moved by up to 2 pixels either
     way, and half of them get another black, another white and noise: generated digits on grey are digits too. At the
     end the features are scaled to a mean square of 1, which changes no prediction.
 
     Raises InputError for a data set that has no yardstick of its own, where images cannot be had, and where the
-    accuracy is below LOWEST_ACCURACY.
+    accuracy is below the lowest that the row allows.
     """
-    if dataset not in LOWEST_ACCURACY:
-        raise InputError(f"{dataset!r} has no yardstick of its own; expected one of {', '.join(LOWEST_ACCURACY)}")
+    row = DATASETS[dataset].classifier if dataset in DATASETS else None
+    if row is None:
+        raise InputError(f"{dataset!r} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
     x_train, y_train, x_test, y_test = _split(dataset, data_dir)
-    epochs = epochs or EPOCHS[dataset]
+    epochs = epochs or row.epochs
     rng, generator = numpy_generator(0, "yardstick"), torch_generator(0, "yardstick")
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         torch.manual_seed(generator.initial_seed())
-        network = Classifier()
+        network = _classifier(dataset)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LR)
     steps = len(x_train) // _BATCH_SIZE
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=epochs * steps)
@@ -176,10 +173,10 @@ def train_weights(
             schedule.step()
         accuracy = _accuracy(network, x_test, y_test)
         say(f"yardstick for {dataset}: epoch {epoch} of {epochs}, {accuracy:.2%} of {len(x_test):,} held-out images")
-    if accuracy < LOWEST_ACCURACY[dataset]:
+    if accuracy < row.lowest_accuracy:
         raise InputError(
             f"the classifier that should judge {dataset}'s samples is right about only {accuracy:.1%} of the held-out "
-            f"images; at least {LOWEST_ACCURACY[dataset]:.1%} are expected. Are images and labels those of {dataset}?"
+            f"images; at least {row.lowest_accuracy:.1%} are expected. Are images and labels those of {dataset}?"
         )
     _scale_features(network, x_train[:5000])
     return to_bytes(network.state_dict()), accuracy
@@ -200,7 +197,7 @@ def _scale_features(network: Classifier, images: Tensor) -> None:
 def _split(dataset: str, data_dir: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images and labels to train on, and those to judge the classifier by."""
     data = load(dataset, data_dir)
-    if dataset == "digits":
+    if not DATASETS[dataset].has_test:
         order = torch.from_numpy(numpy_generator(0, "yardstick/held_out").permutation(len(data.images)))
         held_out, rest = order.tensor_split([len(order) // 5])
         return data.images[rest], data.labels[rest], data.images[held_out], data.labels[held_out]

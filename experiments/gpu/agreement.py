@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 
 from experiments.record import to_json, write_atomically
-from sngan.config import ARMS, TRAINING_VERSION, RunConfig
+from sngan.arms import ARMS
+from sngan.config import TRAINING_VERSION, RunConfig
 from sngan.data import load
 from sngan.train import train
 

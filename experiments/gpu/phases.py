@@ -33,7 +33,8 @@ from experiments.run import device_name, git_state, resolve_device, stop_on_sign
 from experiments.study import BUNDLED, Study, read
 from experiments.sweep import sweep
 from experiments.workers import LocalEngine, cores
-from sngan.config import ARMS, TRAINING_VERSION, RunConfig
+from sngan.arms import ARMS
+from sngan.config import TRAINING_VERSION, RunConfig
 from sngan.data import load
 from sngan.train import train
 

@@ -1,0 +1,81 @@
+"""The arms. An arm is one row, and a class in `sngan.constraints` if its constraint is new. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What is done to the discriminator: its norm layer and its constraint.
+
+    `constraint` is a key of `sngan.constraints.CONSTRAINTS`. `parameters`: the fields of RunConfig that are this arm's
+    own, each with the value that it has if none is given. `colour` is the arm's in every figure and in W&B.
+    """
+
+    label: str
+    norm: Literal["batch", "none"]
+    constraint: str
+    colour: str
+    source: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+_MIYATO = "Miyato et al. 2018, arXiv 1802.05957"
+_YOSHIDA = "Yoshida & Miyato 2017, arXiv 1705.10941"
+_SPECTRAL_NORM = {"n_power_iterations": 1, "power_iteration": "per_forward"}
+_PENALTY = {"penalty_weight": 0.01, "n_power_iterations": 1}
+
+ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind readers tell apart
+    "dcgan": Arm(
+        label="DCGAN (batch norm)",
+        norm="batch",
+        constraint="none",
+        colour="#000000",
+        source="Radford et al. 2016, arXiv 1511.06434",
+    ),
+    "sn_dcgan": Arm(
+        label="SN-DCGAN (batch norm + spectral norm)",
+        norm="batch",
+        constraint="spectral_norm",
+        colour="#0072B2",
+        source=_MIYATO + ", on the DCGAN with its batch norm kept",
+        parameters=_SPECTRAL_NORM,
+    ),
+    "penalty_dcgan": Arm(
+        label="DCGAN + spectral norm penalty",
+        norm="batch",
+        constraint="spectral_norm_penalty",
+        colour="#D55E00",
+        source=_YOSHIDA,
+        parameters=_PENALTY,
+    ),
+    "plain": Arm(
+        label="No norm, no constraint",
+        norm="none",
+        constraint="none",
+        colour="#999999",
+        source="the comparison's zero",
+    ),
+    "sn": Arm(
+        label="Spectral norm, no batch norm",
+        norm="none",
+        constraint="spectral_norm",
+        colour="#56B4E9",
+        source=_MIYATO,
+        parameters=_SPECTRAL_NORM,
+    ),
+    "penalty": Arm(
+        label="Spectral norm penalty, no batch norm",
+        norm="none",
+        constraint="spectral_norm_penalty",
+        colour="#E69F00",
+        source=_YOSHIDA,
+        parameters=_PENALTY,
+    ),
+}
+
+PARAMETERS = frozenset(name for arm in ARMS.values() for name in arm.parameters)
+"""Fields of RunConfig that belong to some arms only"""
