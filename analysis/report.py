@@ -232,7 +232,7 @@ def _png_uri(content: bytes) -> str:
 _RATIO = "conv_over_matrix"  # of the operator norm to the matrix's sigma, by layer
 
 
-class _Curves(NamedTuple):
+class Curves(NamedTuple):
     """A figure of curves over training: the quantities that name it, and how they are to be read.
 
     `columns` of panels; 0: as many as there are layers.
@@ -256,46 +256,46 @@ class _Curves(NamedTuple):
         return self.file, self.title, "" if foreign else self.caption
 
 
-_CURVES = (
-    _Curves("losses", "Losses", "The discriminator's and the generator's loss.", 2),
-    _Curves("distance", "Distance of samples from the data", "", 2),
-    _Curves(
+CURVES = (
+    Curves("losses", "Losses", "The discriminator's and the generator's loss.", 2),
+    Curves("distance", "Distance of samples from the data", "", 2),
+    Curves(
         "coverage", "Quality and variety of samples",
         "Of reals against reals all but the effective modes would be near 1, and these near the number of classes. "
         "One image repeated can be precise, but not varied.", 3,
     ),
-    _Curves(
+    Curves(
         "sigma", "Spectral norms by layer",
         "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
         "parameter. Spectral normalization holds the upper ones at 1.", 0,
     ),
-    _Curves(
+    Curves(
         "pull", "Pull of the penalty by layer",
         "How hard the penalty pulls at each layer's largest singular direction, in units of the pull of the loss "
         "without it: above 1 the penalty is the stronger.", 0,
     ),
-    _Curves(
+    Curves(
         "operators", "Operator norms by layer",
         "Largest factor by which each convolution, at its stride and input size, stretches an input. Compare with the "
         "matrix's largest singular value above: where that one is held at 1, this one is not.", 0,
     ),
-    _Curves(
+    Curves(
         "bound", "Operator norm against its bound",
         "How much more the convolution stretches an input than its matrix's sigma says. The theorem allows what lies "
         "between the dotted lines: 1, and the root of how many windows overlap at a pixel (2 for kernel 4 at stride "
         "2, 3 for kernel 3 at stride 1; 1 where the output is one pixel).", 0,
     ),
-    _Curves(
+    Curves(
         "spectra", "Shape of the spectra",
         "Of the raw parameter's singular values s: stable rank sum s^2 / max s^2, effective rank exp of the entropy "
         "of s^2, and the share of s above half the largest. Low: few directions carry the layer.", 0,
     ),
-    _Curves(
+    Curves(
         "steepness", "How steep the discriminator is",
         "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
         "images.", 2,
     ),
-    _Curves("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.", 2),
+    Curves("gradients", "Gradient norms", "Euclidean norm over all of a network's gradients, mean over updates.", 2),
 )  # fmt: skip
 
 
@@ -333,7 +333,7 @@ def _pictures(
                 history = history.assign(**{f"{_RATIO}/{layer}": ratio})
         bound = tables.bounds_of(study, str(context))
         marks = {_title(f"{_RATIO}/{layer}", terms, study.foreign): (1.0, bound[layer]) for layer in bound}
-        for kind in _CURVES:
+        for kind in CURVES:
             metrics = [m for m in kind.metrics(layers) if m in history and history[m].notna().any()]
             if kind.file == "spectra":  # of a matrix with one row there is nothing to see
                 metrics = [m for m in metrics if (history[m].dropna() != 1).any()]

@@ -21,9 +21,11 @@ from experiments.cli import main
 from experiments.record import Record
 from experiments.run import execute
 from experiments.study import read
+from sngan.arms import ARMS
 from sngan.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
+ONE_EACH = list({arm.constraint: name for name, arm in ARMS.items()}.values())  # an arm of each constraint
 SMALL = {"dataset": "digits", "batch_size": 16, "g_width": 8, "steps": 30, "n_fake": 100}
 HOSTILE = "</td><script>document.title = 'taken'</script> | ![x](y)"
 

@@ -10,7 +10,8 @@ from analysis.bench import bench_report
 from experiments.account import evaluation_flop, step_flop
 from experiments.bench_sweep import sweep_throughput
 from sngan import models
-from sngan.config import ARMS, InputError, RunConfig
+from sngan.arms import ARMS
+from sngan.config import InputError, RunConfig
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.train import build
 from sngan.yardstick import load_yardstick

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from conftest import ROOT, small, write_study
 from experiments.cli import Report
 from experiments.record import Record, run_folders
 from sngan.config import TRAINING_VERSION
-from sngan.yardstick import EPOCHS
+from sngan.datasets import DATASETS
 
 COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
 
@@ -256,7 +257,9 @@ def test_a_sweep_says_how_to_learn_why_runs_failed(command: Callable, tmp_path: 
 @pytest.mark.slow
 def test_a_yardstick_by_one_command(command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fewer epochs than the shipped one has: 25 are enough for its accuracy."""
-    monkeypatch.setitem(EPOCHS, "digits", 25)
+    row = DATASETS["digits"]
+    assert row.classifier
+    monkeypatch.setitem(DATASETS, "digits", replace(row, classifier=replace(row.classifier, epochs=25)))
     out = tmp_path / "new.safetensors"
     code, output, errors = command("yardstick", "digits", "--out", out)
     assert code == 0

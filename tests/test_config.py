@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from sngan.config import ARMS, SETTINGS, InputError, RunConfig, from_parameters
+from sngan.arms import ARMS
+from sngan.config import SETTINGS, InputError, RunConfig, from_parameters
 
 
 def test_id_is_readable_and_hashes_what_differs_from_the_defaults() -> None:

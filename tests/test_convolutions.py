@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small
+from conftest import ONE_EACH, small
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sngan import convolutions, models
-from sngan.config import ARMS, RunConfig
+from sngan.arms import ARMS
+from sngan.config import RunConfig
 from sngan.convolutions import Conv2d, ConvTranspose2d, toom_cook
 from sngan.data import load
 from sngan.train import build, train
@@ -199,7 +200,7 @@ def test_a_step_in_bfloat16_is_that_of_float32_within_its_rounding(monkeypatch: 
     assert all(g.dtype == torch.float32 for g in half.values())
 
 
-@pytest.mark.parametrize("arm", ["dcgan", "sn", "penalty"])
+@pytest.mark.parametrize("arm", ONE_EACH)
 def test_in_bfloat16_parameters_instruments_and_power_iteration_stay_in_float32(arm: str) -> None:
     config = small(arm=arm, seed=2, precision="bfloat16", steps=20)
     saved: dict[str, Any] = {}

@@ -16,15 +16,14 @@ from typing import Any
 import pytest
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from conftest import ROOT, Terminal, needs, small, write_study
+from conftest import ROOT, Terminal, needs, write_study
 from test_tracking import train_offline
 
 from analysis.report import Picture, write
 from experiments.dashboard import _groups, report_blocks, view_offline, workspace
 from experiments.study import bundled_names, find, read
-from sngan.config import ARMS, LAYERS, InputError
-from sngan.spectral import weight_layers
-from sngan.train import build
+from sngan.arms import ARMS
+from sngan.config import InputError
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 PNG = (
@@ -58,8 +57,9 @@ def test_the_workspace_shows_what_the_study_is_about() -> None:
     lines = [panel for section in shown.values() for panel in section if isinstance(panel, wr.LinePlot)]
     assert {panel.x for panel in lines} == {"step"}
     assert {(panel.groupby_aggfunc, panel.groupby_rangefunc) for panel in lines} == {("median", "minmax")}
-    norms = [panel.y[0] for panel in shown["Spectral norms"]]
-    assert norms == [f"{kind}/{layer}" for kind in ("sigma", "sigma_raw", "sigma_conv") for layer in LAYERS]
+    norms, layers = [panel.y[0] for panel in shown["Spectral norms"]], ("conv1", "conv2", "conv3")
+    kinds = ("sigma", "sigma_raw", "penalty_ratio", "sigma_conv")
+    assert norms == [f"{kind}/{layer}" for kind in kinds for layer in layers]
     assert [panel.media_keys for panel in shown["Samples"]] == [["samples"], ["real"]]
     (runs,) = spec(view)["section"]["runSets"]
     assert [(f["key"]["name"], f["op"], f["value"]) for f in runs["filters"]["filters"]] == [
@@ -72,9 +72,11 @@ def test_the_workspace_shows_what_the_study_is_about() -> None:
         assert f"`{arm}`" in shown["How to read"][0].markdown
 
 
-def test_the_workspaces_layers_are_the_discriminators() -> None:
-    _, D, _ = build(small(), "cpu")
-    assert tuple(name for name, _ in weight_layers(D)) == LAYERS
+def test_a_study_without_a_penalty_has_no_panel_of_its_pull(tmp_path: Path) -> None:
+    study = read(write_study(tmp_path, arm=["dcgan", "sn"]))
+    norms = [panel.y[0] for panel in panels(workspace(study, "e", "p"))["Spectral norms"]]
+    assert "sigma/conv1" in norms
+    assert not [name for name in norms if name.startswith("penalty_ratio/")]
 
 
 def test_every_logged_metric_of_a_panel_exists(tmp_path: Path) -> None:

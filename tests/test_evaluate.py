@@ -19,7 +19,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from sngan import data, evaluate
-from sngan.config import ARMS, InputError, RunConfig
+from sngan.arms import ARMS
+from sngan.config import InputError, RunConfig
 from sngan.data import ImageData, load, normalized
 from sngan.evaluate import EVALUATED, Evaluation
 from sngan.train import build, train

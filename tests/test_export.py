@@ -12,7 +12,8 @@ from torch import nn
 from experiments.export import export, networks, write_samples
 from experiments.record import Record
 from experiments.run import execute
-from sngan.config import ARMS, InputError
+from sngan.arms import ARMS
+from sngan.config import InputError
 from sngan.models import Discriminator, Generator
 
 
@@ -22,7 +23,7 @@ def trained(folder: Path, **changes: object) -> Record:
     return Record(folder / config.run_id)
 
 
-@pytest.mark.parametrize("arm", ["sn_dcgan", "sn", "penalty_dcgan"])
+@pytest.mark.parametrize("arm", ARMS)
 def test_exported_weights_in_plain_networks_give_the_trained_outputs(tmp_path: Path, arm: str) -> None:
     record = trained(tmp_path, arm=arm)
     out = export(record)

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small, write_study
+from conftest import ONE_EACH, small, write_study
 from torch import Tensor, nn
 
 from experiments.record import recorded_configs
 from experiments.run import execute
 from sngan import metrics
-from sngan.config import ARMS, RunConfig
+from sngan.arms import ARMS
+from sngan.config import RunConfig
 from sngan.data import Batches, load
 from sngan.evaluate import judge, scores
 from sngan.measure import Window
@@ -226,7 +227,7 @@ def test_nothing_waits_for_the_device_between_rows(arm: str, changes: dict[str, 
 
 
 def test_the_same_run_twice_has_the_same_bytes(tmp_path: Path) -> None:
-    for arm in ("sn_dcgan", "penalty"):
+    for arm in ONE_EACH:
         config = small(arm=arm, steps=30, device=DEVICE)
         for name in ("one", "other"):
             assert execute(config, "single", tmp_path / name, lambda *m: None).state == "finished"

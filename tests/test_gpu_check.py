@@ -28,7 +28,8 @@ from experiments.gpu.archive import Archives, unpack
 from experiments.gpu.merge import merge
 from experiments.gpu.processes import run, start, stop
 from experiments.record import RESULTS, Record, run_folders
-from sngan.config import ARMS, TRAINING_VERSION, InputError
+from sngan.arms import ARMS
+from sngan.config import TRAINING_VERSION, InputError
 from sngan.spectral import weight_layers
 from sngan.train import build
 

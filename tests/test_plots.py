@@ -11,7 +11,7 @@ from PIL import Image
 
 from analysis import plots
 from analysis.stats import bands
-from sngan.config import ARMS
+from sngan.arms import ARMS
 
 
 @pytest.fixture

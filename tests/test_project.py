@@ -7,14 +7,18 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from experiments.cli import parse
+from sngan.arms import ARMS
+from sngan.datasets import DATASETS, JUDGES
 
 PACKAGES = ("sngan", "experiments", "analysis")
+TABLES = ("sngan.arms", "sngan.architectures", "sngan.datasets", "sngan.quantities")
 README = (ROOT / "README.md").read_text()
 
 
@@ -49,10 +53,16 @@ def test_import_direction(path: Path) -> None:
         assert not others & {"tyro", "argparse", "rich", "pandas", "yaml"}
     if package == "analysis":
         assert not others & {"torch", "torchvision"}
-        allowed = ("analysis.", "experiments.study", "experiments.record", "sngan.config")
+        allowed = ("analysis.", "experiments.study", "experiments.record", "sngan.config", *TABLES)
         assert all(name.startswith(allowed) for name in ours)
     if package == "experiments" and path.stem != "cli":
         assert not any(name.startswith("analysis") for name in ours)
+
+
+@pytest.mark.parametrize("module", [*TABLES, "sngan.config"])
+def test_tables_load_neither_torch_nor_numpy(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'numpy', 'pandas'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_method_loads_neither_tracking_nor_run_folders() -> None:
@@ -100,6 +110,42 @@ def test_readmes_file_tree_is_the_tree() -> None:
         assert section
         listed = set(re.findall(r"[a-z_]+\.py\b", section.group(1)))
         assert listed == {path.name for path in modules(package)} - {"__init__.py", "__main__.py"}
+
+
+def arms_table() -> list[str]:
+    rows = ["| arm | norm in D | constraint on D | its parameters | source |", "|---|---|---|---|---|"]
+    for name, arm in ARMS.items():
+        parameters = ", ".join(f"`{field}` {value}" for field, value in arm.parameters.items())
+        rows.append(f"| `{name}` | {arm.norm} | `{arm.constraint}` | {parameters} | {arm.source} |")
+    return rows
+
+
+def yardsticks_table() -> list[str]:
+    rows = ["| yardstick | judges | accuracy | on | weights, SHA-256 |", "|---|---|---|---|---|"]
+    for name in JUDGES:
+        row = DATASETS[name].classifier
+        assert row
+        judged = [f"each channel of `{other}`" if of.each_channel else f"`{other}`"
+                  for other, of in DATASETS.items() if of.judge == name]  # fmt: skip
+        size = (ROOT / "sngan" / "yardsticks" / f"{name}.safetensors").stat().st_size
+        held_out = "the test images" if DATASETS[name].has_test else "a seeded fifth, held out"
+        cells = (f"`{name}`", ", ".join(judged), f"{100 * row.accuracy:.2f} %", held_out)
+        rows.append(f"| {' | '.join(cells)} | {size / 1000:.0f} kB, `{row.sha256[:8]}..` |")
+    return rows
+
+
+@pytest.mark.parametrize("table", [arms_table, yardsticks_table])
+def test_readmes_tables_are_the_codes(table: Callable[[], list[str]]) -> None:
+    """SNGAN_UPDATE_SNAPSHOTS=1 writes the code's; a table is known by its first line."""
+    path, expected = ROOT / "README.md", table()
+    before, _, rest = path.read_text().partition(expected[0] + "\n")
+    found = re.match(r"(\|.*\n)*", rest)
+    assert rest
+    assert found
+    if os.environ.get("SNGAN_UPDATE_SNAPSHOTS"):
+        path.write_text(before + "\n".join(expected) + "\n" + rest[found.end() :])
+    else:
+        assert [expected[0], *found.group().splitlines()] == expected
 
 
 @pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, small, write_study
+from conftest import ONE_EACH, ROOT, small, write_study
 
 from experiments import checkpoint
 from experiments import run as running
@@ -297,7 +297,7 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path,
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, kills: int, steps: int) -> None:
     """Three runs in processes that are copies of this one, which start at once, and are killed again and again."""
     changes = OFTEN | {"steps": steps}
-    configs, rng = [small(**changes | {"arm": arm}) for arm in ("dcgan", "sn", "penalty")], random.Random(kills)
+    configs, rng = [small(**changes | {"arm": arm}) for arm in ONE_EACH], random.Random(kills)
     records = [Record(tmp_path / "killed" / config.run_id) for config in configs]
     for config in configs:  # before: the copies then have the reference features from the start
         execute(config, "tiny", tmp_path / "quiet", lambda *message: None)

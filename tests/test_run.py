@@ -23,7 +23,7 @@ from experiments.record import Record, run_folders
 from experiments.run import execute, explain, grid_png, resolve_device
 from sngan.config import InputError
 from sngan.data import load
-from sngan.yardstick import SHIPPED
+from sngan.datasets import DATASETS
 
 
 def run_small(folder: Path, **changes: Any) -> tuple[Record, running.Result, list[tuple]]:
@@ -47,7 +47,7 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     seconds = [row["time/evaluation_seconds"] for row in record.timing() if "time/evaluation_seconds" in row]
     assert attempt["evaluation_seconds"] == pytest.approx(sum(seconds))
     assert json.loads((record.folder / "protocol.json").read_text()) == record.protocol()
-    assert record.protocol()["feature_net_sha256"] == SHIPPED["digits"].sha256
+    assert record.protocol()["feature_net_sha256"] == DATASETS["digits"].classifier.sha256  # type: ignore[union-attr]
     assert [row["step"] for row in record.rows() if "eval/fd" in row] == record.config().evaluation_steps()
     assert [row["step"] for row in record.rows()] == [0, 10, 20, 30, 40, 45]
     assert [row["step"] for row in record.timing()] == [10, 20, 30, 40, 45]

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import small
+from conftest import ONE_EACH, small
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.run import keep_memory
 from sngan import measure
 from sngan import train as training
-from sngan.config import ARMS, RunConfig
+from sngan.arms import ARMS
+from sngan.config import RunConfig
 from sngan.data import ImageData, load
 from sngan.measure import non_finite
 from sngan.spectral import raw_weight, weight_layers
@@ -69,7 +70,7 @@ def _initial_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Te
         "G/deconv4": (w, 1, 4), "D/conv1": (d, 1, 4), "D/conv2": (2 * d, d, 4), "D/conv3": (1, 2 * d, 4),
     }  # fmt: skip
     gains = {"G/bn1": 4 * w, "G/bn2": 2 * w, "G/bn3": w}
-    if config.arm.endswith("dcgan"):
+    if ARMS[config.arm].norm == "batch":
         gains |= {"D/bn1": d, "D/bn2": 2 * d}
     networks: dict[str, dict[str, Tensor]] = {"G": {}, "D": {}}
     for path, (first, second, size) in kernels.items():
@@ -116,7 +117,8 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
     g, d = ({n: p.requires_grad_() for n, p in network.items()} for network in _initial_weights(config))
     names = ("conv1", "conv2", "conv3")
     vectors = {name: _Vectors(config.seed, name, d[f"{name}.weight"]) for name in names}
-    normalized, penalized = config.arm.startswith("sn"), config.arm.startswith("penalty")
+    constraint = ARMS[config.arm].constraint
+    normalized, penalized = constraint == "spectral_norm", constraint == "spectral_norm_penalty"
     rounds, per_update = config.n_power_iterations, config.power_iteration == "per_update"
 
     def norm(x: Tensor, parameters: dict[str, Tensor], name: str) -> Tensor:
@@ -228,7 +230,8 @@ def test_rows_are_those_of_an_independent_implementation(changes: dict[str, Any]
             # the rest is steeper: 100 updates at lr 1e-3 amplify rounding in gradients to 1e-8
             close = {"rel": 1e-6} if "ratio" in key else {"abs": 1e-9 if key.startswith("loss/") else 1e-7}
             assert row[key] == pytest.approx(value, **close), (row["step"], key)
-        assert any("penalty_ratio" in key for key in row) == config.arm.startswith("penalty")
+        penalized = ARMS[config.arm].constraint == "spectral_norm_penalty"
+        assert any("penalty_ratio" in key for key in row) == penalized
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -305,9 +308,7 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
     return {f"{network}.{name}": t for network in "GD" for name, t in saved[network].items()}
 
 
-@pytest.mark.parametrize(
-    "arm", [arm if arm in ("sn_dcgan", "penalty") else pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS]
-)
+@pytest.mark.parametrize("arm", [arm if arm in ONE_EACH else pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS])
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
     config = small(arm=arm, steps=30, log_every=1, instrument_every=1, n_evaluations=12, n_fake=20)
     assert len(config.evaluation_steps()) > 10
@@ -569,8 +570,8 @@ def stored(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"arm": arm} for arm in ("sn_dcgan", "penalty")),
-        *(pytest.param({"arm": arm}, marks=pytest.mark.slow) for arm in ("dcgan", "plain", "sn", "penalty_dcgan")),
+        *({"arm": arm} for arm in ONE_EACH),
+        *(pytest.param({"arm": arm}, marks=pytest.mark.slow) for arm in ARMS if arm not in ONE_EACH),
         {"arm": "sn", "power_iteration": "per_update", "n_dis": 2, "precision": "float64"},
         pytest.param({"arm": "penalty", "batch_size": 700, "steps": 20}, marks=pytest.mark.slow),  # an epoch ends
     ],

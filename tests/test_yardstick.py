@@ -4,6 +4,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +14,36 @@ import torch
 from sklearn.datasets import load_digits
 from test_data import write_idx
 
-from sngan import yardstick
-from sngan.config import DATASETS, InputError
+from sngan import datasets, yardstick
+from sngan.config import InputError
 from sngan.data import data_root, load
-from sngan.yardstick import LOWEST_ACCURACY, SHIPPED, Classifier, Yardstick, load_yardstick, train_weights
+from sngan.datasets import DATASETS, JUDGES
+from sngan.yardstick import Classifier, Yardstick, load_yardstick, train_weights
 
 
 def folder_of_weights() -> Path:
     return Path(yardstick.__file__).parent / "yardsticks"
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def classifier_of(name: str) -> datasets.Classifier:
+    row = DATASETS[name].classifier
+    assert row
+    return row
+
+
+def change(monkeypatch: pytest.MonkeyPatch, name: str, **values: object) -> None:
+    """Another row of the classifier of a data set."""
+    row = replace(classifier_of(name), **values)  # type: ignore[arg-type]
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], classifier=row))
+
+
+@pytest.mark.parametrize("name", JUDGES)
 def test_shipped_weights_are_small_and_those_of_the_table(name: str) -> None:
     content = (folder_of_weights() / f"{name}.safetensors").read_bytes()
-    assert hashlib.sha256(content).hexdigest() == SHIPPED[name].sha256 == load_yardstick(name).sha256
+    row = classifier_of(name)
+    assert hashlib.sha256(content).hexdigest() == row.sha256 == load_yardstick(name).sha256
     assert len(content) < 1_000_000
-    assert (
-        SHIPPED[name].accuracy >= LOWEST_ACCURACY[name] >= {"mnist": 0.992, "digits": 0.98, "fashion_mnist": 0.88}[name]
-    )
+    assert row.accuracy >= row.lowest_accuracy >= {"mnist": 0.992, "digits": 0.98, "fashion_mnist": 0.88}[name]
 
 
 def test_digits_accuracy_is_that_of_the_table() -> None:
@@ -39,7 +52,7 @@ def test_digits_accuracy_is_that_of_the_table() -> None:
     held_out = np.random.default_rng(sequence).permutation(1797)[:359]
     _, labels = load_yardstick("digits").embed(load("digits").images[held_out])
     assert (labels.numpy() == load_digits().target[held_out]).mean() == pytest.approx(
-        SHIPPED["digits"].accuracy, abs=1e-4
+        classifier_of("digits").accuracy, abs=1e-4
     )
 
 
@@ -51,7 +64,7 @@ def test_mnist_accuracy_is_that_of_the_table() -> None:
     images = np.fromfile(raw / "t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
     truth = np.fromfile(raw / "t10k-labels-idx1-ubyte", np.uint8)[8:]
     _, labels = load_yardstick("mnist").embed(torch.from_numpy(images))
-    assert (labels.numpy() == truth).mean() == pytest.approx(SHIPPED["mnist"].accuracy, abs=2e-4)
+    assert (labels.numpy() == truth).mean() == pytest.approx(classifier_of("mnist").accuracy, abs=2e-4)
 
 
 # --- features ---
@@ -118,6 +131,20 @@ def test_stacked_images_are_judged_channel_by_channel() -> None:
     assert (digits == labels).float().mean() > 0.5  # MNIST's classifier knows other people's digits too
 
 
+def test_colours_are_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of three channels are seen in colour, whole, unless their row says that each channel is judged alone."""
+    row = replace(DATASETS["fashion_mnist"], channels=3, judge="colour")
+    monkeypatch.setitem(DATASETS, "colour", row)
+    torch.manual_seed(0)
+    network = Classifier(channels=3).eval()
+    images = torch.rand(5, 3, 28, 28) * 2 - 1
+    features, labels = Yardstick("colour", row, network, "", 1.0).embed(images)
+    assert features.shape == (5, 64)
+    assert torch.equal(labels, network(images).argmax(1))
+    swapped, _ = Yardstick("colour", row, network, "", 1.0).embed(images.flip(1))
+    assert not torch.allclose(swapped, features)
+
+
 def test_images_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected images \(N, 3, 28, 28\), got \(2, 1, 28, 28\)"):
         load_yardstick("stacked_mnist").embed(torch.zeros(2, 1, 28, 28))
@@ -143,19 +170,14 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path, mon
         train_weights("stacked_mnist")
 
 
-def test_every_data_set_has_a_yardstick_or_a_lowest_accuracy() -> None:
-    assert set(SHIPPED) <= set(LOWEST_ACCURACY)
-    assert set(DATASETS) == {*LOWEST_ACCURACY, "stacked_mnist"}
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A cache of its own, one epoch, any accuracy, and noise as Fashion-MNIST, for which no weights are shipped."""
-    monkeypatch.delitem(yardstick.SHIPPED, "fashion_mnist")
+    for name in ("digits", "fashion_mnist"):
+        change(monkeypatch, name, epochs=1, lowest_accuracy=0.0)
+    change(monkeypatch, "fashion_mnist", sha256="")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("SNGAN_DATA", str(tmp_path))
-    monkeypatch.setattr(yardstick, "EPOCHS", dict.fromkeys(LOWEST_ACCURACY, 1))
-    monkeypatch.setattr(yardstick, "LOWEST_ACCURACY", dict.fromkeys(LOWEST_ACCURACY, 0.0))
     write_idx(tmp_path / "FashionMNIST" / "raw", n=300)
     load.cache_clear()
     yield
@@ -198,7 +220,7 @@ def test_what_is_not_shipped_is_trained_once_and_kept(tmp_path: Path, monkeypatc
 def test_a_classifier_below_the_stated_accuracy_is_refused_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(yardstick, "LOWEST_ACCURACY", {"fashion_mnist": 0.9})
+    change(monkeypatch, "fashion_mnist", lowest_accuracy=0.9)
     with pytest.raises(InputError, match=r"right about only .* at least 90\.0% are expected"):
         load_yardstick("fashion_mnist", say=lambda text: None)
     assert not list((tmp_path / "cache" / "sngan" / "yardsticks").glob("*.safetensors"))

@@ -1,0 +1,41 @@
+"""The table of arms, what follows from a row, and that nothing else knows them by name."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from sngan.arms import ARMS, PARAMETERS
+from sngan.config import IDENTITY_FIELDS, RunConfig, unused_parameters
+from sngan.constraints import CONSTRAINTS
+
+
+def test_every_arm_has_a_constraint_and_fields_for_its_parameters() -> None:
+    assert {arm.constraint for arm in ARMS.values()} <= set(CONSTRAINTS)
+    assert set(IDENTITY_FIELDS) >= PARAMETERS
+    assert len({arm.colour for arm in ARMS.values()}) == len({arm.label for arm in ARMS.values()}) == len(ARMS)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_parameters_are_those_of_the_row_and_of_other_arms_there_are_none(arm: str) -> None:
+    config, row = RunConfig(arm=arm), ARMS[arm].parameters
+    assert {name: getattr(config, name) for name in row} == row
+    assert {name for name in PARAMETERS if getattr(config, name) is None} == unused_parameters(config)
+    assert config.run_id == RunConfig(arm=arm, **row).run_id  # the row's own values change nothing
+
+
+def test_an_arm_keeps_its_own_values_when_a_run_is_made_of_another_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    strong = replace(ARMS["penalty"], parameters={"penalty_weight": 10.0})
+    monkeypatch.setitem(ARMS, "penalty", strong)
+    assert replace(RunConfig(arm="dcgan"), arm="penalty").penalty_weight == 10.0
+    assert RunConfig(arm="penalty", penalty_weight=0.01).run_id != RunConfig(arm="penalty").run_id
+
+
+def test_tests_choose_arms_by_constraint_and_norm() -> None:
+    """Never by how a name begins: the next arm may be called anything."""
+    by_name = re.compile(
+        r"""arm\w*(\[[^]]*\])?\.(startswith|endswith)\(|["'](sn|penalty|plain|dcgan)["'] in \w*arm\b"""
+    )
+    for path in (ROOT / "tests").glob("*.py"):
+        assert not by_name.search(path.read_text()), path

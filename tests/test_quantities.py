@@ -1,0 +1,90 @@
+"""The table of quantities, against what runs record and what workspace, report and tables show."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import small
+
+from analysis import tables
+from analysis.load import load as load_study
+from analysis.report import CURVES
+from experiments.dashboard import workspace
+from experiments.record import Record
+from experiments.run import execute
+from experiments.study import find as find_study
+from sngan.architectures import layer_names
+from sngan.arms import ARMS
+from sngan.config import RunConfig
+from sngan.quantities import EVALUATED, QUANTITIES, SECTIONS, find, is_training
+
+LAYERS = layer_names(RunConfig().architecture)
+
+
+def names(*recorded: str, arm: str = "") -> set[str]:
+    """Of what an arm records so, of every layer."""
+    constraint, norm = (ARMS[arm].constraint, ARMS[arm].norm) if arm else ("", "")
+    return {
+        name
+        for of in QUANTITIES
+        if of.recorded in recorded and of.constraint in ("", constraint)
+        for name in of.names(LAYERS)
+        if not (name.startswith("sigma_bn/") and (norm == "none" or name.endswith(LAYERS[-1])))
+    }
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_what_a_run_records_is_what_the_table_says(arm: str, tmp_path: Path) -> None:
+    """Every key of every file, and each row of the table when it says: nothing more, and nothing less."""
+    config = small(arm=arm, steps=40, log_every=10, instrument_every=20, n_evaluations=1)
+    assert execute(config, "single", tmp_path, lambda *message: None).state == "finished"
+    record = Record(tmp_path / config.run_id)
+    rows: dict[int, dict[str, Any]] = {row["step"]: row for row in record.rows()}
+    trained, instruments = names("row", arm=arm), names("instruments", arm=arm)
+    of_updates = {"loss", "logit", "accuracy", "grad_norm", "penalty_ratio"}
+    assert set(rows[0]) == {name for name in trained | instruments if name.split("/")[0] not in of_updates}
+    assert set(rows[10]) == trained
+    assert set(rows[20]) == trained | instruments
+    assert set(rows[40]) == trained | instruments | names("evaluation", arm=arm)
+    last, images = record.history()[-1]
+    assert set(last) - set(rows[40]) == names("timing", "list", arm=arm)
+    assert set(images) <= names("image")
+    status = record.status()
+    assert names("status") <= set(status) | set(status["attempts"][-1])
+
+
+def test_every_name_is_of_one_row_and_every_row_is_shown_somewhere_or_says_why_not() -> None:
+    patterns = [of.pattern for of in QUANTITIES]
+    assert len(set(patterns)) == len(patterns)
+    for of in QUANTITIES:
+        assert bool(of.section or of.figure or of.table) != bool(of.unshown), of.pattern
+        assert of.section in ("", *SECTIONS)
+        assert [find(name) for name in of.names(LAYERS)] == [of] * len(of.names(LAYERS))
+    assert find("sigma_of_nothing/conv1") is find("loss") is None
+
+
+def test_what_a_row_says_is_shown_is_shown(mixed_study: Path) -> None:
+    view = workspace(find_study("mnist-core"), "e", "p")
+    for section in SECTIONS:
+        (panels,) = (of.panels for of in view.sections if of.name == section)
+        shown = [name for panel in panels for name in (getattr(panel, "y", None) or getattr(panel, "media_keys", None)
+                                                       or panel.metrics)]  # fmt: skip
+        assert shown == [name for of in QUANTITIES if of.section == section for name in of.names(LAYERS)]
+        for panel in panels:
+            if y := getattr(panel, "y", None):  # the same axis as in the report
+                assert bool(panel.log_y) == (find(y[0]).axis == "log")  # type: ignore[union-attr]
+    figures = {name for curves in CURVES for name in curves.metrics(LAYERS)}
+    assert figures >= {name for of in QUANTITIES if of.figure for name in of.names(LAYERS)}
+    study = load_study(mixed_study)
+    columns = {table.file: set(table.frame) for table in (
+        tables.quality_table(study), tables.sigma_table(study), tables.operator_table(study),
+        tables.lipschitz_table(study),
+    )}  # fmt: skip
+    for of in QUANTITIES:
+        if of.table:
+            assert of.kind in columns[of.table] or of.kind.split("/")[1] in columns[of.table], of.pattern
+
+
+def test_a_run_diverges_by_what_it_trains_by_and_not_by_an_instrument() -> None:
+    assert all(map(is_training, ("loss/d", "logit/max_abs", "grad_norm/g", "weight_norm/conv3", *EVALUATED)))
+    assert not any(map(is_training, ("penalty_ratio/conv1", "sigma_conv/conv1", "grad_x/real", "time/step_seconds")))
