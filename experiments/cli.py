@@ -100,7 +100,7 @@ class Sweep:
     engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
     address: Annotated[str, arg(help="of a Ray cluster that runs: auto, or HOST:PORT; default: start one here")] = ""
     shard: Annotated[str, arg(help="i/n: only the i-th of n parts of the runs, counted from 0")] = ""
-    execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution()
+    execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution(threads=1)
     devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
     per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with its part of the memory")] = 1
     retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
@@ -125,9 +125,7 @@ class Sweep:
         folder = record.runs_root(self.runs_dir) / study.name
         redo_failed = self.retry == "failed"
         data_dir = self.execution.data_dir
-        threads = self.execution.threads or 1
-        execution = dataclasses.asdict(self.execution) | {"threads": threads}
-        execution["wandb"] = tracking.resolve_mode(self.execution.wandb)
+        execution = dataclasses.asdict(self.execution) | {"wandb": tracking.resolve_mode(self.execution.wandb)}
         dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
         del execution["device"]  # which the engine gives to each worker
         todo = pending(study, folder, redo_failed)
@@ -148,7 +146,8 @@ class Sweep:
                 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             from experiments.on_ray import RayEngine
 
-            return RayEngine(self.address, self.workers, threads, self.execution.device, self.per_gpu, self.retries)
+            threads, device = self.execution.threads, self.execution.device
+            return RayEngine(self.address, self.workers, threads, device, self.per_gpu, self.retries)
 
         with Display(total=len(todo)) as display:
             part = f" of part {self.shard}" if self.shard else ""
@@ -177,8 +176,8 @@ class Sweep:
 
     def _check(self) -> None:
         """Raises InputError for options that are out of range, or not for this engine."""
-        if self.workers < 0 or self.per_gpu < 1 or self.retries < 0:
-            raise InputError("--workers and --retries must be at least 0, --per-gpu at least 1")
+        if self.workers < 0 or self.execution.threads < 1 or self.per_gpu < 1 or self.retries < 0:
+            raise InputError("--workers and --retries must be at least 0, --threads and --per-gpu at least 1")
         if self.devices and self.execution.device != "auto":
             raise InputError("give --device or --devices, not both")
         if self.engine == "local":

@@ -25,7 +25,7 @@ JUDGED = {
     "C14": "whether sn fails less than plain and dcgan",
 }
 """What a study's file may name the one context of, beforehand; the first two are the primary outcomes."""
-CONTEXT_FIELDS = tuple(name for name in IDENTITY_FIELDS if name not in {"arm", "seed"} | PARAMETERS)
+CONTEXT_FIELDS = tuple(name for name in IDENTITY_FIELDS if name not in {"arm", "seed", *PARAMETERS})
 """Runs that differ in none of these share a context."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -77,5 +77,5 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
     ),
 }
 
-PARAMETERS = frozenset(name for arm in ARMS.values() for name in arm.parameters)
-"""Fields of RunConfig that belong to some arms only"""
+PARAMETERS: dict[str, Any] = {"penalty_weight": 0.01, "n_power_iterations": 1, "power_iteration": "per_forward"}
+"""Fields of RunConfig that belong to some arms only, with what they say, and no one reads, in runs of the others"""

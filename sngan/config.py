@@ -111,7 +111,7 @@ class Execution:
     """How a run is executed: these fields change none of its numbers, but for their last bits."""
 
     device: str = _field("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = _field(0, "CPU threads per run; 0: all cores (train, bench), one (sweep)", 0, 4096)
+    threads: int = _field(0, "CPU threads per run; 0: all cores; the last bits depend on it", 0, 4096)
     memory_format: Literal["contiguous", "channels_last"] = _field("channels_last", "layout of images")
     checkpoint_every: int = _field(500, "steps between checkpoints, from which a killed run resumes", 1, 1e9)
     data_dir: str = _field("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
@@ -126,8 +126,9 @@ class RunConfig(Execution, Identity):
 
     The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from `setting`, the arm's
     parameters from its row, the architecture from the data set's images, widths and z_dim from the architecture,
-    n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value, but for the
-    parameters of other arms, which are None whatever was given: equal runs are equal configurations.
+    n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value. Parameters
+    that the arm does not use have one of no meaning, whatever was given, so that equal runs are equal configurations:
+    make the run of another arm or setting anew, since `dataclasses.replace` keeps what was resolved.
 
     Raises InputError for a value of the wrong type, an unknown name, a number out of range, or an architecture for
     images of another size.
@@ -140,8 +141,8 @@ class RunConfig(Execution, Identity):
                 object.__setattr__(self, name, _checked(name, value, hint))
                 _check_range(name, getattr(self, name))
         self._resolve_setting()
-        for name in PARAMETERS - set(ARMS[self.arm].parameters):
-            object.__setattr__(self, name, None)
+        for name in unused_parameters(self):
+            object.__setattr__(self, name, PARAMETERS[name])
         self._resolve_architecture()
         for name, value in self._defaults().items():
             if getattr(self, name) is None:
@@ -168,6 +169,7 @@ class RunConfig(Execution, Identity):
             **(dataclasses.asdict(SETTINGS[self.setting]) if self.setting != "custom" else {}),
             "architecture": fitting(architecture.side),
             **{name: getattr(architecture, name) for name in ("g_width", "d_width", "z_dim")},
+            **PARAMETERS,
             **ARMS[self.arm].parameters,
             "n_evaluations": default_evaluations(self.steps),
             "n_fake": default_n_fake(self.dataset, self.steps),
@@ -308,4 +310,4 @@ def from_parameters(parameters: dict[str, Any]) -> RunConfig:
 
 def unused_parameters(config: RunConfig) -> set[str]:
     """Names of the arm parameters that the run's arm does not use."""
-    return set(PARAMETERS - set(ARMS[config.arm].parameters))
+    return set(PARAMETERS) - set(ARMS[config.arm].parameters)

@@ -14,8 +14,6 @@ from sngan.architectures import ARCHITECTURES, Sized
 from sngan.convolutions import Conv2d, ConvTranspose2d
 from sngan.streams import torch_generator
 
-_CONVOLUTIONS = {"conv": Conv2d, "deconv": ConvTranspose2d}
-
 
 class Generator(nn.Sequential):
     """z (N, z_dim) -> images (N, channels, side, side) in [-1, 1]; the notebook's has 1, 3, 6, 13, 28 pixels a side.
@@ -77,7 +75,8 @@ def _weighted(row: Sized) -> nn.Module:
     layer = row.layer
     if layer.kind == "dense":
         return nn.Linear(row.channels_in * row.side_in**2, row.channels_out * row.side_out**2)
-    return _CONVOLUTIONS[layer.kind](row.channels_in, row.channels_out, layer.kernel, layer.stride, layer.padding)
+    convolution = Conv2d if layer.kind == "conv" else ConvTranspose2d
+    return convolution(row.channels_in, row.channels_out, layer.kernel, layer.stride, layer.padding)
 
 
 @torch.no_grad()

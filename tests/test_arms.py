@@ -13,7 +13,7 @@ from sngan.constraints import CONSTRAINTS
 
 def test_every_arm_has_a_constraint_and_fields_for_its_parameters() -> None:
     assert {arm.constraint for arm in ARMS.values()} <= set(CONSTRAINTS)
-    assert set(IDENTITY_FIELDS) >= PARAMETERS
+    assert {name for arm in ARMS.values() for name in arm.parameters} == set(PARAMETERS) <= set(IDENTITY_FIELDS)
     assert len({arm.colour for arm in ARMS.values()}) == len({arm.label for arm in ARMS.values()}) == len(ARMS)
 
 
@@ -21,15 +21,19 @@ def test_every_arm_has_a_constraint_and_fields_for_its_parameters() -> None:
 def test_parameters_are_those_of_the_row_and_of_other_arms_there_are_none(arm: str) -> None:
     config, row = RunConfig(arm=arm), ARMS[arm].parameters
     assert {name: getattr(config, name) for name in row} == row
-    assert {name for name in PARAMETERS if getattr(config, name) is None} == unused_parameters(config)
+    unused = unused_parameters(config)
+    assert unused == set(PARAMETERS) - set(row)
+    assert RunConfig(arm=arm, **dict.fromkeys(unused & {"n_power_iterations"}, 7)) == config
     assert config.run_id == RunConfig(arm=arm, **row).run_id  # the row's own values change nothing
 
 
-def test_an_arm_keeps_its_own_values_when_a_run_is_made_of_another_arms(monkeypatch: pytest.MonkeyPatch) -> None:
-    strong = replace(ARMS["penalty"], parameters={"penalty_weight": 10.0})
-    monkeypatch.setitem(ARMS, "penalty", strong)
-    assert replace(RunConfig(arm="dcgan"), arm="penalty").penalty_weight == 10.0
-    assert RunConfig(arm="penalty", penalty_weight=0.01).run_id != RunConfig(arm="penalty").run_id
+def test_an_arm_has_its_own_rows_values_and_its_id_tells_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = RunConfig(arm="penalty", penalty_weight=10.0).run_id
+    monkeypatch.setitem(ARMS, "penalty", replace(ARMS["penalty"], parameters={"penalty_weight": 10.0}))
+    strong = RunConfig(arm="penalty")
+    assert strong.penalty_weight == 10.0
+    assert strong.run_id == RunConfig(arm="penalty", penalty_weight=10.0).run_id != before
+    assert RunConfig(arm="penalty", penalty_weight=0.01).run_id != strong.run_id
 
 
 def test_tests_choose_arms_by_constraint_and_norm() -> None:

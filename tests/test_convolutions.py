@@ -140,7 +140,7 @@ def gradients(config: RunConfig, monkeypatch: pytest.MonkeyPatch, plain: bool) -
     if plain:
         monkeypatch.setattr(models, "Conv2d", nn.Conv2d)
         monkeypatch.setattr(models, "ConvTranspose2d", nn.ConvTranspose2d)
-    G, D, _ = build(config, "cpu")
+    G, D, constraint = build(config, "cpu")
     rows: list[dict[str, Any]] = []
     found: dict[str, Tensor] = {}
 
@@ -150,7 +150,7 @@ def gradients(config: RunConfig, monkeypatch: pytest.MonkeyPatch, plain: bool) -
 
     G.deconv4.register_forward_hook(keep)  # type: ignore[union-attr]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sngan.train.build", lambda *_: (G, D, None))
+        patch.setattr("sngan.train.build", lambda *_: (G, D, constraint))
         train(replace(config, steps=1), load("digits"), lambda row, samples: rows.append(row))
     monkeypatch.undo()
     return found | {f"{of}.{n}": p.grad.clone() for of, net in (("G", G), ("D", D)) for n, p in net.named_parameters()

@@ -72,7 +72,7 @@ def test_mnist_accuracy_is_that_of_the_table() -> None:
 
 def features_are_each_images_own(judge: Yardstick) -> None:
     """Whatever the batch is, and whatever is in it: up to rounding."""
-    images = load("digits").images[:100].expand(-1, judge.channels, -1, -1)
+    images = load("digits").images[:100].expand(-1, judge.judged.channels, -1, -1)
     expected, labels = judge.embed(images, 100)
     order = torch.from_numpy(np.random.default_rng(0).permutation(100))
     for batch_size in (1, 7, 500):
