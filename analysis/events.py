@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY
-from sngan.datasets import is_many
+from sngan.datasets import MANY, is_many
 
 CAUSES = {  # in the order that decides if two begin at the same step
     "error": "the program failed",
     "divergence": "a loss, a logit, a weight or a sample is not finite, or a logit is huge",
-    "never learned": "no evaluation had an fd below half the trivial sampler's and, of up to 100 classes, effective "
-    "modes of at least half of them; it counts from step 0, and alone",
+    "never learned": "no evaluation had an fd below half the trivial sampler's and, of up to "
+    f"{MANY} classes, effective modes of at least half of them; it counts from step 0, and alone",
     "mode collapse": "too few modes, classes far from the data's, or samples too much alike, after it was healthy",
     "quality collapse": "the distance from the data rose above a multiple of the best so far, after it was healthy",
     "D saturation": "D was right about nearly all images, and G's gradient nearly vanished",
@@ -33,15 +33,15 @@ class Thresholds:
     logit: float = _threshold(1e4, "divergence: |logit| above it")
     healthy: float = _threshold(
         HEALTHY_FD,
-        "healthy: fd below this share of the trivial sampler's, and of up to 100 classes enough effective modes",
+        f"healthy: fd below this share of the trivial sampler's, and of up to {MANY} classes enough effective modes",
     )
     modes: float = _threshold(
         FEW_MODES,
-        "mode collapse: effective modes below this share of the classes, which health needs too; of more than 100 "
+        f"mode collapse: effective modes below this share of the classes, which health needs too; of more than {MANY} "
         "classes, below this share of the run's own best",
     )
-    mode_kl: float = _threshold(LARGE_MODE_KL, "mode collapse: KL of the classes above it, nats; up to 100 classes")
-    diversity: float = _threshold(LOW_DIVERSITY, "mode collapse: diversity below it; up to 100 classes")
+    mode_kl: float = _threshold(LARGE_MODE_KL, f"mode collapse: KL of the classes above it, nats; up to {MANY} classes")
+    diversity: float = _threshold(LOW_DIVERSITY, f"mode collapse: diversity below it; up to {MANY} classes")
     quality_collapse: float = _threshold(2.0, "quality collapse: fd above this multiple of the best so far")
     accuracy: float = _threshold(0.99, "D saturation: D's accuracy on real and on fake above it")
     gradient: float = _threshold(0.01, "D saturation: G's gradient norm below this share of the reference")
@@ -127,7 +127,7 @@ def healthy_from(evaluations: Columns, classes: int, trivial: float, thresholds:
 
 
 def healthy_at(evaluations: Columns, classes: int, trivial: float, thresholds: Thresholds) -> np.ndarray:
-    """Whether the run was healthy, at each evaluation. Of more than 100 classes the distance alone decides."""
+    """Whether the run was healthy, at each evaluation. Of many classes the distance alone decides."""
     good = evaluations["eval/fd"] < thresholds.healthy * trivial
     if not is_many(classes) and "eval/effective_modes" in evaluations:
         good &= evaluations["eval/effective_modes"] >= thresholds.modes * classes

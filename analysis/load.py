@@ -309,7 +309,8 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     metrics = [name for name in rows if name not in _NOT_METRICS]
     kinds = {name: np.float64 if name.startswith("eval/") else np.float32 for name in metrics}
     with np.errstate(over="ignore"):
-        return rows.astype({name: kind for name, kind in kinds.items() if rows[name].dtype != kind})
+        typed = rows.astype({name: kind for name, kind in kinds.items() if rows[name].dtype != kind})
+    return typed.copy()  # in one piece again: astype leaves a piece per column
 
 
 def _kept(folder: Path) -> pd.DataFrame:

@@ -327,10 +327,9 @@ def _pictures(
     curves = not study.foreign or study.history.groupby("context")["step"].nunique().gt(1).any()
     for context, history in study.history.groupby("context", sort=False) if curves else ():
         slug = "" if study.history["context"].nunique() == 1 else "-" + slugs[str(context)]
-        for layer in layers:
-            if f"sigma_conv/{layer}" in history:
-                ratio = history[f"sigma_conv/{layer}"] / history[f"sigma/{layer}"]
-                history = history.assign(**{f"{_RATIO}/{layer}": ratio})
+        measured = [layer for layer in layers if f"sigma_conv/{layer}" in history]
+        ratios = {f"{_RATIO}/{of}": history[f"sigma_conv/{of}"] / history[f"sigma/{of}"] for of in measured}
+        history = pd.concat([history, pd.DataFrame(ratios, history.index)], axis=1)
         bound = tables.bounds_of(study, str(context))
         marks = {_title(f"{_RATIO}/{layer}", terms, study.foreign): (1.0, bound[layer]) for layer in bound}
         for kind in CURVES:

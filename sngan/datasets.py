@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_MANY = 100  # classes
+MANY = 100  # classes: of more, `is_many`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,4 +120,4 @@ def is_many(classes: int) -> bool:
 
     Then samples are held against equal frequencies, and a run's modes against its own best instead of their number.
     """
-    return classes > _MANY
+    return classes > MANY
