@@ -123,6 +123,24 @@ def test_snapshots() -> None:
     assert spec(wr.Report._from_model(model)) == content
 
 
+def test_the_results_say_what_the_workspace_holds() -> None:
+    """A list for those who have no account; SNGAN_UPDATE_SNAPSHOTS=1 writes it."""
+    view = workspace(find("mnist-core"), "someone", "sngan")
+    lines = [
+        f"W&B workspace of mnist-core: x axis step, runs grouped by {', '.join(_groups(find('mnist-core').configs))}"
+    ]
+    for section in view.sections[1:]:
+        lines += ["", section.name]
+        for panel in section.panels:
+            names = getattr(panel, "y", None) or getattr(panel, "media_keys", None) or panel.metrics
+            axis = ", logarithmic" if getattr(panel, "log_y", None) else ""
+            lines.append(f"  {panel.title}: {type(panel).__name__} of {', '.join(names)}{axis}")
+    path, text = ROOT / "experiments" / "results" / "wandb" / "workspace.txt", "\n".join(lines) + "\n"
+    if os.environ.get("SNGAN_UPDATE_SNAPSHOTS"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
 def test_the_published_parts_are_the_local_report(mixed_study: Path) -> None:
     written = write(mixed_study, kinds=["png"])
     blocks = report_blocks("tiny", "tiny-report", written.parts, "", "")

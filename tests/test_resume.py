@@ -41,7 +41,9 @@ def content(record: Record) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*paths, *sorted(record.samples_path.iterdir())]}
 
 
-def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, number: int | None = signal.SIGTERM) -> Record:
+def stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, number: int | None = signal.SIGTERM, **changes: Any
+) -> Record:
     """A run that gets a signal, or (None) dies on the spot, when the row of step `at` was written."""
     write = Record.append
 
@@ -57,8 +59,8 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, number: int 
         if number is None:  # as after kill -9, nobody writes the end state
             patch.setattr(running._Attempt, "_end", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises((KeyboardInterrupt, Killed)):
-            run(folder)
-    return Record(folder / small(**OFTEN).run_id)
+            run(folder, changes=changes)
+    return Record(folder / small(**OFTEN | changes).run_id)
 
 
 _SLOW = pytest.mark.slow
@@ -104,6 +106,20 @@ def test_without_a_word_the_last_checkpoint_counts(
     record, said = run(tmp_path)
     assert f"was interrupted and {how}" in said[0]
     assert content(record) == uninterrupted
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a penalty's vectors were kept under another name, and nothing of a run without a penalty."""
+    quiet, _ = run(tmp_path / "quiet", changes={"arm": "penalty"})
+    record = stopped(tmp_path, monkeypatch, 32, arm="penalty")
+    state = checkpoint.read(record.checkpoint_path)
+    vectors = state.pop("constraint")
+    state["penalty"] = {name.removeprefix("penalty."): vector for name, vector in vectors.items()}
+    assert set(state["penalty"]) == {f"{letter}{i}" for letter in "uv" for i in range(3)}
+    checkpoint.write(record, state, small(**OFTEN | {"arm": "penalty"}), load("digits").digest)
+    record, said = run(tmp_path, changes={"arm": "penalty"})
+    assert "was interrupted and goes on from step 32" in said[0]
+    assert content(record) == content(quiet)
 
 
 @_SLOW
