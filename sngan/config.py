@@ -56,11 +56,35 @@ else:
     _Setting = Literal[(*SETTINGS, "custom")]
 
 
-_N_FAKE = ", ".join(f"{name}: {row.n_fake:,}" for name, row in DATASETS.items() if row.n_fake)
+_TABLES = {"dataset": DATASETS, "arm": ARMS, "architecture": ARCHITECTURES}
 
 
 def _field(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
     return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def _by_row(values: dict[str, Any], help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A field that a row of a table decides unless it is given; the help says which value is whose."""
+    return _field(None, f"{help}; default: {_said(values)}", low, high)
+
+
+def _said(values: dict[str, Any]) -> str:
+    """Such as `0.01 (penalty_dcgan, penalty)`."""
+    rows: dict[Any, list[str]] = {}
+    for name, value in values.items():
+        rows.setdefault(value, []).append(name)
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in rows.items())
+
+
+def _of_arms(parameter: str) -> dict[str, Any]:
+    return {name: row.parameters[parameter] for name, row in ARMS.items() if parameter in row.parameters}
+
+
+def _of_architectures(name: str) -> dict[str, Any]:
+    return {architecture: getattr(row, name) for architecture, row in ARCHITECTURES.items()}
+
+
+_N_FAKE = _said({name: f"{row.n_fake:,}" for name, row in DATASETS.items() if row.n_fake})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +102,17 @@ class Identity:
     n_dis: int = _field(None, "discriminator updates per generator update; default: the setting's", 1, 100)
     loss: Literal["bce", "hinge", "wasserstein"] = _field("bce", "adversarial loss")
     architecture: _Architecture = _field(None, "networks; default: the first for images of the data set's size")
-    g_width: int = _field(None, "channels of the generator's last hidden layer; default: the architecture's", 1, 4096)
-    d_width: int = _field(None, "channels of the discriminator's first layer; default: the architecture's", 1, 4096)
-    z_dim: int = _field(None, "latent dimensions; default: the architecture's", 1, 65536)
+    g_width: int = _by_row(_of_architectures("g_width"), "channels of the generator's last hidden layer", 1, 4096)
+    d_width: int = _by_row(_of_architectures("d_width"), "channels of the discriminator's first layer", 1, 4096)
+    z_dim: int = _by_row(_of_architectures("z_dim"), "latent dimensions", 1, 65536)
     batch_size: int = _field(128, "images per update", 2, 65536)
     init: Literal["notebook", "dcgan"] = _field(
         "notebook", "batch-norm scale from N(0, 0.02) (notebook) or N(1, 0.02) (dcgan)"
     )
-    penalty_weight: float = _field(None, "lambda of the arm's penalty; default: the arm's", 0, 1e6)
-    n_power_iterations: int = _field(None, "rounds of power iteration; default: the arm's", 1, 1000)
-    power_iteration: Literal["per_forward", "per_update"] = _field(
-        None, "a round in every training forward (default), or one before each discriminator update"
+    penalty_weight: float = _by_row(_of_arms("penalty_weight"), "lambda of the arm's penalty", 0, 1e6)
+    n_power_iterations: int = _by_row(_of_arms("n_power_iterations"), "rounds of power iteration", 1, 1000)
+    power_iteration: Literal["per_forward", "per_update"] = _by_row(
+        _of_arms("power_iteration"), "a round in every training forward, or one before each discriminator update"
     )
     precision: Literal["float32", "float64", "bfloat16", "tf32"] = _field(
         "float32",
@@ -271,7 +295,7 @@ EXECUTION_FIELDS = tuple(f.name for f in dataclasses.fields(Execution))
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value in the field's type, numpy's numbers included; an integer is taken for a float."""
     if get_origin(hint) is Literal:
-        choices = get_args(hint)
+        choices = tuple(_TABLES.get(name, ())) or get_args(hint)  # with rows that were added since the import
         if value not in choices:
             raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}{suggestion(value, choices)}")
         return value

@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.config import SETTINGS, InputError, RunConfig, from_parameters
+from sngan.datasets import DATASETS
 
 
 def test_id_is_readable_and_hashes_what_differs_from_the_defaults() -> None:
@@ -86,6 +88,20 @@ def test_evaluations_are_evenly_spaced_with_one_early() -> None:
 
 def test_arms_are_told_apart_by_colour_and_label() -> None:
     assert len({arm.colour for arm in ARMS.values()}) == len({arm.label for arm in ARMS.values()}) == len(ARMS)
+
+
+def test_rows_that_are_added_in_a_session_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARMS, "mine", dataclasses.replace(ARMS["penalty"], parameters={"penalty_weight": 3.0}))
+    monkeypatch.setitem(DATASETS, "wide", dataclasses.replace(DATASETS["digits"], side=64))
+    config = RunConfig(arm="mine")
+    assert (config.penalty_weight, config.run_id[:13]) == (3.0, "digits-mine-C")
+    with pytest.raises(InputError, match="wide has images of 64 pixels a side, and no architecture has 64"):
+        RunConfig(dataset="wide")
+    monkeypatch.setitem(ARCHITECTURES, "big", dataclasses.replace(ARCHITECTURES["dcgan28"], side=64, z_dim=5))
+    config = RunConfig(dataset="wide")
+    assert (config.architecture, config.z_dim, config.side) == ("big", 5, 64)
+    with pytest.raises(InputError, match="dcgan28 is for images of 28 pixels a side, and wide has 64: big is for"):
+        RunConfig(dataset="wide", architecture="dcgan28")
 
 
 def test_imports_no_torch() -> None:
