@@ -31,6 +31,7 @@ from experiments.study import CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
+from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
 
@@ -370,7 +371,9 @@ def _differing(
     for config in configs:
         of = group(config)
         for name in fields[of]:
-            values.setdefault((of, name), set()).add(getattr(config, name))
+            value = getattr(config, name)
+            own = getattr(ARCHITECTURES[config.architecture], name, None)  # what the networks' row says needs no word
+            values.setdefault((of, name), set()).add(None if value == own else value)
     return {of: [name for name in names if len(values[of, name]) > 1] for of, names in fields.items()}
 
 

@@ -323,10 +323,10 @@ def _pictures(
 ) -> list[Picture]:
     """`others`: failures under other thresholds, or nothing."""
     pictures, terms, slugs = [], study.terms, _slugs(study.runs["context"].unique())
-    layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
     curves = not study.foreign or study.history.groupby("context")["step"].nunique().gt(1).any()
     for context, history in study.history.groupby("context", sort=False) if curves else ():
         slug = "" if study.history["context"].nunique() == 1 else "-" + slugs[str(context)]
+        layers = tables.layers_of(study, str(context))
         measured = [layer for layer in layers if f"sigma_conv/{layer}" in history]
         ratios = {f"{_RATIO}/{of}": history[f"sigma_conv/{of}"] / history[f"sigma/{of}"] for of in measured}
         history = pd.concat([history, pd.DataFrame(ratios, history.index)], axis=1)

@@ -133,10 +133,8 @@ def outcomes(
     Student's t of the degrees, scaled to unit variance, and the arms of a seed share a part of it. Of the runs that
     fail a third diverges, a third collapses (fd x 4, few modes) and a third never learns.
     """
-    scale, varied = (
-        np.sqrt(degrees / (degrees - 2)),
-        sorted({name for _, parameters in VARIANTS for name in parameters}),
-    )
+    scale = np.sqrt(degrees / (degrees - 2))
+    varied = sorted({name for _, parameters in VARIANTS for name in parameters})
     frames = []
     for context in range(contexts):
         shared = rng.standard_t(degrees, (len(fields(Truth)) + 2, seeds)) / scale

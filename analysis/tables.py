@@ -44,7 +44,7 @@ from analysis.terms import OURS, Terms
 from experiments.record import RESULTS, STATES
 from experiments.study import CONTEXT_FIELDS
 from sngan import quantities
-from sngan.architectures import ARCHITECTURES, bounds
+from sngan.architectures import ARCHITECTURES, bounds, layer_names
 
 _QUALITY = tuple(of.pattern.removeprefix("eval/") for of in quantities.shown("table", "quality"))
 
@@ -572,13 +572,13 @@ def account_table(study: Study) -> Table:
 
 def quality_table(study: Study) -> Table:
     """How good and varied the samples are at the end, between what reals and the trivial sampler score."""
-    rows = []
+    rows, beside = [], [name for name in _QUALITY if name != "fd"]
     for (context, variant), history in groups(study.history) if "eval/fd" in study.history else ():
         last = history.groupby("seed").last()  # of every column its last value
         fd = last["eval/fd"].dropna()
         row = {"context": context, "arm": variant, "n": len(fd)}
         row |= {"fd": fd.median(), "fd_low": fd.min(), "fd_high": fd.max()}
-        row |= {name: last[f"eval/{name}"].median() for name in _QUALITY[1:] if f"eval/{name}" in last}
+        row |= {name: last[f"eval/{name}"].median() for name in beside if f"eval/{name}" in last}
         rows.append(row)
     for context, _, protocol in protocols_of(study):
         for name in ("real_against_real", "trivial_sampler"):
@@ -599,7 +599,7 @@ def quality_table(study: Study) -> Table:
         "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
         "diverged or failed counts with the last evaluation that it had."
     )
-    columns = ["context", "arm", "n", "fd", "fd_low", "fd_high", *_QUALITY[1:]]
+    columns = ["context", "arm", "n", "fd", "fd_low", "fd_high", *beside]
     return Table("quality", "Samples at the end", caption, pd.DataFrame(rows, columns=columns))
 
 
@@ -647,20 +647,41 @@ def protocols_of(study: Study) -> list[tuple[str, int, dict[str, Any]]]:
     return [(context, runs, json.loads(protocol)) for (context, protocol), runs in found.items()]
 
 
+def layers_of(study: Study, context: str, kind: str = "sigma") -> list[str]:
+    """D's layers in a context that have such a quantity: in forward order if its networks are known."""
+    found = [name.removeprefix(f"{kind}/") for name in study.history if name.startswith(f"{kind}/")]
+    known = _architecture_of(study, context)
+    return [layer for layer in layer_names(known) if layer in found] if known else found
+
+
+def bounds_of(study: Study, context: str) -> dict[str, float]:
+    """Layer -> its operator norm over its sigma, at most, in the networks of a context; empty if they are unknown."""
+    known = _architecture_of(study, context)
+    return bounds(known) if known else {}
+
+
+def _architecture_of(study: Study, context: str) -> str:
+    runs = study.runs[study.runs["context"] == context]
+    names = set(runs["architecture"]) if "architecture" in runs else set()
+    return names.pop() if len(names) == 1 and names <= set(ARCHITECTURES) else ""
+
+
+def _middle(name: str, values: pd.Series) -> dict[str, float]:
+    """Median and range over seeds, as columns."""
+    return {name: values.median(), f"{name}_low": values.min(), f"{name}_high": values.max()}
+
+
 def sigma_table(study: Study) -> Table:
     """Exact spectral norms of D's layers at the last row of each run: median and range over seeds."""
-    rows = []
-    layers = [name.removeprefix("sigma/") for name in study.history if name.startswith("sigma/")]
+    rows, kinds = [], [of.kind for of in quantities.shown("table", "sigma")]
     for (context, variant), history in groups(study.history):
         last = history.groupby("seed").tail(1)
         late = history[history["d_updates"] >= 1] if "d_updates" in history else history[:0]
-        for layer in layers:
-            used = last[f"sigma/{layer}"].dropna()
-            raw = last[f"sigma_raw/{layer}"].dropna() if f"sigma_raw/{layer}" in last else used[:0]
+        for layer in layers_of(study, context):
             late_values = late[f"sigma/{layer}"].dropna()
-            row = {"context": context, "arm": variant, "layer": layer, "n": len(used)}
-            row |= {"sigma": used.median(), "sigma_low": used.min(), "sigma_high": used.max()}
-            row |= {"sigma_raw": raw.median(), "sigma_raw_low": raw.min(), "sigma_raw_high": raw.max()}
+            row = {"context": context, "arm": variant, "layer": layer, "n": int(last[f"sigma/{layer}"].count())}
+            for kind in kinds:
+                row |= _middle(kind, last.get(f"{kind}/{layer}", pd.Series(dtype=float)))
             row["share_above_1.05"] = (late_values > SIGMA_TOLERANCE).mean() if len(late_values) else np.nan
             rows.append(row)
     caption = (
@@ -669,28 +690,20 @@ def sigma_table(study: Study) -> Table:
         f"their range. The last column is the share of rows, from the first update of the discriminator on, whose "
         f"sigma exceeds {SIGMA_TOLERANCE}."
     )
-    columns = [
-        "context",
-        "arm",
-        "layer",
-        "n",
-        *(f"{name}{end}" for name in ("sigma", "sigma_raw") for end in ("", "_low", "_high")),
-        "share_above_1.05",
-    ]
+    measured = [f"{kind}{end}" for kind in kinds for end in ("", "_low", "_high")]
+    columns = ["context", "arm", "layer", "n", *measured, "share_above_1.05"]
     return Table("sigma", "Spectral norms at the end", caption, pd.DataFrame(rows, columns=columns))
 
 
 def operator_table(study: Study) -> Table:
     """What a layer does as it runs, and the shape of its spectrum, at the last row that has it."""
-    rows = []
-    layers = [name.removeprefix("sigma_conv/") for name in study.history if name.startswith("sigma_conv/")]
-    beside = [of.kind for of in quantities.shown("table", "operators") if of.kind != "sigma_conv"]
-    for (context, variant), history in groups(study.history) if layers else ():
+    rows, beside = [], [of.kind for of in quantities.shown("table", "operators") if of.kind != "sigma_conv"]
+    for (context, variant), history in groups(study.history):
         last, bound = history.groupby("seed").last(), bounds_of(study, context)  # of every column its last value
-        for layer in layers:
+        for layer in layers_of(study, context, "sigma_conv"):
             values = last[f"sigma_conv/{layer}"].dropna()
             row = {"context": context, "arm": variant, "layer": layer, "n": len(values)}
-            row |= {"sigma_conv": values.median(), "sigma_conv_low": values.min(), "sigma_conv_high": values.max()}
+            row |= _middle("sigma_conv", values)
             row["bound"] = bound.get(layer, np.nan) * last[f"sigma/{layer}"].median()
             for name in beside:
                 row[name] = last[f"{name}/{layer}"].median() if f"{name}/{layer}" in last else np.nan
@@ -702,38 +715,23 @@ def operator_table(study: Study) -> Table:
         "Stable rank, effective rank and the share of singular values above half the largest are of the raw "
         "parameter. Medians over n seeds, low and high are the range."
     )
-    columns = [
-        "context",
-        "arm",
-        "layer",
-        "n",
-        "sigma_conv",
-        "sigma_conv_low",
-        "sigma_conv_high",
-        "bound",
-        *beside,
-    ]
+    operator = ["sigma_conv", "sigma_conv_low", "sigma_conv_high", "bound"]
+    columns = ["context", "arm", "layer", "n", *operator, *beside]
     return Table("operators", "Operator norms and spectra at the end", caption, pd.DataFrame(rows, columns=columns))
-
-
-def bounds_of(study: Study, context: str) -> dict[str, float]:
-    """Layer -> its operator norm over its sigma, at most, in the networks of a context; empty if they are unknown."""
-    runs = study.runs[study.runs["context"] == context]
-    names = set(runs["architecture"]) if "architecture" in runs else set()
-    return bounds(names.pop()) if len(names) == 1 and names <= set(ARCHITECTURES) else {}
 
 
 def lipschitz_table(study: Study) -> Table:
     """Bounds of D's Lipschitz constant from both sides, at the last row that has them."""
+    found = {of.pattern.partition("/")[2]: of.pattern for of in quantities.shown("table", "lipschitz")}
+    kinds = {name: metric for name, metric in found.items() if metric in study.history}
     rows = []
-    kinds = {"product": "lipschitz/product", "empirical": "lipschitz/empirical"}
-    for (context, variant), history in groups(study.history) if set(kinds.values()) <= set(study.history) else ():
-        last = history.groupby("seed").last().dropna(subset=list(kinds.values()))
-        values = {kind: last[metric] for kind, metric in kinds.items()}
-        values["tightness"] = values["empirical"] / values["product"]
+    for (context, variant), history in groups(study.history) if kinds else ():
+        last = history.groupby("seed").last().dropna(subset=list(kinds.values()), how="all")
         row = {"context": context, "arm": variant, "n": len(last)}
-        for kind, of in values.items():
-            row |= {kind: of.median(), f"{kind}_low": of.min(), f"{kind}_high": of.max()}
+        for name, metric in kinds.items():
+            row |= _middle(name, last[metric])
+        if {"product", "empirical"} <= set(kinds):
+            row |= _middle("tightness", last[kinds["empirical"]] / last[kinds["product"]])
         rows.append(row)
     caption = (
         "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
@@ -741,13 +739,9 @@ def lipschitz_table(study: Study) -> Table:
         "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
         "over n seeds."
     )
-    columns = [
-        "context",
-        "arm",
-        "n",
-        *(f"{name}{end}" for name in ("product", "empirical", "tightness") for end in ("", "_low", "_high")),
-    ]
-    return Table("lipschitz", "How steep the discriminator is", caption, pd.DataFrame(rows, columns=columns))
+    columns = [f"{name}{end}" for name in (*found, "tightness") for end in ("", "_low", "_high")]
+    frame = pd.DataFrame(rows, columns=["context", "arm", "n", *columns])
+    return Table("lipschitz", "How steep the discriminator is", caption, frame)
 
 
 def compare_arms(study: Study, summary: pd.DataFrame) -> pd.DataFrame:

@@ -19,16 +19,20 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from experiments import record, tracking
 from experiments import study as studies
+from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.config import HELP, Execution, InputError, RunConfig, unused_parameters
-from sngan.datasets import JUDGES
+from sngan.datasets import DATASETS, JUDGES
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 
+_LIKE_THE_NOTEBOOKS = tuple(
+    name for name in JUDGES if (DATASETS[name].channels, DATASETS[name].side) == (1, ARCHITECTURES["dcgan28"].side)
+)
 if TYPE_CHECKING:
-    _Judge = str
+    _Judge = _Grey = str
 else:
-    _Judge = Literal[JUDGES]
+    _Judge, _Grey = Literal[JUDGES], Literal[_LIKE_THE_NOTEBOOKS]
 _Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or the path of a YAML file")]
 _RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
 _Json = Annotated[bool, arg(help="print JSON", name="json")]
@@ -418,7 +422,7 @@ class Export:
 class Bench:
     """Measure the loop against the notebook's, the arms against each other, and what the instruments cost."""
 
-    dataset: Annotated[_Judge, arg(help=HELP["dataset"])] = "digits"
+    dataset: Annotated[_Grey, arg(help="training images of the notebook's size and channels")] = "digits"
     batch_size: Annotated[int, arg(help=HELP["batch_size"])] = 128
     threads: Annotated[int, arg(help=HELP["threads"])] = 0
     device: Annotated[str, arg(help=HELP["device"])] = "auto"

@@ -172,8 +172,10 @@ def _section(title: str, panels: list[Any]) -> ws.Section:
 def _panels(configs: Sequence[RunConfig], section: str) -> list[Any]:
     """What the section shows, in the order of the quantities; of arms with a constraint only if the study has some."""
     layers = dict.fromkeys(layer for config in configs for layer in layer_names(config.architecture))
-    constraints = {"", *(ARMS[config.arm].constraint for config in configs)}
-    shown = [of for of in QUANTITIES if of.section == section and of.constraint in constraints]
+    constraints = {ARMS[config.arm].constraint for config in configs}
+    shown = [
+        of for of in QUANTITIES if of.section == section and (not of.constraints or constraints & {*of.constraints})
+    ]
     return [_panel(of, name) for of in shown for name in of.names(layers)]
 
 

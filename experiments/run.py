@@ -413,7 +413,7 @@ def nothing_can_be_written(error: BaseException) -> str:
 
 
 def grid_png(images: Tensor) -> bytes:
-    """PNG of images (64, C, 28, 28) in [-1, 1] as a grid of 8 columns; non-finite pixels are black."""
+    """PNG of images (64, C, side, side) in [-1, 1] as a grid of 8 columns; non-finite pixels are black."""
     from torchvision.utils import make_grid  # slow to import; the parent of a sweep draws nothing
 
     grid = make_grid(images.detach().cpu().float(), nrow=8, padding=2, normalize=True, value_range=(-1, 1))

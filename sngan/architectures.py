@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+_TAKEN = r"(bn|act|flatten|unflatten)\d+"  # names of what stands between the layers
 
 
 class Layer(NamedTuple):
@@ -24,59 +28,6 @@ class Layer(NamedTuple):
     padding: int = 0
     norm: bool = False
     activation: Literal["relu", "leaky_relu", "tanh", ""] = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """A generator and a discriminator for images of `side` pixels a side.
-
-    G has batch norm where its rows have a norm; D has there what its arm says. `z_dim`, `g_width` and `d_width` are
-    those of a run that names no others. `slope` is that of the leaky ReLU.
-    """
-
-    label: str
-    source: str
-    side: int
-    z_dim: int
-    g_width: int
-    d_width: int
-    slope: float
-    generator: tuple[Layer, ...]
-    discriminator: tuple[Layer, ...]
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "dcgan28": Architecture(
-        label="the notebook's networks for 28x28 images",
-        source="DCGAN as many courses teach it; Radford et al. 2016, arXiv 1511.06434",
-        side=28,
-        z_dim=64,
-        g_width=64,
-        d_width=16,
-        slope=0.2,
-        generator=(  # 1, 3, 6, 13, 28 pixels a side
-            Layer("deconv1", "deconv", 4, kernel=3, stride=2, norm=True, activation="relu"),
-            Layer("deconv2", "deconv", 2, kernel=4, stride=1, norm=True, activation="relu"),
-            Layer("deconv3", "deconv", 1, kernel=3, stride=2, norm=True, activation="relu"),
-            Layer("deconv4", "deconv", "image", kernel=4, stride=2, activation="tanh"),
-        ),
-        discriminator=(  # 28, 13, 5, 1: the last row and column of the 13x13 and 5x5 inputs are never seen
-            Layer("conv1", "conv", 1, kernel=4, stride=2, norm=True, activation="leaky_relu"),
-            Layer("conv2", "conv", 2, kernel=4, stride=2, norm=True, activation="leaky_relu"),
-            Layer("conv3", "conv", "logit", kernel=4, stride=2),
-        ),
-    ),
-}
-
-YARDSTICK = (  # of 28 pixels a side 28, 14, 14, 7, 4; then features, and a logit for each class
-    Layer("conv1", "conv", 24, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
-    Layer("conv2", "conv", 32, kernel=3, stride=1, padding=1, norm=True, activation="relu"),
-    Layer("conv3", "conv", 64, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
-    Layer("conv4", "conv", 64, kernel=3, stride=2, padding=1, norm=True, activation="relu"),
-    Layer("dense", "dense", 64, activation="relu"),
-    Layer("logits", "dense", "logit"),
-)
-"""The classifier whose features judge samples, in a width of 1"""
 
 
 class Sized(NamedTuple):
@@ -128,6 +79,79 @@ def sized(
         found.append(Sized(layer, channels, side, out, side_out))
         channels, side = out, side_out
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A generator and a discriminator for images of `side` pixels a side.
+
+    G has batch norm where its rows have a norm; D has there what its arm says. `z_dim`, `g_width` and `d_width` are
+    those of a run that names no others. `slope` is that of the leaky ReLU.
+    """
+
+    label: str
+    source: str
+    side: int
+    z_dim: int
+    g_width: int
+    d_width: int
+    slope: float
+    generator: tuple[Layer, ...]
+    discriminator: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for rows that make no such networks, or none that the instruments know."""
+        of_g, of_d = sized(self.generator, 1, 1, 1, image_channels=1), sized(self.discriminator, 1, self.side, 1)
+        if of_g[-1].layer.channels != "image" or of_g[-1].side_out != self.side:
+            raise ValueError(
+                f"the generator must end in an image of {self.side} pixels a side, not {of_g[-1].side_out}"
+            )
+        if of_d[-1].layer.channels != "logit" or of_d[-1].side_out != 1:
+            raise ValueError(f"the discriminator must end in one logit, not in {of_d[-1].side_out} pixels a side")
+        for of in of_d:
+            if of.layer.kind == "deconv" or (of.layer.kind == "dense" and of.layer.kernel > 1):
+                raise ValueError(f"the discriminator's {of.layer.name} must be a conv, or a dense layer of kernel 1")
+        for rows in (of_g, of_d):
+            names = [of.layer.name for of in rows]
+            if len(set(names)) < len(names) or any(re.fullmatch(_TAKEN, name) for name in names):
+                raise ValueError(f"layers need names of their own, which are not {_TAKEN}: {', '.join(names)}")
+            for of, after in itertools.pairwise(rows):
+                if of.layer.kind == "dense" and of.side_out == 1 and (of.layer.norm or after.layer.kind == "conv"):
+                    raise ValueError(f"after the vector of {of.layer.name} there can be no norm and no convolution")
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "dcgan28": Architecture(
+        label="the notebook's networks for 28x28 images",
+        source="DCGAN as many courses teach it; Radford et al. 2016, arXiv 1511.06434",
+        side=28,
+        z_dim=64,
+        g_width=64,
+        d_width=16,
+        slope=0.2,
+        generator=(  # 1, 3, 6, 13, 28 pixels a side
+            Layer("deconv1", "deconv", 4, kernel=3, stride=2, norm=True, activation="relu"),
+            Layer("deconv2", "deconv", 2, kernel=4, stride=1, norm=True, activation="relu"),
+            Layer("deconv3", "deconv", 1, kernel=3, stride=2, norm=True, activation="relu"),
+            Layer("deconv4", "deconv", "image", kernel=4, stride=2, activation="tanh"),
+        ),
+        discriminator=(  # 28, 13, 5, 1: the last row and column of the 13x13 and 5x5 inputs are never seen
+            Layer("conv1", "conv", 1, kernel=4, stride=2, norm=True, activation="leaky_relu"),
+            Layer("conv2", "conv", 2, kernel=4, stride=2, norm=True, activation="leaky_relu"),
+            Layer("conv3", "conv", "logit", kernel=4, stride=2),
+        ),
+    ),
+}
+
+YARDSTICK = (  # of 28 pixels a side 28, 14, 14, 7, 4; then features, and a logit for each class
+    Layer("conv1", "conv", 24, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
+    Layer("conv2", "conv", 32, kernel=3, stride=1, padding=1, norm=True, activation="relu"),
+    Layer("conv3", "conv", 64, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
+    Layer("conv4", "conv", 64, kernel=3, stride=2, padding=1, norm=True, activation="relu"),
+    Layer("dense", "dense", 64, activation="relu"),
+    Layer("logits", "dense", "logit"),
+)
+"""The classifier whose features judge samples, in a width of 1"""
 
 
 def generator(name: str, z_dim: int, channels: int, width: int) -> list[Sized]:

@@ -6,27 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Norm = Literal["batch", "none"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """What is done to the discriminator: its norm layer and its constraint.
 
     `constraint` is a key of `sngan.constraints.CONSTRAINTS`. `parameters`: the fields of RunConfig that are this arm's
-    own, each with the value that it has if none is given. `colour` is the arm's in every figure and in W&B.
+    own, each with its value if none is given, which never changes: a run's id does not tell it. `colour` is the arm's
+    in every figure and in W&B.
     """
 
     label: str
-    norm: Literal["batch", "none"]
+    norm: Norm
     constraint: str
     colour: str
     source: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
+PARAMETERS: dict[str, Any] = {"penalty_weight": 0.01, "n_power_iterations": 1, "power_iteration": "per_forward"}
+"""Fields of RunConfig that belong to some arms only, with their usual values; runs of other arms hold these, unused"""
+
+
+def _usual(*names: str) -> dict[str, Any]:
+    return {name: PARAMETERS[name] for name in names}
+
+
 _MIYATO = "Miyato et al. 2018, arXiv 1802.05957"
 _YOSHIDA = "Yoshida & Miyato 2017, arXiv 1705.10941"
-_SPECTRAL_NORM = {"n_power_iterations": 1, "power_iteration": "per_forward"}
-_PENALTY = {"penalty_weight": 0.01, "n_power_iterations": 1}
+_SPECTRAL_NORM = _usual("n_power_iterations", "power_iteration")
+_PENALTY = _usual("penalty_weight", "n_power_iterations")
 
 ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind readers tell apart
     "dcgan": Arm(
@@ -76,6 +87,3 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         parameters=_PENALTY,
     ),
 }
-
-PARAMETERS: dict[str, Any] = {"penalty_weight": 0.01, "n_power_iterations": 1, "power_iteration": "per_forward"}
-"""Fields of RunConfig that belong to some arms only, with what they say, and no one reads, in runs of the others"""

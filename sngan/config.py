@@ -84,6 +84,7 @@ def _of_architectures(name: str) -> dict[str, Any]:
     return {architecture: getattr(row, name) for architecture, row in ARCHITECTURES.items()}
 
 
+_NETWORKS = "; ".join(f"{name}: {row.label}" for name, row in ARCHITECTURES.items())
 _N_FAKE = _said({name: f"{row.n_fake:,}" for name, row in DATASETS.items() if row.n_fake})
 
 
@@ -101,7 +102,7 @@ class Identity:
     beta2: float = _field(None, "Adam's beta2; default: the setting's", 0, 0.999999)
     n_dis: int = _field(None, "discriminator updates per generator update; default: the setting's", 1, 100)
     loss: Literal["bce", "hinge", "wasserstein"] = _field("bce", "adversarial loss")
-    architecture: _Architecture = _field(None, "networks; default: the first for images of the data set's size")
+    architecture: _Architecture = _field(None, f"networks; default: the first for the images' size; {_NETWORKS}")
     g_width: int = _by_row(_of_architectures("g_width"), "channels of the generator's last hidden layer", 1, 4096)
     d_width: int = _by_row(_of_architectures("d_width"), "channels of the discriminator's first layer", 1, 4096)
     z_dim: int = _by_row(_of_architectures("z_dim"), "latent dimensions", 1, 65536)
@@ -135,7 +136,9 @@ class Execution:
     """How a run is executed: these fields change none of its numbers, but for their last bits."""
 
     device: str = _field("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = _field(0, "CPU threads per run; 0: all cores; the last bits depend on it", 0, 4096)
+    threads: int = _field(
+        0, "CPU threads per run, on which its last bits depend; 0 (not in a sweep): all cores", 0, 4096
+    )
     memory_format: Literal["contiguous", "channels_last"] = _field("channels_last", "layout of images")
     checkpoint_every: int = _field(500, "steps between checkpoints, from which a killed run resumes", 1, 1e9)
     data_dir: str = _field("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
@@ -151,8 +154,8 @@ class RunConfig(Execution, Identity):
     The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from `setting`, the arm's
     parameters from its row, the architecture from the data set's images, widths and z_dim from the architecture,
     n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value. Parameters
-    that the arm does not use have one of no meaning, whatever was given, so that equal runs are equal configurations:
-    make the run of another arm or setting anew, since `dataclasses.replace` keeps what was resolved.
+    that the arm does not use hold their usual values, whatever was given, so that equal runs are equal configurations.
+    `dataclasses.replace` keeps what was resolved: for another arm, setting or data set make a new RunConfig.
 
     Raises InputError for a value of the wrong type, an unknown name, a number out of range, or an architecture for
     images of another size.

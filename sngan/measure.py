@@ -30,7 +30,7 @@ from sngan.streams import layer_generators, normal, numpy_generator, torch_gener
 
 N_SAMPLES = 64  # images of a sample grid
 N_POINTS = 64  # images of each kind at which D's gradient with respect to its input is measured
-_CONTRACTIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh, nn.Flatten)  # they stretch nothing
+_CONTRACTIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh, nn.Flatten, nn.Unflatten)  # they stretch nothing
 
 _D_KEYS = (
     *("loss/d", "loss/d_adversarial", "loss/d_penalty", "loss/d_real", "loss/d_fake"),
@@ -203,7 +203,7 @@ class Instruments:
 
     @torch.no_grad()
     def samples(self) -> Tensor:
-        """Images (64, C, 28, 28) in [-1, 1] of the fixed latents, batch norm by its running statistics."""
+        """Images (64, C, side, side) in [-1, 1] of the fixed latents, batch norm by its running statistics."""
         with evaluating(self._G):
             return self._G(self._z)
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sngan import architectures
 from sngan.architectures import ARCHITECTURES, Sized
+from sngan.arms import Norm
 from sngan.convolutions import Conv2d, ConvTranspose2d
 from sngan.streams import torch_generator
 
 
 class Generator(nn.Sequential):
-    """z (N, z_dim) -> images (N, channels, side, side) in [-1, 1]; the notebook's has 1, 3, 6, 13, 28 pixels a side.
+    """z (N, z_dim) -> images (N, channels, side, side) in [-1, 1], with batch norm between its layers.
 
-    Between its layers batch norm.
+    The notebook's has 1, 3, 6, 13, 28 pixels a side.
     """
 
     def __init__(self, z_dim: int = 64, channels: int = 1, width: int = 64, architecture: str = "dcgan28") -> None:
@@ -33,14 +34,14 @@ class Discriminator(nn.Sequential):
     """Images (N, channels, side, side) -> logits (N,); the notebook's has 28, 13, 5, 1 pixels a side.
 
     The notebook's has no padding: the last row and column of its 13x13 and 5x5 inputs are never seen. `norm` is the
-    layer between the layers with weights: "batch" or "none".
+    layer between the layers with weights: "batch" or "none". Raises ValueError for another one.
     """
 
     def __init__(
         self,
         channels: int = 1,
         width: int = 16,
-        norm: Literal["batch", "none"] = "batch",
+        norm: Norm = "batch",
         architecture: str = "dcgan28",
     ) -> None:
         rows = architectures.discriminator(architecture, channels, width)
@@ -51,7 +52,9 @@ class Discriminator(nn.Sequential):
 
 
 def _modules(rows: list[Sized], norm: str, slope: float) -> OrderedDict[str, nn.Module]:
-    """The layers by their names; of the i-th the norm `bn<i>` and the activation `act<i>`, or `tanh`."""
+    """The layers by their names; of the i-th the norm is `bn<i>` and the activation `act<i>`."""
+    if norm not in get_args(Norm):
+        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(get_args(Norm))}")
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for i, row in enumerate(rows, start=1):
         layer = row.layer
@@ -63,7 +66,7 @@ def _modules(rows: list[Sized], norm: str, slope: float) -> OrderedDict[str, nn.
         if layer.norm and norm == "batch":
             modules[f"bn{i}"] = nn.BatchNorm2d(row.channels_out)
         if layer.activation == "tanh":
-            modules["tanh"] = nn.Tanh()
+            modules[f"act{i}"] = nn.Tanh()
         elif layer.activation == "relu":
             modules[f"act{i}"] = nn.ReLU(inplace=True)
         elif layer.activation == "leaky_relu":

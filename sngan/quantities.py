@@ -18,7 +18,7 @@ class Quantity(NamedTuple):
     `pattern` is its name in the record; `<layer>` stands for each of the discriminator's layers. `recorded`: in every
     `row`, in the first at or after each `instrument_every` steps (`instruments`), at an `evaluation`, then also as
     a `list` in evaluations.jsonl or an `image`, in timing.jsonl (`timing`), or of the whole run in status.json
-    (`status`). `constraint`: of arms with this one only.
+    (`status`). `constraints`: of arms with one of these only; empty: of all.
 
     It is shown in the W&B workspace under `section`, in the report's `figure`, or in a column of its `table`; `unshown`
     says why it is in none of these. `better` is the good direction, if there is one. `summary`: what W&B's summary
@@ -37,7 +37,7 @@ class Quantity(NamedTuple):
     unshown: str = ""
     summary: str = ""
     training: bool = False
-    constraint: str = ""
+    constraints: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -94,7 +94,7 @@ QUANTITIES = (
     _Q(f"weight_norm/{_L}", "Euclidean norm of the raw parameter", axis="log", training=True,
        unshown="the statistic weight_growth is made of it"),
     _Q(f"penalty_ratio/{_L}", "pull of the penalty over that of the loss", axis="log", section=_NORMS, figure="pull",
-       constraint="spectral_norm_penalty"),
+       constraints=("spectral_norm_penalty",)),
     _Q(f"sigma_conv/{_L}", "operator norm", recorded="instruments", axis="log", summary=_HIGH,
        section=_NORMS, figure="operators", table="operators"),
     _Q(f"sigma_bn/{_L}", "matrix with the gain of the batch norm", recorded="instruments", axis="log",

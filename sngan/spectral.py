@@ -60,9 +60,13 @@ def _hooked(layer: nn.Module) -> bool:
 
 
 def raw_weight(layer: nn.Module) -> Tensor:
-    """The parameter itself. Reading `layer.weight` instead would move u and v in train mode."""
+    """The parameter itself. Reading `layer.weight` instead would move u and v in train mode.
+
+    Of a weight that is made of several (weight normalization's length and direction) the largest.
+    """
     if parametrize.is_parametrized(layer, "weight"):
-        return layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
+        chain = layer.parametrizations["weight"]  # type: ignore[index]
+        return chain.original if hasattr(chain, "original") else max(chain.parameters(recurse=False), key=Tensor.numel)  # type: ignore[union-attr,return-value]
     return layer.weight  # type: ignore[return-value]
 
 

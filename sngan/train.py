@@ -201,19 +201,25 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
     """
     set_products("ieee")
     torch.backends.cudnn.deterministic = True
-    arm, dtype = ARMS[config.arm], getattr(torch, config.dtype)
-    with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
-        G = Generator(config.z_dim, config.channels, config.g_width, config.architecture).to(dtype)
-        D = Discriminator(config.channels, config.d_width, arm.norm, config.architecture).to(dtype)
+    G, D = unconstrained(config)
     initialize(G, config.seed, "G", config.init)
     initialize(D, config.seed, "D", config.init)
     initial = {name: layer.weight.detach().clone() for name, layer in weight_layers(D)}  # type: ignore[operator]
-    constraint = CONSTRAINTS[arm.constraint](config, D)
+    constraint = CONSTRAINTS[ARMS[config.arm].constraint](config, D)
     for name, layer in weight_layers(D):
         assert torch.equal(raw_weight(layer), initial[name]), f"the initialization of {name} was lost"
     for network in (G, D):
         network.to(device).to(memory_format=layout_of(config))  # type: ignore[call-overload]
     return G, D, constraint.to(device)
+
+
+def unconstrained(config: RunConfig) -> tuple[Generator, Discriminator]:
+    """G and D of the run's architecture and norm, with weights of no meaning."""
+    dtype = getattr(torch, config.dtype)
+    with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
+        G = Generator(config.z_dim, config.channels, config.g_width, config.architecture).to(dtype)
+        D = Discriminator(config.channels, config.d_width, ARMS[config.arm].norm, config.architecture).to(dtype)
+    return G, D
 
 
 def minimize(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -46,7 +46,8 @@ class Classifier(nn.Sequential):
             layers[layer.name] = nn.Conv2d(
                 row.channels_in, row.channels_out, layer.kernel, layer.stride, layer.padding, bias=False
             )
-            layers[f"bn{i}"] = nn.BatchNorm2d(row.channels_out)
+            if layer.norm:
+                layers[f"bn{i}"] = nn.BatchNorm2d(row.channels_out)
             layers[f"act{i}"] = nn.ReLU()
         layers["flat"] = nn.Flatten()
         layers["dense"] = nn.Linear(dense.channels_in * dense.side_in**2, dense.channels_out)

@@ -1,5 +1,7 @@
 """What follows from an architecture's rows, against what torch does with the networks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ PAPERS = Architecture(  # Miyato et al. 2018, Table 3, a quarter as wide
 )
 
 
-@pytest.fixture(params=["dcgan28", "papers"])
+@pytest.fixture(params=[*ARCHITECTURES, "papers"])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(ARCHITECTURES, "papers", PAPERS)
     return request.param
@@ -75,6 +77,26 @@ def test_sizes_and_multiplications_are_those_of_the_networks(name: str, channels
                 assert row.multiplications == weight * places
     assert G(torch.randn(2, z_dim)).shape == (2, channels, side, side)
     assert D(torch.rand(2, channels, side, side)).shape == (2,)
+
+
+def test_what_stands_between_the_layers_is_what_the_rows_say(name: str) -> None:
+    def said(network: nn.Module) -> list[str]:
+        slopes = {nn.LeakyReLU: lambda layer: f"LeakyReLU {layer.negative_slope}"}
+        return [slopes.get(type(layer), lambda of: type(of).__name__)(layer) for layer in network.children()]
+
+    deconv, conv = ["ConvTranspose2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d"]
+    expected = {
+        "dcgan28": (deconv * 3 + ["ConvTranspose2d", "Tanh"], [*conv, "LeakyReLU 0.2"] * 2 + ["Conv2d"]),
+        "papers": (
+            ["Flatten", "Linear", "Unflatten", *deconv * 3, "Conv2d", "Tanh"],
+            [*conv, "LeakyReLU 0.1"] * 3 + ["Flatten", "Linear"],
+        ),
+    }[name]
+    assert (said(Generator(8, 1, 8, name)), said(Discriminator(1, 8, "batch", name))) == expected
+    without = [layer for layer in expected[1] if layer != "BatchNorm2d"]
+    assert said(Discriminator(1, 8, "none", name)) == without
+    with pytest.raises(ValueError, match="unknown norm 'layer'; known: batch, none"):
+        Discriminator(1, 8, "layer", name)  # type: ignore[arg-type]
 
 
 def test_operator_norms_lie_between_sigma_and_the_bound(name: str) -> None:
@@ -125,6 +147,28 @@ def test_the_architecture_follows_from_the_images_size_and_gives_widths(monkeypa
         fitting(64)
     with pytest.raises(InputError, match="architecture"):
         RunConfig(architecture="dcgan280")
+
+
+FIRST, SECOND, LAST = ARCHITECTURES["dcgan28"].discriminator
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"discriminator": (FIRST, SECOND)}, "must end in one logit, not in 5 pixels"),
+        ({"discriminator": (FIRST, SECOND, LAST._replace(channels=2))}, "must end in one logit"),
+        ({"discriminator": (FIRST, FIRST, LAST)}, "names of their own"),
+        ({"discriminator": (FIRST._replace(name="bn2"), SECOND, LAST)}, "names of their own"),
+        ({"discriminator": (Layer("up", "deconv", 1, 2), Layer("end", "dense", "logit"))}, "up must be a conv, or"),
+        ({"discriminator": (Layer("dense", "dense", 1, norm=True), Layer("end", "dense", "logit"))}, "no norm"),
+        ({"discriminator": (Layer("dense", "dense", 1), Layer("end", "conv", "logit"))}, "no convolution"),
+        ({"side": 32}, "the generator must end in an image of 32 pixels a side, not 28"),
+        ({"generator": ARCHITECTURES["dcgan28"].generator[:3]}, "the generator must end in an image"),
+    ],
+)
+def test_rows_that_make_no_such_networks_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(ARCHITECTURES["dcgan28"], **changes)
 
 
 def test_a_kernel_larger_than_what_it_sees_is_refused() -> None:

@@ -90,18 +90,35 @@ def test_arms_are_told_apart_by_colour_and_label() -> None:
     assert len({arm.colour for arm in ARMS.values()}) == len({arm.label for arm in ARMS.values()}) == len(ARMS)
 
 
+def test_values_that_ids_do_not_tell_are_what_they_were() -> None:
+    """A run's id leaves out what is as its rows say: recorded runs would be taken for others if a value changed."""
+    networks = ("architecture", "g_width", "d_width", "z_dim")
+    for arm, parameters in {
+        "penalty": {"penalty_weight": 0.01, "n_power_iterations": 1},
+        "penalty_dcgan": {"penalty_weight": 0.01, "n_power_iterations": 1},
+        "sn": {"n_power_iterations": 1, "power_iteration": "per_forward"},
+        "sn_dcgan": {"n_power_iterations": 1, "power_iteration": "per_forward"},
+    }.items():
+        assert ARMS[arm].parameters == parameters
+        config = RunConfig(arm=arm)
+        assert tuple(getattr(config, name) for name in networks) == ("dcgan28", 64, 16, 64)
+
+
 def test_rows_that_are_added_in_a_session_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARMS, "mine", dataclasses.replace(ARMS["penalty"], parameters={"penalty_weight": 3.0}))
-    monkeypatch.setitem(DATASETS, "wide", dataclasses.replace(DATASETS["digits"], side=64))
+    monkeypatch.setitem(DATASETS, "tiny", dataclasses.replace(DATASETS["digits"], side=13))
     config = RunConfig(arm="mine")
     assert (config.penalty_weight, config.run_id[:13]) == (3.0, "digits-mine-C")
-    with pytest.raises(InputError, match="wide has images of 64 pixels a side, and no architecture has 64"):
-        RunConfig(dataset="wide")
-    monkeypatch.setitem(ARCHITECTURES, "big", dataclasses.replace(ARCHITECTURES["dcgan28"], side=64, z_dim=5))
-    config = RunConfig(dataset="wide")
-    assert (config.architecture, config.z_dim, config.side) == ("big", 5, 64)
-    with pytest.raises(InputError, match="dcgan28 is for images of 28 pixels a side, and wide has 64: big is for"):
-        RunConfig(dataset="wide", architecture="dcgan28")
+    with pytest.raises(InputError, match="tiny has images of 13 pixels a side, and no architecture has 13"):
+        RunConfig(dataset="tiny")
+    rows = ARCHITECTURES["dcgan28"]
+    up = (*rows.generator[:2], rows.generator[2]._replace(channels="image", norm=False, activation="tanh"))
+    small = dataclasses.replace(rows, side=13, z_dim=5, generator=up, discriminator=rows.discriminator[1:])
+    monkeypatch.setitem(ARCHITECTURES, "small", small)
+    config = RunConfig(dataset="tiny")
+    assert (config.architecture, config.z_dim, config.side) == ("small", 5, 13)
+    with pytest.raises(InputError, match="dcgan28 is for images of 28 pixels a side, and tiny has 13: small is for"):
+        RunConfig(dataset="tiny", architecture="dcgan28")
 
 
 def test_imports_no_torch() -> None:

@@ -7,13 +7,17 @@ import pytest
 import torch
 from conftest import small
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
 
 from sngan import train as training
 from sngan.arms import ARMS
 from sngan.config import RunConfig
 from sngan.constraints import CONSTRAINTS, Constraint
 from sngan.data import load
+from sngan.models import Discriminator
 from sngan.sigma import log_sigmas
+from sngan.spectral import weight_layers
 from sngan.train import build, train
 
 
@@ -31,6 +35,7 @@ class Told(Constraint):
     def weighted_penalty(self, x_real: Tensor, x_fake: Tensor) -> Tensor:
         assert x_real.shape == x_fake.shape
         assert not x_fake.requires_grad
+        assert x_real.max() == 1 > x_fake.max()  # white strokes, and grey of a generator that drew nothing yet
         self.said.append("penalty")
         return x_real.new_full((), 0.25)
 
@@ -102,6 +107,36 @@ def test_a_constraint_owns_nothing_of_d_and_removal_leaves_plain_weights(arm: st
         torch.testing.assert_close(D(x), before)
     assert log_sigmas(D) == pytest.approx(sigmas, rel=1e-6)
     assert not any("parametrizations" in name for name, _ in D.named_parameters())
+
+
+class Normalized(Constraint):
+    """torch's weight normalization: the weight is made of a length and a direction."""
+
+    def __init__(self, config: RunConfig, D: nn.Module) -> None:
+        super().__init__(config, D)
+        for _, layer in weight_layers(D):
+            weight_norm(layer)
+
+    def remove(self) -> None:
+        for _, layer in weight_layers(self.D):
+            parametrize.remove_parametrizations(layer, "weight")
+            layer.weight = nn.Parameter(layer.weight.detach())  # type: ignore[operator,union-attr]
+
+
+def test_a_constraint_may_make_a_weight_of_several_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONSTRAINTS, ARMS["plain"].constraint, Normalized)
+    rows, _ = rows_of(small(arm="plain", steps=6, log_every=1))
+    assert rows[0]["sigma/conv2"] == pytest.approx(rows[0]["sigma_raw/conv2"], rel=1e-6)  # as it begins
+    assert rows[-1]["sigma/conv2"] != pytest.approx(rows[-1]["sigma_raw/conv2"], rel=1e-6)
+    _, D, constraint = build(small(arm="plain"), "cpu")
+    x = torch.rand(4, 1, 28, 28)
+    with torch.no_grad():
+        before = D(x)
+        constraint.remove()
+        torch.testing.assert_close(D(x), before)
+    plain = Discriminator(norm="none")
+    plain.load_state_dict(D.state_dict())
+    torch.testing.assert_close(plain(x), before)
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 from experiments.cli import parse
+from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.datasets import DATASETS, JUDGES
 
@@ -120,6 +121,14 @@ def arms_table() -> list[str]:
     return rows
 
 
+def architectures_table() -> list[str]:
+    rows = ["| networks | for images | z | widths of G, D | what | source |", "|---|---|---|---|---|---|"]
+    for name, row in ARCHITECTURES.items():
+        cells = (f"`{name}`", f"{row.side} x {row.side}", str(row.z_dim), f"{row.g_width}, {row.d_width}")
+        rows.append(f"| {' | '.join(cells)} | {row.label} | {row.source} |")
+    return rows
+
+
 def yardsticks_table() -> list[str]:
     rows = ["| yardstick | judges | accuracy | on | weights, SHA-256 |", "|---|---|---|---|---|"]
     for name in JUDGES:
@@ -134,7 +143,7 @@ def yardsticks_table() -> list[str]:
     return rows
 
 
-@pytest.mark.parametrize("table", [arms_table, yardsticks_table])
+@pytest.mark.parametrize("table", [arms_table, architectures_table, yardsticks_table])
 def test_readmes_tables_are_the_codes(table: Callable[[], list[str]]) -> None:
     """SNGAN_UPDATE_SNAPSHOTS=1 writes the code's; a table is known by its first line."""
     path, expected = ROOT / "README.md", table()

@@ -27,7 +27,7 @@ def names(*recorded: str, arm: str = "") -> set[str]:
     return {
         name
         for of in QUANTITIES
-        if of.recorded in recorded and of.constraint in ("", constraint)
+        if of.recorded in recorded and (not of.constraints or constraint in of.constraints)
         for name in of.names(LAYERS)
         if not (name.startswith("sigma_bn/") and (norm == "none" or name.endswith(LAYERS[-1])))
     }

@@ -131,6 +131,17 @@ def test_stacked_images_are_judged_channel_by_channel() -> None:
     assert (digits == labels).float().mean() > 0.5  # MNIST's classifier knows other people's digits too
 
 
+def test_the_channels_classes_are_the_digits_of_a_number_to_the_base_of_the_judges_classes() -> None:
+    torch.manual_seed(0)
+    network, row = Classifier(classes=3).eval(), replace(DATASETS["stacked_mnist"], classes=27)
+    images = torch.rand(40, 3, 28, 28) * 2 - 1
+    network.logits.bias.data -= network(images.reshape(-1, 1, 28, 28)).mean(0)  # so that all classes come
+    digits = network(images.reshape(-1, 1, 28, 28)).argmax(1).reshape(-1, 3)
+    _, labels = Yardstick("", row, network, "", 1.0).embed(images)
+    assert len(set(digits.flatten().tolist())) == 3
+    assert labels.tolist() == [9 * a + 3 * b + c for a, b, c in digits.tolist()]
+
+
 def test_colours_are_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of three channels are seen in colour, whole, unless their row says that each channel is judged alone."""
     row = replace(DATASETS["fashion_mnist"], channels=3, judge="colour")
