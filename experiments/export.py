@@ -15,9 +15,8 @@ from sngan.arms import ARMS
 from sngan.config import InputError, from_parameters
 from sngan.constraints import Constraint
 from sngan.measure import N_SAMPLES
-from sngan.models import Discriminator
 from sngan.streams import torch_generator
-from sngan.train import build
+from sngan.train import build, unconstrained
 
 WEIGHTS = "discriminator.safetensors"  # of a run that came here in an archive
 
@@ -91,9 +90,7 @@ def export(record: Record) -> Path:
     probe = torch.rand(16, *image, generator=torch_generator(0, "instruments"), dtype=dtype) * 2 - 1
     before = D(probe)
     constraint.remove()
-    D_plain = (
-        Discriminator(config.channels, config.d_width, ARMS[config.arm].norm, config.architecture).to(dtype).eval()
-    )
+    D_plain = unconstrained(config)[1].eval()
     D_plain.load_state_dict(D.state_dict())  # raises if anything else is left of D
     difference = D_plain(probe).sub(before).abs().max().item()
     tolerance = 1e-5 * max(1.0, before.abs().max().item())
