@@ -442,8 +442,8 @@ def _gradient_strips(history: pd.DataFrame, summary: pd.DataFrame, look: plots.L
     if "grad_norm/g" not in history:
         return {}
     references = summary.set_index("run_id")["grad_g_reference"].astype(float)
-    relative = history.assign(relative=history["grad_norm/g"] / history["run_id"].map(references))
-    rows = binned(relative, ["relative"])
+    relative = history["grad_norm/g"] / history["run_id"].map(references)
+    rows = binned(history[[name for name in history if "/" not in name]].assign(relative=relative), ["relative"])
     rows = rows[(rows["relative"] > 0) & (rows["seed"].isin(sorted(rows["seed"].unique())[:_STRIPS]))]
     return {
         look.labels[v]: rows[rows["variant"] == v].pivot_table(index="seed", columns="step", values="relative")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from analysis.calibration import OPERATING, TABLE
 from analysis.load import Study
@@ -23,9 +22,6 @@ from analysis.tables import (
     reach_table,
     tuned_table,
 )
-from sngan.architectures import bounds
-from sngan.models import Discriminator
-from sngan.sigma import conv_sigma, matrix_sigma
 
 
 def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
@@ -224,19 +220,3 @@ def test_calibration_is_the_range_of_what_was_simulated() -> None:
     row = frame[(frame["procedure"] == "spread ratio") & (frame["n"] == 10)].iloc[0]
     of = kept[(kept["procedure"] == "spread ratio") & (kept["n"] == 10)]["value"]
     assert (row["lowest"], row["highest"]) == (of.min(), of.max())
-
-
-def test_the_bound_of_an_operator_norm_is_the_theorems() -> None:
-    """And it holds for drawn weights, of which one is a blur, which overlapping windows add up most."""
-    D, side, bound = Discriminator(norm="none"), 28, bounds("dcgan28")
-    for name, layer in D.named_children():
-        if not isinstance(layer, torch.nn.Conv2d):
-            continue
-        overlap = -(-layer.kernel_size[0] // layer.stride[0])
-        out = (side - layer.kernel_size[0]) // layer.stride[0] + 1
-        assert bound[name] == (overlap if out > 1 else 1)
-        with torch.no_grad():
-            layer.weight[0, 0] = 1.0
-        norm, sigma = conv_sigma(layer, (side, side)), float(matrix_sigma(layer.weight))
-        assert sigma * (1 - 1e-6) <= norm <= bound[name] * sigma * (1 + 1e-6)
-        side = out
