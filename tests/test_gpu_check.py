@@ -418,18 +418,18 @@ def test_the_rehearsal_passes_on_what_the_machine_has(real_kit: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "archived"), [(0, False), (1, True), (2, True)])
-def test_killed_at_a_random_moment_what_was_done_is_on_the_disk(seed: int, archived: bool, tmp_path: Path) -> None:
-    """At any moment from the start, or from the first archived run on."""
+@pytest.mark.parametrize("least", [0, 1, 3])
+def test_killed_at_a_random_moment_what_was_done_is_on_the_disk(least: int, tmp_path: Path) -> None:
+    """At a moment soon after so many of its six runs are archived; two run at once, so it has more to do then."""
     out = tmp_path / "out"
     process = start(check("--rehearse", "--only", "runs", "--seconds", 300, "--out", out), tmp_path / "output")
     log = out / "log.txt"
-    wait_for(lambda: log.exists() and (not archived or "archived" in log.read_text()), 200)
-    time.sleep(random.Random(seed).uniform(0, 8))
+    wait_for(lambda: log.exists() and log.read_text().count("archived ") >= least, 200)
+    time.sleep(random.Random(least).uniform(0, 1 if least else 3))
     os.kill(process.pid, signal.SIGKILL)
     stop(process)
     told = re.findall(r"archived (\S+):", log.read_text())
-    assert bool(told) >= archived
+    assert len(told) >= least
     assert json.loads((out / "report.json").read_text())["state"] == "running"
     merge([out], tmp_path / "results")
     merged = frozen_runs(tmp_path / "results") if told else set()
