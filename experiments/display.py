@@ -69,7 +69,7 @@ class Display:
         self._console.print(line, markup=False, emoji=False)
 
     def start(self, run_id: str, steps: int, note: str, step: int = 0) -> None:
-        """`step` is where the run goes on from; the time left is reckoned from there."""
+        """`step` is where the run resumes from; the time left is reckoned from there."""
         self._steps[run_id], self._first[run_id] = steps, step
         self._started[run_id] = self._line_time[run_id] = time.monotonic()
         if self._live:

@@ -159,7 +159,7 @@ class Record:
             path.unlink(missing_ok=True)
 
     def cut_back(self, config: RunConfig, step: int, metrics_bytes: int) -> None:
-        """Drop what came after `step`, when metrics.jsonl had that size: the run goes on from there."""
+        """Drop what came after `step`, when metrics.jsonl had that size: the run resumes from there."""
         self._remove_leftovers()
         try:
             intact = self.config() == from_parameters(config.identity())

@@ -60,7 +60,7 @@ def execute(
 
     An exception of the training becomes the state `failed` with its traceback, not an exception here. A signal
     (see `stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run that
-    was interrupted, or failed, goes on from its last checkpoint, or starts over where there is none.
+    was interrupted, or failed, resumes from its last checkpoint, or starts over if there is none.
 
     Raises InputError if device, data or the yardstick is unavailable, if the device lacks the run's precision, and if
     the checkpoint was trained with another configuration, data set or version of the program; then nothing is changed.
@@ -169,8 +169,8 @@ class _Attempt:
         self._resume, differences = checkpoint.latest(record, config, data.digest, device, warn)
         if differences and not force:
             raise InputError(
-                f"{config.run_id} cannot go on as what it was: {'; '.join(differences)}. Go back to that, move "
-                f"{record.folder} out of the way to train it anew, or use --force to go on all the same"
+                f"{config.run_id} cannot resume as what it was: {'; '.join(differences)}. Go back to that, move "
+                f"{record.folder} out of the way to train it from the start, or use --force to resume all the same"
             )
         self._start = time.perf_counter()
         self._attempt = config.execution() | {
@@ -212,14 +212,14 @@ class _Attempt:
             if then.get(name) != now[name]
         ]
         if changed:
-            warn(f"goes on under other conditions, so not bit for bit: {'; '.join(changed)}")
+            warn(f"resumes under other conditions, so not bit for bit: {'; '.join(changed)}")
         if differences:
             now["forced"] = differences
-            warn(f"goes on by force: {'; '.join(differences)}")
+            warn(f"resumes by force: {'; '.join(differences)}")
         now["exact"] = bool(then.get("exact", True)) and not changed and not differences
 
     def run(self) -> Result:
-        how = f"goes on from step {self._resume['step']:,}" if self._resume else "starts over"
+        how = f"resumes from step {self._resume['step']:,}" if self._resume else "starts over"
         note = f"was {self._again} and {how}" if self._again else ""
         self._tell("start", self._config.run_id, self._config.steps, note, self._attempt["resumed_from"])
         try:

@@ -85,7 +85,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     saved_step = checkpoint.read(record.checkpoint_path)["step"]
     assert saved_step in (at, at + 1)  # of step 0 the next one
     record, said = run(tmp_path)
-    assert f"was interrupted and goes on from step {saved_step}" in said[0]
+    assert f"was interrupted and resumes from step {saved_step}" in said[0]
     assert content(record) == uninterrupted
     attempts = record.status()["attempts"]
     assert [attempt["resumed_from"] for attempt in attempts] == [0, saved_step]
@@ -94,7 +94,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     assert not record.previous_checkpoint_path.exists()
 
 
-@pytest.mark.parametrize(("at", "how"), [(40, "goes on from step 30"), pytest.param(8, "starts over", marks=_SLOW)])
+@pytest.mark.parametrize(("at", "how"), [(40, "resumes from step 30"), pytest.param(8, "starts over", marks=_SLOW)])
 def test_without_a_word_the_last_checkpoint_counts(
     at: int, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path, monkeypat
     assert set(state["penalty"]) == {f"{letter}{i}" for letter in "uv" for i in range(3)}
     checkpoint.write(record, state, small(**OFTEN | {"arm": "penalty"}), load("digits").digest)
     record, said = run(tmp_path, changes={"arm": "penalty"})
-    assert "was interrupted and goes on from step 32" in said[0]
+    assert "was interrupted and resumes from step 32" in said[0]
     assert content(record) == content(quiet)
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     record, said = run(tmp_path)
     assert any("checkpoint.pt is not readable" in line for line in said)
     assert all(line.count("warning") <= 1 for line in said)
-    assert any("goes on from step 15" in line for line in said)
+    assert any("resumes from step 15" in line for line in said)
     assert content(record) == uninterrupted
 
 
@@ -218,7 +218,7 @@ def test_another_version_or_data_set_is_refused_unless_forced(tmp_path: Path, mo
         run(tmp_path)
     assert {path: path.read_bytes() for path in before} == before
     record, said = run(tmp_path, force=True)
-    assert any("goes on by force: TRAINING_VERSION was" in line for line in said)
+    assert any("resumes by force: TRAINING_VERSION was" in line for line in said)
     first, last = record.status()["attempts"]
     assert (first["exact"], last["exact"], len(last["forced"])) == (True, False, 2)
 
@@ -256,7 +256,7 @@ def test_a_failed_run_goes_on_from_its_checkpoint(
     assert record.status()["state"] == "failed"
     assert "No space left on device" in record.status()["error"]
     record, said = run(tmp_path, redo_failed=True)
-    assert "was failed and goes on from step 30" in said[0]
+    assert "was failed and resumes from step 30" in said[0]
     assert content(record) == uninterrupted
 
 

@@ -441,7 +441,7 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run(online: bool, server: Server
         killed += process.wait() == -signal.SIGKILL
     output, _ = (process := start(server, tmp_path, *command)).communicate(timeout=100)
     assert process.returncode == 0, output
-    assert "goes on from step" in output
+    assert "resumes from step" in output
     assert len(list((tmp_path / "tiny" / "wandb").glob("*run-*-*"))) == 1  # W&B's own viewer lists the run once
     if not online:
         assert server.runs == {}
