@@ -19,11 +19,6 @@ from sngan.config import InputError
 _STOP_SECONDS = 10.0  # a stopped worker writes `interrupted` and leaves
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_devices(text: str) -> list[str]:
     """`0,1` -> ["cuda:0", "cuda:1"]. Raises InputError for anything that is not a list of numbers."""
     parts = [part.strip() for part in text.split(",")]

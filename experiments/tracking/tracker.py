@@ -36,47 +36,6 @@ _BINS = 100  # of a histogram, at most
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
 
 
-def resolve_mode(wanted: str) -> str:
-    """`online`, `offline` or `disabled`: what was asked for, else WANDB_MODE, else online when logged in.
-
-    Raises InputError for a WANDB_MODE that is none of these.
-    """
-    if wanted in MODES:
-        return wanted
-    if mode := os.environ.get("WANDB_MODE"):
-        mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
-        if mode not in MODES:
-            raise InputError(f"the environment's WANDB_MODE is {mode!r}; expected one of {', '.join(MODES)}")
-        return mode
-    try:
-        import wandb
-
-        logged_in = wandb.login(prompt=False, verify=False)
-    except Exception as error:  # broken credentials must not end a training
-        print(f"warning: W&B cannot tell whether you are logged in, working offline: {error}", file=sys.stderr)
-        logged_in = False
-    return "online" if logged_in else "offline"
-
-
-def is_installed() -> bool:
-    """Whether W&B's client can be imported; a run with `wandb: disabled` does without."""
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def project() -> str:
-    """Name of the W&B project: WANDB_PROJECT, else `sngan`."""
-    return os.environ.get("WANDB_PROJECT") or PROJECT
-
-
-def under_agent() -> bool:
-    """Whether a W&B agent started this process, for one cell of a W&B sweep."""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
-
-
 def is_busy() -> bool:
     """Whether W&B still has something to do for a run of this process."""
     return any(thread.name == _THREAD for thread in threading.enumerate())
@@ -276,39 +235,6 @@ class _Ear:
     error = warning
 
 
-class ModeWatch:
-    """Whether a run, once healthy, has lost modes: as the report judges it, but while the run trains.
-
-    `trivial_fd`: of the trivial sampler; None where it is not known, and then nothing is seen.
-    """
-
-    def __init__(self, config: RunConfig, trivial_fd: float | None) -> None:
-        self._classes, self._healthy_fd = DATASETS[config.dataset].classes, HEALTHY_FD * (trivial_fd or -math.inf)
-        self._healthy = self._told = False
-        self._best, self._bad = 0.0, 0  # effective modes; evaluations in a row
-
-    def lost(self, row: dict[str, Any]) -> str:
-        """What is wrong, once a run and at the second bad evaluation in a row; else nothing."""
-        if any(row.get(f"eval/{name}") is None for name in ("fd", "effective_modes", "mode_kl", "diversity")):
-            return ""
-        modes, classes = row["eval/effective_modes"], self._classes
-        many = is_many(classes)
-        self._healthy |= row["eval/fd"] < self._healthy_fd and (many or modes >= FEW_MODES * classes)
-        if not self._healthy:
-            return ""
-        self._best = max(self._best, modes)
-        found = {f"effective modes {modes:.3g} of {classes}": modes < FEW_MODES * (self._best if many else classes)}
-        if not many:
-            kl, diversity = row["eval/mode_kl"], row["eval/diversity"]
-            found |= {f"KL {kl:.3g} nats": kl > LARGE_MODE_KL, f"diversity {diversity:.3g}": diversity < LOW_DIVERSITY}
-        reasons = [text for text, holds in found.items() if holds]
-        self._bad = self._bad + 1 if reasons else 0
-        if self._bad < 2 or self._told:
-            return ""
-        self._told = True
-        return f"{', '.join(reasons)} at step {row['step']}, after it was healthy"
-
-
 def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
     """The row as W&B takes it: spectra and classes as histograms, PNG files as images."""
     import wandb
@@ -324,17 +250,6 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
         elif values:
             logged[key] = wandb.Histogram(values)
     return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
-
-
-def film_of(frames: Sequence[Path]) -> io.BytesIO:
-    """The PNG files as a GIF, four a second."""
-    from PIL import Image
-
-    images = [Image.open(path) for path in frames]
-    film = io.BytesIO()
-    images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)
-    film.seek(0)
-    return film
 
 
 def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:
