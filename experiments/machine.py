@@ -38,8 +38,10 @@ def keep_memory() -> None:
         c_library.mallopt(trim_threshold, 2**31 - 1)
 
 
-def peak_memory_bytes() -> int:
-    """The largest resident size that this process had so far."""
+def peak_memory_bytes(device: torch.device | None = None) -> int:
+    """Of the allocator of a CUDA device; otherwise the largest resident size that this process had so far."""
+    if device and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, StopIteration):  # Linux; there getrusage counts what the parent had when it started this
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,29 @@ from filelock import FileLock, Timeout
 
 from sngan.config import InputError, RunConfig, from_parameters
 
-STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
-RESULTS = ("finished", "diverged")  # over, and not run again
 KILLED = "its process ended without a word (killed)"
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _RESERVED_BYTES = 64 * 1024
+
+
+class State(StrEnum):
+    """What has become of a planned run."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    MISSING = "missing"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the run has ended for good: it counts, and is not trained again."""
+        return self in RESULTS
+
+
+RESULTS = (State.FINISHED, State.DIVERGED)
 
 
 def runs_root(runs_dir: str = "") -> Path:
@@ -202,7 +220,7 @@ class Record:
     def write_status(self, status: dict[str, Any]) -> None:
         """Of a running run also a reserve of disk space; of one that is over into that reserve where a disk is full."""
         content = to_json(status, indent=2) + "\n"
-        if status["state"] == "running":
+        if status["state"] == State.RUNNING:
             write_atomically(self._status_path, content)
             write_atomically(self._reserve_path, b"\0" * _RESERVED_BYTES)
             return
@@ -250,19 +268,19 @@ class Record:
             status = self._read_status()
         except InputError as error:
             running = not claimed and self.is_claimed()
-            state = {"state": "running" if running else "interrupted", "step": self.last_step(), "attempts": []}
+            state = {"state": State.RUNNING if running else State.INTERRUPTED, "step": self.last_step(), "attempts": []}
             return state | {"error": str(error), "damaged": str(error)}
         if status is None:
             # a claimed folder without status belongs to a run that is about to start
             running = not claimed and self.is_claimed()
-            return {"state": "running" if running else "missing", "step": 0, "attempts": []}
-        if status["state"] == "running":
+            return {"state": State.RUNNING if running else State.MISSING, "step": 0, "attempts": []}
+        if status["state"] == State.RUNNING:
             orphan = claimed or not self.is_claimed()
             status = self._read_status() or status  # it may have ended before the look at its owner
-            if status["state"] == "running":
+            if status["state"] == State.RUNNING:
                 status["step"] = self.last_step()
                 if orphan:
-                    status |= {"state": "interrupted", "error": KILLED}
+                    status |= {"state": State.INTERRUPTED, "error": KILLED}
         return status
 
     def _read_status(self) -> dict[str, Any] | None:
@@ -276,7 +294,7 @@ class Record:
             raise InputError(f"{path}: not readable as JSON ({error})") from error
         if (
             not isinstance(status, dict)
-            or status.get("state") not in STATES
+            or status.get("state") not in list(State)
             or type(status.get("step")) is not int
             or not isinstance(status.get("error"), str | None)
             or not isinstance(attempts := status.get("attempts"), list)

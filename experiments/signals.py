@@ -27,6 +27,7 @@ class _Stop:
 
     @contextmanager
     def gracefully(self) -> Iterator[None]:
+        """A run trains: the first signal only asks it to stop."""
         self.requested, self._graceful = "", True
         try:
             yield
@@ -37,6 +38,12 @@ class _Stop:
 
 
 _stop = _Stop()
+gracefully = _stop.gracefully
+
+
+def requested() -> str:
+    """The signal that asks the run in training to stop, or nothing."""
+    return _stop.requested
 
 
 @contextmanager
