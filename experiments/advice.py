@@ -27,5 +27,3 @@ def nothing_can_be_written(error: BaseException) -> str:
     """The reason where an error says that no further run can be written either, else nothing."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno in numbers else ""
-
-

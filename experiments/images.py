@@ -31,5 +31,3 @@ def film_of(frames: Sequence[Path]) -> io.BytesIO:
     images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)
     film.seek(0)
     return film
-
-

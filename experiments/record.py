@@ -260,9 +260,9 @@ class Record:
     def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
 
-        {"state": "missing"} where there is nothing on disk. Where status.json is not what a run writes, the state is
-        `interrupted` and `damaged` says what is wrong: what the run was shows its checkpoint, when it is taken up
-        again. `claimed`: the caller holds the claim.
+        `missing` if there is nothing on disk. If status.json is not what a run writes, the state is `interrupted` and
+        `damaged` says what is wrong; the checkpoint shows what the run was, once it is resumed. `claimed`: the caller
+        holds the claim.
         """
         try:
             status = self._read_status()
@@ -301,7 +301,7 @@ class Record:
             or not all(isinstance(attempt, dict) for attempt in attempts)
         ):
             raise InputError(f"{path}: not the status of a run (state, step, error, attempts)")
-        return status
+        return status | {"state": State(status["state"])}
 
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.metrics_path)
@@ -336,7 +336,7 @@ class Record:
 
     def damage(self, status: dict[str, Any]) -> str:
         """What is wrong with the files that a result depends on; nothing is said of a run that is no result."""
-        if status["state"] not in RESULTS:
+        if not status["state"].is_result:
             return ""
         expected, found = {"metrics_sha256": None} | status, self.digests()
         for name, path in self._result_paths.items():

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from experiments.bench_sweep import sweep_throughput
 
 from analysis.bench import bench_report
 from experiments.account import evaluation_flop, step_flop
-from experiments.bench_sweep import sweep_throughput
 from sngan import models
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig

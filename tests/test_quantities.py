@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from conftest import small
+from experiments.dashboard import workspace
 
 from analysis import tables
 from analysis.load import load as load_study
 from analysis.report import CURVES
-from experiments.dashboard import workspace
 from experiments.record import Record
 from experiments.run import execute
 from experiments.study import find as find_study

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, small, wait_for, write_study
+from experiments.sweep import shard
+from experiments.workers import check_devices
 
 from experiments.record import Record, run_folders
 from experiments.run import execute
 from experiments.study import find, read
-from experiments.sweep import shard
-from experiments.workers import check_devices
 from sngan.config import InputError
 
 OFF = ("--wandb", "disabled", "--runs-dir")

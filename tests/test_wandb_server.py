@@ -21,6 +21,7 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from conftest import ROOT, small, wait_for, write_study
+from experiments.dashboard import workspace
 from test_dashboard import spec
 from test_mirror import assert_equal
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
@@ -31,7 +32,6 @@ from analysis.load import load
 from analysis.report import write_report
 from analysis.stability import summarize
 from experiments import cli
-from experiments.dashboard import workspace
 from experiments.record import KILLED, Record, run_folders
 from experiments.run import execute
 from experiments.study import BUNDLED, bundled_names, find, read

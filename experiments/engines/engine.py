@@ -68,6 +68,7 @@ class Engine(Protocol):
 
 def train_job(job: Job, tell: Tell) -> Done:
     """What a worker of any engine does with a job. Never raises but KeyboardInterrupt, after a signal."""
+
     def failed(error: str) -> None:
         tell(Ended(job.config.run_id, State.FAILED, 0, error, 0.0))
 

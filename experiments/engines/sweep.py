@@ -23,7 +23,7 @@ _POLL_SECONDS = 1.0
 
 def sweep(
     study: Study, folder: Path, display: Display, open_engine: Callable[[int], Engine], execution: dict[str, Any],
-    policy: Policy = Policy(), memory_fraction: float = 1.0,
+    policy: Policy, memory_fraction: float = 1.0,
 ) -> Counter[str]:  # fmt: skip
     """Train what the study's folder lacks and return how many of its runs are in each state, or were `refused`.
 
@@ -47,7 +47,7 @@ def sweep(
     return account + Counter(refused=refused)
 
 
-def pending(study: Study, folder: Path, policy: Policy = Policy()) -> list[RunConfig]:
+def pending(study: Study, folder: Path, policy: Policy) -> list[RunConfig]:
     """The study's runs that have not ended, in its order."""
     ended = {state for state in State if state.is_result} | (set() if policy.redo_failed else {State.FAILED})
     return [config for config in study.configs if Record(folder / config.run_id).status()["state"] not in ended]

@@ -50,5 +50,3 @@ def project() -> str:
 def under_agent() -> bool:
     """Whether a W&B agent started this process, for one cell of a W&B sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
-
-

@@ -40,5 +40,3 @@ class ModeWatch:
             return ""
         self._told = True
         return f"{', '.join(reasons)} at step {row['step']}, after it was healthy"
-
-

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
-import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,16 +14,16 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from experiments.record import Record, to_json
+from experiments.images import film_of
+from experiments.record import Record, State, to_json
+from experiments.tracking import client
+from experiments.tracking.modes import ModeWatch
 from sngan import quantities
-from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY, InputError, RunConfig
-from sngan.datasets import DATASETS, is_many
+from sngan.config import RunConfig
 
 if TYPE_CHECKING:
     import wandb
 
-PROJECT = "sngan"
-MODES = ("online", "offline", "disabled")
 _PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
@@ -92,24 +89,24 @@ class Tracker:
         while self._thread.is_alive() and not taken.wait(0.1):
             pass
 
-    def finish(self, state: str, summary: dict[str, Any], record: Record | None = None) -> None:
+    def finish(self, state: State, summary: dict[str, Any], record: Record | None = None) -> None:
         """Wait until W&B has everything: about a minute at most, and 5 seconds for a run that was told to stop.
 
         `record`: the folder of a run that is over, whose weights and rows become artifacts.
         """
         self._calls.put(lambda run: run.summary.update(_plain(summary | _address(run, self.mode))))
-        if state in ("diverged", "failed"):
+        if state in (State.DIVERGED, State.FAILED):
             text = f"{self._config.run_id}: {summary.get('error')}"
-            self._calls.put(lambda run: run.alert(state, text, level="WARN" if state == "diverged" else "ERROR"))
+            self._calls.put(lambda run: run.alert(state, text, level="WARN" if state is State.DIVERGED else "ERROR"))
         if record:
             self._calls.put(lambda run: _within(_ARTIFACT_SECONDS, _log_artifacts, run, self._config, record, summary))
-        if state == "interrupted":
+        if state is State.INTERRUPTED:
             self._calls.put(lambda run: run.mark_preempting())
-        self._calls.put(lambda run: run.finish(exit_code=0 if state in ("finished", "diverged") else 1))
+        self._calls.put(lambda run: run.finish(exit_code=0 if state.is_result else 1))
         self._calls.put(None)
         if self._thread.is_alive():
             most = 2 * _PATIENCE_SECONDS + _ARTIFACT_SECONDS
-            self._thread.join(_STOP_SECONDS if state == "interrupted" else most)
+            self._thread.join(_STOP_SECONDS if state is State.INTERRUPTED else most)
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
@@ -153,7 +150,7 @@ class Tracker:
     def _start(self) -> wandb.Run:
         import wandb
 
-        checkout = Path(__file__).parents[1]  # its commit, and what differs from it as diff.patch
+        checkout = Path(__file__).parents[2]  # its commit, and what differs from it as diff.patch
         in_git = (checkout / ".git").exists()
         code: dict[str, Any] = {"git_root": str(checkout), "save_code": True} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
@@ -162,9 +159,9 @@ class Tracker:
         )  # fmt: skip
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's telemetry, which may fail
         wandb.setup(quiet)
-        wandb.termsetup(quiet, _Ear(self._trouble))  # what W&B would print
+        wandb.termsetup(quiet, _WandbMessages(self._trouble))  # what W&B would print
         run = wandb.init(
-            project=project(),
+            project=client.project(),
             dir=self._folder,
             id=self._id,
             name=self._config.run_id,
@@ -220,7 +217,7 @@ class _Server:
     failed = False  # this process then works offline: it does not wait again for each run
 
 
-class _Ear:
+class _WandbMessages:
     """Where W&B's messages go, by wandb.termsetup: those that say that something was not sent are trouble."""
 
     def __init__(self, trouble: Callable[[str, object], None]) -> None:
