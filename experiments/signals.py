@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_GRACE_SECONDS = 8.0  # of ten that a cluster, or the sweep, gives a run that it stops
+GRACE_SECONDS = 8.0  # of ten that a cluster, or the sweep, gives a run that it stops
 
 
 class _Stop:
@@ -23,7 +23,7 @@ class _Stop:
         if not self._graceful or self.requested:
             raise KeyboardInterrupt(self.requested or signal.Signals(signum).name)
         self.requested = signal.Signals(signum).name
-        signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     @contextmanager
     def gracefully(self) -> Iterator[None]:

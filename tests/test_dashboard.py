@@ -17,11 +17,11 @@ import pytest
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from conftest import ROOT, Terminal, needs, write_study
-from experiments.dashboard import _groups, report_blocks, view_offline, workspace
 from test_tracking import train_offline
 
 from analysis.report import Picture, write
 from experiments.study import bundled_names, find, read
+from experiments.tracking.dashboard import _groups, report_blocks, view_offline, workspace
 from sngan.arms import ARMS
 from sngan.config import InputError
 

@@ -24,7 +24,7 @@ from sngan.config import RunConfig
 if TYPE_CHECKING:
     import wandb
 
-_PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
+PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _THREAD = "W&B of a run"
@@ -105,7 +105,7 @@ class Tracker:
         self._calls.put(lambda run: run.finish(exit_code=0 if state.is_result else 1))
         self._calls.put(None)
         if self._thread.is_alive():
-            most = 2 * _PATIENCE_SECONDS + _ARTIFACT_SECONDS
+            most = 2 * PATIENCE_SECONDS + _ARTIFACT_SECONDS
             self._thread.join(_STOP_SECONDS if state is State.INTERRUPTED else most)
 
     def _mirror(self) -> None:
@@ -154,8 +154,8 @@ class Tracker:
         in_git = (checkout / ".git").exists()
         code: dict[str, Any] = {"git_root": str(checkout), "save_code": True} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
-            silent=True, console="off", init_timeout=_PATIENCE_SECONDS,
-            finish_timeout=_PATIENCE_SECONDS, finish_timeout_raises=True, **code,
+            silent=True, console="off", init_timeout=PATIENCE_SECONDS,
+            finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's telemetry, which may fail
         wandb.setup(quiet)
