@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.display import duration
-from experiments.record import RESULTS, STATES, Record, run_folders, runs_root, spent, to_json
+from experiments.record import RESULTS, Record, State, run_folders, runs_root, spent, to_json
 from experiments.study import Study
 from sngan.architectures import YARDSTICK, discriminator, generator, sized
 from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
@@ -87,7 +87,7 @@ def status(study: Study, given: str, runs_dir: str, as_json: bool) -> int:
     states = {run["run_id"]: run["state"] for run in runs}
     extra = _extra(study, folder)
     if as_json:
-        account = {state: list(states.values()).count(state) for state in STATES}
+        account = {state: list(states.values()).count(state) for state in State}
         print(to_json({"study": study.name, "account": account, "runs": runs, "extra": extra}, indent=2))
         return 0
     table = Table("run", "state", "step", "of", "reason", box=None, pad_edge=False)
@@ -188,7 +188,7 @@ def _basis(measured: dict[str, _Cost]) -> str:
 
 def _summary(study: Study, states: dict[str, str]) -> str:
     count = Counter(states.values())
-    parts = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+    parts = ", ".join(f"{count[state]} {state}" for state in State if count[state])
     return f"{study.cells} cells, {len(study.configs)} runs: {parts}"
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from experiments import record, tracking
+from experiments import record
 from experiments import study as studies
+from experiments.record import State
+from experiments.tracking import client
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.config import HELP, Execution, InputError, RunConfig, unused_parameters
@@ -54,8 +55,9 @@ class Train:
 
     def run(self) -> int:
         from experiments.display import Display
-        from experiments.run import execute, stop_on_signals
-        from experiments.workers import cores
+        from experiments.machine import cores
+        from experiments.run import Policy, execute
+        from experiments.signals import stop_on_signals
         from sngan.data import load
         from sngan.yardstick import load_yardstick
 
@@ -67,15 +69,15 @@ class Train:
         load_yardstick(config.dataset, config.data_dir, say=_to_stderr)  # may have to be trained
         with stop_on_signals(), Display(total=1) as display:
             try:
-                result = execute(config, self.study, folder, _tell(display), redo_failed=True, force=self.force)
+                result = execute(config, self.study, folder, display.show, Policy(redo_failed=True, force=self.force))
             except KeyboardInterrupt:
                 return INTERRUPTED
-        if result.state == "running":
+        if result.state is State.RUNNING:
             raise InputError(f"{config.run_id} is being trained by another process")
         if not result.ran:
             print(f"{config.run_id} is {result.state} already; nothing to do")
         print(folder / config.run_id)
-        return SOME_FAILED if result.state == "failed" else DONE
+        return SOME_FAILED if result.state is State.FAILED else DONE
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ class Sweep:
     def run(self) -> int:
         from experiments.account import command, other_versions
         from experiments.display import Display, duration
-        from experiments.run import stop_on_signals
-        from experiments.sweep import Engine, pending, shard, sweep
+        from experiments.engines.engine import Engine
+        from experiments.engines.sweep import pending, shard, sweep
+        from experiments.run import Policy
+        from experiments.signals import stop_on_signals
         from sngan.data import load
         from sngan.precision import check_precision
         from sngan.yardstick import load_yardstick
@@ -127,12 +131,12 @@ class Sweep:
             study = shard(study, self.shard)
         devices = self._devices() if self.engine == "local" else []
         folder = record.runs_root(self.runs_dir) / study.name
-        redo_failed = self.retry == "failed"
+        policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
         data_dir = self.execution.data_dir
-        execution = dataclasses.asdict(self.execution) | {"wandb": tracking.resolve_mode(self.execution.wandb)}
+        execution = dataclasses.asdict(self.execution) | {"wandb": client.resolve_mode(self.execution.wandb)}
         dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
         del execution["device"]  # which the engine gives to each worker
-        todo = pending(study, folder, redo_failed)
+        todo = pending(study, folder, policy)
         for precision in {config.precision for config in todo}:
             for device in devices:
                 check_precision(precision, device)
@@ -142,13 +146,14 @@ class Sweep:
 
         def open_engine(jobs: int) -> Engine:
             if self.engine == "local":
-                from experiments.workers import LocalEngine, cores
+                from experiments.engines.local import LocalEngine
+                from experiments.machine import cores
 
                 workers = self.workers or (len(devices) * self.per_gpu if devices[0] != "cpu" else cores())
                 return LocalEngine(min(workers, jobs), devices)
             if not self.address:  # Ray's servers then listen on 127.0.0.1 only, as they do on macOS
                 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            from experiments.on_ray import RayEngine
+            from experiments.engines.on_ray import RayEngine
 
             threads, device = self.execution.threads, self.execution.device
             return RayEngine(self.address, self.workers, threads, device, self.per_gpu, self.retries)
@@ -161,14 +166,11 @@ class Sweep:
                 display.say(f"warning: {note}")
             try:
                 with stop_on_signals():
-                    account = sweep(
-                        study, folder, display, open_engine, execution,
-                        redo_failed, self.force, self.retries, 1 / self.per_gpu,
-                    )  # fmt: skip
+                    account = sweep(study, folder, display, open_engine, execution, policy, 1 / self.per_gpu)
             except KeyboardInterrupt:
                 display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
                 return INTERRUPTED
-        states = ", ".join(f"{account[state]} {state}" for state in record.STATES if account[state])
+        states = ", ".join(f"{account[state]} {state}" for state in State if account[state])
         print(f"{study.name}: {states} after {duration(display.seconds)}")
         print(f"records: {folder}")
         if account["failed"] or account["missing"] or account["refused"]:
@@ -196,8 +198,8 @@ class Sweep:
     def _devices(self) -> list[str]:
         import torch
 
-        from experiments.run import resolve_device
-        from experiments.workers import check_devices
+        from experiments.engines.local import check_devices
+        from experiments.machine import resolve_device
 
         if self.devices:
             names = check_devices(self.devices)
@@ -252,10 +254,10 @@ class Dashboard:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        from experiments.dashboard import save_workspace, view_offline
+        from experiments.tracking.dashboard import save_workspace, view_offline
 
         study = studies.find(self.study, self.runs_dir)
-        if tracking.resolve_mode(self.wandb) == "online":
+        if client.resolve_mode(self.wandb) == "online":
             print(save_workspace(study))
             return DONE
         return view_offline(record.runs_root(self.runs_dir) / study.name)
@@ -297,7 +299,7 @@ class Report:
             raise InputError("--source says where a study's runs are: it does not go with --csv or --from")
         if self.publish and (self.csv or self.map or self.run_name):
             raise InputError("--publish is for studies of this program: their runs are on W&B")
-        if self.publish and tracking.resolve_mode("auto") != "online":
+        if self.publish and client.resolve_mode("auto") != "online":
             raise InputError("--publish needs W&B's server: log in with `wandb login`")
         foreign = self.csv or self.map or (self.run_name and self.source == "wandb")
         if self.baseline and not foreign:
@@ -328,7 +330,7 @@ class Report:
         report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
         print(report.page)
         if self.publish:
-            from experiments.dashboard import publish
+            from experiments.tracking.dashboard import publish
 
             print(publish(f"sngan {study.name}", study.name, report.parts))
         return DONE
@@ -440,7 +442,7 @@ class Bench:
             from analysis.bench import bench_report
 
             return bench_report(out, self.as_json)
-        from experiments.bench import bench
+        from experiments.bench.loop import bench
 
         return bench(
             self.dataset, self.batch_size, self.threads, self.device, self.data_dir, self.seconds, self.rounds, out,
@@ -487,9 +489,12 @@ _COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run `sngan` with the command line, or with `arguments`; exits: 0 done, 1 failed, 2 bad input, 3 interrupted."""
     code = _run(sys.argv[1:] if arguments is None else arguments)
-    if code == INTERRUPTED and tracking.is_busy():  # W&B's client would hold the process; what it has is on disk
-        sys.stdout.flush()
-        os._exit(code)
+    if code == INTERRUPTED:
+        from experiments.tracking.tracker import is_busy
+
+        if is_busy():  # W&B's client would hold the process; what it has is on disk
+            sys.stdout.flush()
+            os._exit(code)
     sys.exit(code)
 
 
@@ -555,7 +560,3 @@ def _filters(text: str) -> dict[str, Any]:
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _tell(display: Any) -> Callable[..., None]:
-    return lambda method, *arguments: getattr(display, method)(*arguments)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, assert_never
 
 from rich.console import Console
 from rich.progress import (
@@ -19,22 +20,31 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.messages import Ended, Message, Progressed, Said, Started
+
 _LINE_EVERY_SECONDS = 15.0
 _WIDE = 120  # columns; a narrower terminal has no room for bars
 
 
+@dataclass
+class _Shown:
+    """A run in training."""
+
+    steps: int
+    first: int  # the step at which it started, or resumed
+    started: float
+    line_time: float
+    task: TaskID | None = None
+
+
 class Display:
-    """Told of the starts, steps and ends of `total` runs; `with Display(..) as display`."""
+    """Shows the starts, steps and ends of `total` runs; `with Display(..) as display`."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._ended, self._start = total, 0, time.monotonic()
         self._said: set[str] = set()
-        self._steps: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._started: dict[str, float] = {}
-        self._line_time: dict[str, float] = {}
-        self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, _Shown] = {}
         self._live: Progress | None = None
         if self._console.is_terminal:
             self._wide = self._console.width >= _WIDE
@@ -61,6 +71,20 @@ class Display:
         """Since the display was made."""
         return time.monotonic() - self._start
 
+    def show(self, message: Message, counts: bool = True) -> None:
+        """`counts` is False for the end of a run that will be retried."""
+        match message:
+            case Said(line, once):
+                self.say(line, once)
+            case Started():
+                self._show_start(message)
+            case Progressed():
+                self._show_progress(message)
+            case Ended():
+                self._show_end(message, counts)
+            case _:
+                assert_never(message)
+
     def say(self, line: str, once: str = "") -> None:
         """`once` names lines of which only the first is shown."""
         if once in self._said:
@@ -68,37 +92,37 @@ class Display:
         self._said |= {once} - {""}
         self._console.print(line, markup=False, emoji=False)
 
-    def start(self, run_id: str, steps: int, note: str, step: int = 0) -> None:
-        """`step` is where the run resumes from; the time left is reckoned from there."""
-        self._steps[run_id], self._first[run_id] = steps, step
-        self._started[run_id] = self._line_time[run_id] = time.monotonic()
+    def _show_start(self, run: Started) -> None:
+        now = time.monotonic()
+        self._shown[run.run_id] = shown = _Shown(run.steps, run.step, now, now)
         if self._live:
-            shown = run_id if self._wide else run_id.rpartition("-")[0]  # without its hash
-            self._tasks[run_id] = self._live.add_task(shown, total=steps, completed=step, numbers="")
-        if note or not self._live:
-            self.say(f"{run_id}: {note or f'started, {steps:,} steps'}")
+            name = run.run_id if self._wide else run.run_id.rpartition("-")[0]  # without its hash
+            shown.task = self._live.add_task(name, total=run.steps, completed=run.step, numbers="")
+        if run.note or not self._live:
+            self.say(f"{run.run_id}: {run.note or f'started, {run.steps:,} steps'}")
 
-    def progress(self, run_id: str, step: int, row: dict[str, float]) -> None:
-        if self._live:
-            self._live.update(self._tasks[run_id], completed=step, numbers=_numbers(row))
-        elif (now := time.monotonic()) - self._line_time[run_id] >= _LINE_EVERY_SECONDS:
-            self._line_time[run_id] = now
-            done = step - self._first[run_id]
-            left = (now - self._started[run_id]) / done * (self._steps[run_id] - step) if done else None
+    def _show_progress(self, run: Progressed) -> None:
+        shown = self._shown[run.run_id]
+        if self._live and shown.task is not None:
+            self._live.update(shown.task, completed=run.step, numbers=_numbers(run.row))
+        elif (now := time.monotonic()) - shown.line_time >= _LINE_EVERY_SECONDS:
+            shown.line_time = now
+            done = run.step - shown.first
+            left = (now - shown.started) / done * (shown.steps - run.step) if done else None
             later = f" {duration(left)} left" if left is not None else ""
-            self.say(f"{run_id}: step {step:,}/{self._steps[run_id]:,} {_numbers(row)}{later}")
+            self.say(f"{run.run_id}: step {run.step:,}/{shown.steps:,} {_numbers(run.row)}{later}")
 
-    def end(self, run_id: str, state: str, step: int, error: str, seconds: float, counts: bool = True) -> None:
-        """`counts` is False for a run that will be tried again."""
+    def _show_end(self, run: Ended, counts: bool) -> None:
         self._ended += counts
+        shown = self._shown.pop(run.run_id, None)
         if self._live:
-            if run_id in self._tasks:
-                self._live.remove_task(self._tasks.pop(run_id))
+            if shown and shown.task is not None:
+                self._live.remove_task(shown.task)
             if self._total > 1:
                 self._live.update(self._all, completed=self._ended)
         count = f"[{self._ended}/{self._total}] " if counts and self._total > 1 else ""
-        reason = f": {error}" if error else ""
-        self.say(f"{count}{run_id}: {state} at step {step:,} after {duration(seconds)}{reason}")
+        reason = f": {run.error}" if run.error else ""
+        self.say(f"{count}{run.run_id}: {run.state} at step {run.step:,} after {duration(run.seconds)}{reason}")
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from safetensors.torch import save
 from torch import nn
 
 from experiments import checkpoint
+from experiments.images import grid_png
 from experiments.record import Record, to_json, write_atomically
-from experiments.run import grid_png
 from sngan.arms import ARMS
 from sngan.config import InputError, from_parameters
 from sngan.constraints import Constraint

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,29 @@ from filelock import FileLock, Timeout
 
 from sngan.config import InputError, RunConfig, from_parameters
 
-STATES = ("finished", "diverged", "failed", "interrupted", "running", "missing")
-RESULTS = ("finished", "diverged")  # over, and not run again
 KILLED = "its process ended without a word (killed)"
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _RESERVED_BYTES = 64 * 1024
+
+
+class State(StrEnum):
+    """What has become of a planned run."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    MISSING = "missing"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the run has ended for good: it counts, and is not trained again."""
+        return self in RESULTS
+
+
+RESULTS = (State.FINISHED, State.DIVERGED)
 
 
 def runs_root(runs_dir: str = "") -> Path:
@@ -202,7 +220,7 @@ class Record:
     def write_status(self, status: dict[str, Any]) -> None:
         """Of a running run also a reserve of disk space; of one that is over into that reserve where a disk is full."""
         content = to_json(status, indent=2) + "\n"
-        if status["state"] == "running":
+        if status["state"] == State.RUNNING:
             write_atomically(self._status_path, content)
             write_atomically(self._reserve_path, b"\0" * _RESERVED_BYTES)
             return
@@ -242,27 +260,27 @@ class Record:
     def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
 
-        {"state": "missing"} where there is nothing on disk. Where status.json is not what a run writes, the state is
-        `interrupted` and `damaged` says what is wrong: what the run was shows its checkpoint, when it is taken up
-        again. `claimed`: the caller holds the claim.
+        `missing` if there is nothing on disk. If status.json is not what a run writes, the state is `interrupted` and
+        `damaged` says what is wrong; the checkpoint shows what the run was, once it is resumed. `claimed`: the caller
+        holds the claim.
         """
         try:
             status = self._read_status()
         except InputError as error:
             running = not claimed and self.is_claimed()
-            state = {"state": "running" if running else "interrupted", "step": self.last_step(), "attempts": []}
+            state = {"state": State.RUNNING if running else State.INTERRUPTED, "step": self.last_step(), "attempts": []}
             return state | {"error": str(error), "damaged": str(error)}
         if status is None:
             # a claimed folder without status belongs to a run that is about to start
             running = not claimed and self.is_claimed()
-            return {"state": "running" if running else "missing", "step": 0, "attempts": []}
-        if status["state"] == "running":
+            return {"state": State.RUNNING if running else State.MISSING, "step": 0, "attempts": []}
+        if status["state"] == State.RUNNING:
             orphan = claimed or not self.is_claimed()
             status = self._read_status() or status  # it may have ended before the look at its owner
-            if status["state"] == "running":
+            if status["state"] == State.RUNNING:
                 status["step"] = self.last_step()
                 if orphan:
-                    status |= {"state": "interrupted", "error": KILLED}
+                    status |= {"state": State.INTERRUPTED, "error": KILLED}
         return status
 
     def _read_status(self) -> dict[str, Any] | None:
@@ -276,14 +294,14 @@ class Record:
             raise InputError(f"{path}: not readable as JSON ({error})") from error
         if (
             not isinstance(status, dict)
-            or status.get("state") not in STATES
+            or status.get("state") not in list(State)
             or type(status.get("step")) is not int
             or not isinstance(status.get("error"), str | None)
             or not isinstance(attempts := status.get("attempts"), list)
             or not all(isinstance(attempt, dict) for attempt in attempts)
         ):
             raise InputError(f"{path}: not the status of a run (state, step, error, attempts)")
-        return status
+        return status | {"state": State(status["state"])}
 
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.metrics_path)
@@ -318,7 +336,7 @@ class Record:
 
     def damage(self, status: dict[str, Any]) -> str:
         """What is wrong with the files that a result depends on; nothing is said of a run that is no result."""
-        if status["state"] not in RESULTS:
+        if not status["state"].is_result:
             return ""
         expected, found = {"metrics_sha256": None} | status, self.digests()
         for name, path in self._result_paths.items():

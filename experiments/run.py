@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import functools
-import hashlib
-import io
 import os
-import platform
-import resource
-import signal
-import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from experiments import checkpoint
-from experiments.record import RESULTS, Record
-from experiments.tracking import Tracker, resolve_mode, under_agent
+from experiments import checkpoint, signals
+from experiments.advice import explain, nothing_can_be_written
+from experiments.images import grid_png
+from experiments.machine import device_name, git_state, git_tag, keep_memory, peak_memory_bytes, resolve_device
+from experiments.messages import Ended, Progressed, Said, Started, Tell
+from experiments.record import Record, State
+from experiments.tracking.client import resolve_mode, under_agent
+from experiments.tracking.tracker import Tracker
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
 from sngan.evaluate import Evaluation
@@ -37,105 +30,88 @@ from sngan.precision import check_precision
 from sngan.train import Outcome, train
 from sngan.yardstick import load_yardstick
 
-_GRACE_SECONDS = 8.0  # of ten that a cluster, or the sweep, gives a run that it stops
-Tell = Callable[..., None]  # tell("progress", run_id, ...): the name of one of Display's methods and its arguments
+
+@dataclass(frozen=True)
+class Policy:
+    """What becomes of runs that did not end well."""
+
+    redo_failed: bool = False  # failed runs are trained again
+    force: bool = False  # a checkpoint of another configuration, data set or version is resumed all the same
+    retries: int = 1  # per run: if its worker dies and, with `redo_failed`, if it fails
 
 
 class Result(NamedTuple):
-    """State of a run after `execute`; `ran` is False where it was over before, or belongs to another process.
+    """State of a run after `execute`; `ran` is False if it had ended before, or belongs to another process.
 
     `stops_all` says why no further run can be written either, empty as a rule.
     """
 
-    state: str
+    state: State
     error: str | None
     ran: bool
     stops_all: str = ""
 
 
-def execute(
-    config: RunConfig, study: str, study_folder: Path, tell: Tell, *, redo_failed: bool = False, force: bool = False
-) -> Result:
-    """Train one run in `study_folder/<run id>`, unless it is over or another process has it.
+def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, policy: Policy = Policy()) -> Result:
+    """Train one run in `study_folder/<run id>`, unless it has ended or another process has it.
 
     An exception of the training becomes the state `failed` with its traceback, not an exception here. A signal
-    (see `stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run that
-    was interrupted, or failed, resumes from its last checkpoint, or starts over if there is none.
+    (see `signals.stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run
+    that was interrupted, or failed, resumes from its last checkpoint, or starts over if there is none.
 
     Raises InputError if device, data or the yardstick is unavailable, if the device lacks the run's precision, and if
     the checkpoint was trained with another configuration, data set or version of the program; then nothing is changed.
-    With `force` the run is resumed all the same, and its attempt records the difference.
+    With `policy.force` the run is resumed all the same, and its attempt records the difference.
     """
     keep_memory()
     check_precision(config.precision, device := resolve_device(config.device))
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with it cuBLAS gives the same bits twice
     data = load(config.dataset, config.data_dir).to(device)
-    load_yardstick(config.dataset, config.data_dir, say=lambda text: tell("say", text))
+    load_yardstick(config.dataset, config.data_dir, say=lambda text: tell(Said(text)))
     mode = resolve_mode(config.wandb)
     record = Record(study_folder / config.run_id)
     with record.claim() as mine:
         if not mine:
-            return Result("running", None, ran=False)
+            return Result(State.RUNNING, None, ran=False)
         status = _repaired(record.status(claimed=True), record, config, tell)
-        if status["state"] in RESULTS or (status["state"] == "failed" and not redo_failed):
-            if status["state"] in RESULTS and under_agent():  # the agent's server waits for this cell's numbers
+        state = State(status["state"])
+        if state.is_result or (state is State.FAILED and not policy.redo_failed):
+            if state.is_result and under_agent():  # the agent's server waits for this cell's numbers
                 _mirror(config, study, record, mode, status, tell)
-            return Result(status["state"], status.get("error"), ran=False)
-        return _Attempt(config, study, record, data, mode, status, tell, force).run()
-
-
-def keep_memory() -> None:
-    """Keep what the process frees for what it allocates next, where the C library is glibc; no bit depends on it.
-
-    Else each block of more than 32 MB, and the heap's end, goes back to the system at once: at batch 128 a step then
-    waits for 8,000 page faults, a tenth of its time.
-    """
-    with suppress(OSError, AttributeError):  # no glibc
-        c_library = ctypes.CDLL(None)
-        mmap_threshold, trim_threshold = -3, -1  # of malloc.h
-        c_library.mallopt(mmap_threshold, 2**30)
-        c_library.mallopt(trim_threshold, 2**31 - 1)
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident size that this process had so far."""
-    with suppress(OSError, StopIteration):  # Linux; there getrusage counts what the parent had when it started this
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+            return Result(state, status.get("error"), ran=False)
+        return _Attempt(config, study, record, data, mode, status, tell, policy.force).run()
 
 
 def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
-    """The status; where its file is not readable, what the checkpoint shows that the run is."""
+    """The status; if its file is not readable, what the checkpoint shows that the run is."""
     if "damaged" not in status:
         return status
     aside = record.set_status_aside()
     note = f"warning: {status['damaged']}; it is kept as {aside.name}"
-    if over := checkpoint.outcome(record, config):
-        status = over | {"attempts": []}
+    if ended := checkpoint.outcome(record, config):
+        status = ended | {"attempts": []}
         record.write_status(status)
         note += f", and the run's final weights say that it is {status['state']}"
-    tell("say", note)
+    tell(Said(note))
     return {key: value for key, value in status.items() if key != "damaged"}
 
 
 def _mirror(config: RunConfig, study: str, record: Record, mode: str, status: dict[str, Any], tell: Tell) -> None:
-    """Send the record of a run that is over to W&B."""
-    summary = _summary(status, record, record.folder.parent)
+    """Send the record of a run that has ended to W&B."""
+    summary = _summary(status, record)
     tracker = Tracker(
-        config, study, record.folder.parent, mode, [study], lambda text: tell("say", f"warning: {text}"),
+        config, study, record.folder.parent, mode, [study], lambda text: tell(Said(f"warning: {text}")),
         record.history(), summary,
     )  # fmt: skip
     tracker.finish(status["state"], summary, record)
 
 
-def _summary(status: dict[str, Any], record: Record, study_folder: Path) -> dict[str, Any]:
+def _summary(status: dict[str, Any], record: Record) -> dict[str, Any]:
     """What W&B's summary says of a run: the end state, how samples are judged, and what reading back needs."""
     attempt = status["attempts"][-1] if status["attempts"] else {}
     kept = {key: value for key, value in status.items() if key not in ("traceback", "wandb_url")}
-    study_file = study_folder / "study.yaml"
+    study_file = record.folder.parent / "study.yaml"
     return {
         **{key: status.get(key) for key in ("state", "error", "metrics_sha256")},
         **{key: attempt.get(key) for key in ("wall_seconds", "peak_memory_bytes")},
@@ -150,32 +126,45 @@ class _Attempt:
     """One attempt at a run whose folder is claimed."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        study: str,
-        record: Record,
-        data: ImageData,
-        mode: str,
-        before: dict,
-        tell: Tell,
-        force: bool,
-    ) -> None:
+        self, config: RunConfig, study: str, record: Record, data: ImageData, mode: str, before: dict[str, Any],
+        tell: Tell, force: bool,
+    ) -> None:  # fmt: skip
         self._config, self._record, self._data, self._tell = config, record, data, tell
-        device = data.images.device
-
-        def warn(text: str, once: str = "") -> None:
-            tell("say", f"warning: {config.run_id}: {text}", once)
-
-        self._resume, differences = checkpoint.latest(record, config, data.digest, device, warn)
+        self._start = time.perf_counter()
+        self._resume, differences = checkpoint.latest(record, config, data.digest, data.images.device, self._warn)
         if differences and not force:
             raise InputError(
                 f"{config.run_id} cannot resume as what it was: {'; '.join(differences)}. Go back to that, move "
                 f"{record.folder} out of the way to train it from the start, or use --force to resume all the same"
             )
-        self._start = time.perf_counter()
-        self._attempt = config.execution() | {
+        self._attempt = self._conditions(mode)
+        if self._resume:
+            self._compare_conditions(before, differences)
+        self._status: dict[str, Any] = {
+            "state": State.RUNNING,
+            "step": self._attempt["resumed_from"],
+            "error": None,
+            "attempts": [*before["attempts"], self._attempt],
+            **git_state(),
+            "training_version": TRAINING_VERSION,
+        }
+        self._before = before["state"]
+        tags = [study, *([tag] if (tag := git_tag()) else [])]
+        warn_of_wandb = functools.partial(self._warn, once="W&B")  # of a whole sweep
+        self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn_of_wandb)
+        self._tracker: Tracker | None = None
+        self._real: Path | None = None  # until it is logged
+        self._progress_time = 0.0
+
+    def _warn(self, text: str, once: str = "") -> None:
+        self._tell(Said(f"warning: {self._config.run_id}: {text}", once))
+
+    def _conditions(self, mode: str) -> dict[str, Any]:
+        """What the record says of this attempt, as far as it is known at its start."""
+        device = self._data.images.device
+        return self._config.execution() | {
             "device": str(device),
-            "threads": config.threads or torch.get_num_threads(),
+            "threads": self._config.threads or torch.get_num_threads(),
             "wandb": mode,
             "device_name": device_name(device),
             "torch": torch.__version__,
@@ -185,25 +174,8 @@ class _Attempt:
             "ended": None,
             "evaluation_seconds": 0.0,
         }
-        if self._resume:
-            self._compare_execution(before, differences, warn)
-        self._status: dict[str, Any] = {
-            "state": "running",
-            "step": self._attempt["resumed_from"],
-            "error": None,
-            "attempts": [*before["attempts"], self._attempt],
-            **git_state(),
-            "training_version": TRAINING_VERSION,
-        }
-        self._again = before["state"] if before["state"] != "missing" else ""
-        tags = [study, *([tag] if (tag := git_tag()) else [])]
-        warn_of_wandb = functools.partial(warn, once="W&B")  # of a whole sweep
-        self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn_of_wandb)
-        self._tracker: Tracker | None = None
-        self._real: Path | None = None  # until it is logged
-        self._progress_time = 0.0
 
-    def _compare_execution(self, before: dict, differences: list[str], warn: Callable[[str], None]) -> None:
+    def _compare_conditions(self, before: dict[str, Any], differences: list[str]) -> None:
         """Whether the run, resumed, still has the bits of one that was never stopped: `exact` of the attempt."""
         then, now = before["attempts"][-1] if before["attempts"] else {}, self._attempt
         changed = [
@@ -212,45 +184,45 @@ class _Attempt:
             if then.get(name) != now[name]
         ]
         if changed:
-            warn(f"resumes under other conditions, so not bit for bit: {'; '.join(changed)}")
+            self._warn(f"resumes under other conditions, so not bit for bit: {'; '.join(changed)}")
         if differences:
             now["forced"] = differences
-            warn(f"resumes by force: {'; '.join(differences)}")
+            self._warn(f"resumes by force: {'; '.join(differences)}")
         now["exact"] = bool(then.get("exact", True)) and not changed and not differences
 
     def run(self) -> Result:
-        how = f"resumes from step {self._resume['step']:,}" if self._resume else "starts over"
-        note = f"was {self._again} and {how}" if self._again else ""
-        self._tell("start", self._config.run_id, self._config.steps, note, self._attempt["resumed_from"])
+        step = self._attempt["resumed_from"]
+        how = f"resumes from step {step:,}" if self._resume else "starts over"
+        note = "" if self._before == State.MISSING else f"was {self._before} and {how}"
+        self._tell(Started(self._config.run_id, self._config.steps, note, step))
         try:
             if self._resume:
-                self._record.cut_back(self._config, self._resume["step"], self._resume["metrics_bytes"])
+                self._record.cut_back(self._config, step, self._resume["metrics_bytes"])
             else:
                 self._record.start_over(self._config)
             self._record.write_status(self._status)
             outcome = self._train()
             self._status |= self._record.digests()
         except KeyboardInterrupt as stop:
-            self._end("interrupted", self._record.last_step(), f"stopped by a signal ({stop})")
+            self._end(State.INTERRUPTED, self._record.last_step(), f"stopped by a signal ({stop})")
             raise
-        except BaseException as error:  # whatever it was: the other runs of the study go on
+        except BaseException as error:  # whatever it was: the other runs of the study continue
             self._status["traceback"] = traceback.format_exc()
-            result = self._end("failed", self._record.last_step(), explain(error, self._config))
+            result = self._end(State.FAILED, self._record.last_step(), explain(error, self._config))
             return result._replace(stops_all=nothing_can_be_written(error))
-        return self._end(outcome.state, outcome.step, outcome.reason or None)
+        return self._end(State(outcome.state), outcome.step, outcome.reason or None)
 
     def _train(self) -> Outcome:
         if self._config.threads:  # first of all: the last bits of every number depend on it
             torch.set_num_threads(self._config.threads)
         self._record.write_protocol(Evaluation(self._config, self._data).protocol)
         self._tracker = self._open_tracker(
-            past=self._record.history() if self._resume else [],
-            summary=_summary(self._status, self._record, self._record.folder.parent),
+            past=self._record.history() if self._resume else [], summary=_summary(self._status, self._record)
         )
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
         if self._data.images.is_cuda:
             torch.cuda.reset_peak_memory_stats(self._data.images.device)
-        with _stop.gracefully():
+        with signals.gracefully():
             return train(self._config, self._data, self._log, self._save, self._resume, self._due)
 
     def _log(self, row: dict[str, Any], samples: Tensor | None) -> None:
@@ -266,34 +238,33 @@ class _Attempt:
         if (now := time.perf_counter()) - self._progress_time > 0.2 or row["step"] == self._config.steps:
             self._progress_time = now
             shown = {key: row[key] for key in ("loss/d", "loss/g", "time/images_per_second") if key in row}
-            self._tell("progress", self._config.run_id, row["step"], shown)
+            self._tell(Progressed(self._config.run_id, row["step"], shown))
 
     def _due(self, step: int) -> bool:
-        return bool(_stop.requested) or step % self._config.checkpoint_every == 0
+        return bool(signals.requested()) or step % self._config.checkpoint_every == 0
 
     def _save(self, state: dict[str, Any]) -> None:
         checkpoint.write(self._record, state, self._config, self._data.digest)
-        if _stop.requested and "streams" in state:  # final weights are no reason to stop: the run is over
-            raise KeyboardInterrupt(_stop.requested)
+        if signals.requested() and "streams" in state:  # final weights are no reason to stop: the run has ended
+            raise KeyboardInterrupt(signals.requested())
 
-    def _end(self, state: str, step: int, error: str | None) -> Result:
+    def _end(self, state: State, step: int, error: str | None) -> Result:
         seconds = time.perf_counter() - self._start
         self._attempt |= {
             "ended": _now(),
             "wall_seconds": seconds,
-            "peak_memory_bytes": self._peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(self._data.images.device),
         }
         self._status |= {"state": state, "step": step, "error": error}
         self._note_tracker()
         self._record.write_status(self._status)
-        if state in RESULTS:
+        if state.is_result:
             self._record.previous_checkpoint_path.unlink(missing_ok=True)
         if self._tracker:
-            summary = _summary(self._status, self._record, self._record.folder.parent)
-            self._tracker.finish(state, summary, self._record if state in RESULTS else None)
+            self._tracker.finish(state, _summary(self._status, self._record), self._record if state.is_result else None)
             if self._note_tracker():
                 self._record.write_status(self._status)
-        self._tell("end", self._config.run_id, state, step, error or "", seconds)
+        self._tell(Ended(self._config.run_id, state, step, error or "", seconds))
         return Result(state, error, ran=True)
 
     def _note_tracker(self) -> bool:
@@ -304,171 +275,6 @@ class _Attempt:
         self._attempt |= {"wandb": tracker.mode, "wandb_error": tracker.error}
         self._status |= {"wandb_url": tracker.url} if tracker.url else {}
         return before != (self._attempt, self._status.get("wandb_url"))
-
-    def _peak_memory_bytes(self) -> int:
-        """Of the device's allocator on CUDA; on a CPU the largest resident size of the process so far."""
-        device = self._data.images.device
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated(device)
-        return peak_memory_bytes()
-
-
-class _Stop:
-    """What a signal does: while a run trains it asks for a checkpoint first, otherwise it ends things at once.
-
-    So does a second signal, and the alarm that the first one sets: a long evaluation does not see the request.
-    """
-
-    def __init__(self) -> None:
-        self.requested = ""  # the signal's name
-        self._graceful = False
-
-    def __call__(self, signum: int, frame: object) -> None:
-        if not self._graceful or self.requested:
-            raise KeyboardInterrupt(self.requested or signal.Signals(signum).name)
-        self.requested = signal.Signals(signum).name
-        signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
-
-    @contextmanager
-    def gracefully(self) -> Iterator[None]:
-        self.requested, self._graceful = "", True
-        try:
-            yield
-        finally:
-            self._graceful = False
-            if self.requested:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-_stop = _Stop()
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (a cluster's notice of preemption) raise KeyboardInterrupt.
-
-    A run in training writes a checkpoint before, if it can within 8 seconds.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
-    before = {number: signal.signal(number, _stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`. Raises InputError for one that is not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, ValueError, OverflowError):
-        resolved = None
-    if resolved is None or resolved.type not in ("cpu", "cuda") or (resolved.type == "cpu" and device != "cpu"):
-        raise InputError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
-    if resolved.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        resolved = torch.device("cuda", resolved.index or 0)
-        if resolved.index >= count:
-            raise InputError(f"device {device!r} is not there: this machine has {count} CUDA devices; try --device cpu")
-    return resolved
-
-
-def limit_memory(device: str, fraction: float) -> None:
-    """Let this process have at most this part of a CUDA device's memory: runs that share it do not starve each other.
-
-    Does nothing where `device` resolves to the CPU, or for a fraction of 1.
-    """
-    if fraction < 1 and (resolved := resolve_device(device)).type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(fraction, resolved)
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with open("/proc/cpuinfo") if Path("/proc/cpuinfo").exists() else io.StringIO() as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def explain(error: BaseException, config: RunConfig) -> str:
-    """One line: what went wrong; for a lack of memory also which run, and what to change."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    if nothing_can_be_written(error):
-        return f"{text}: make room (or the folder writable), then sngan sweep with --retry failed goes on"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-        return (
-            f"out of memory in {config.run_id} (batch_size {config.batch_size}, g_width {config.g_width}): use a "
-            f"smaller batch_size or width, or fewer workers. {text}"
-        )
-    return text
-
-
-def nothing_can_be_written(error: BaseException) -> str:
-    """The reason where an error says that no further run can be written either, else nothing."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno in numbers else ""
-
-
-def grid_png(images: Tensor) -> bytes:
-    """PNG of images (64, C, side, side) in [-1, 1] as a grid of 8 columns; non-finite pixels are black."""
-    from torchvision.utils import make_grid  # slow to import; the parent of a sweep draws nothing
-
-    grid = make_grid(images.detach().cpu().float(), nrow=8, padding=2, normalize=True, value_range=(-1, 1))
-    pixels = np.nan_to_num(grid.mul(255).round().permute(1, 2, 0).numpy()).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels if images.shape[1] == 3 else pixels[:, :, 0]).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-@functools.lru_cache
-def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether the checkout differs from it, None outside a checkout; and `git_tree`.
-
-    That is what `git rev-parse COMMIT:sngan` prints for the training code as it stands, in a checkout or not: equal
-    trees are equal code, whatever else changed between two commits.
-    """
-    root = Path(__file__).parents[1]
-    tree = _tree(root / "sngan").hex() if (root / "sngan").is_dir() else None
-    if not (root / ".git").exists():
-        return {"git_commit": None, "git_tree": tree, "git_dirty": None}
-    changes = _git("status", "--porcelain")
-    dirty = None if changes is None else bool(changes)
-    return {"git_commit": _git("rev-parse", "HEAD"), "git_tree": tree, "git_dirty": dirty}
-
-
-def _tree(folder: Path) -> bytes:
-    """The SHA-1 that git gives a folder without links; Python's caches and empty folders are no part of it."""
-
-    def sha1(kind: str, content: bytes) -> bytes:
-        return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).digest()
-
-    entries = []
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != "__pycache__" and (tree := _tree(path)) != sha1("tree", b""):
-            entries.append((path.name + "/", "40000", tree))  # git sorts a folder as if it ended with a slash
-        elif path.is_file():
-            mode = "100755" if path.stat().st_mode & 0o100 else "100644"
-            entries.append((path.name, mode, sha1("blob", path.read_bytes())))
-    lines = (f"{mode} {name.removesuffix('/')}\0".encode() + digest for name, mode, digest in sorted(entries))
-    return sha1("tree", b"".join(lines))
-
-
-@functools.lru_cache
-def git_tag() -> str:
-    """The tag of the code's commit, or nothing."""
-    return (_git("describe", "--tags", "--exact-match") if git_state()["git_commit"] else None) or ""
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails or is not there."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _now() -> str:

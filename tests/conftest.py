@@ -143,7 +143,7 @@ def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = small(arm="penalty", steps=60)
     for config in (*configs.values(), extra):
         if config != configs["sn", 2]:
-            execute(replace(config, threads=1, device="cpu", wandb="disabled"), "tiny", folder, lambda *message: None)
+            execute(replace(config, threads=1, device="cpu", wandb="disabled"), "tiny", folder, lambda message: None)
     failed = Record(folder / configs["dcgan", 2].run_id)
     failed.write_status(failed.status() | {"state": "failed", "step": 30, "error": HOSTILE, "traceback": "Traceback"})
     failed.metrics_path.write_text("\n".join(failed.metrics_path.read_text().splitlines()[:4]) + '\n{"step": 4')

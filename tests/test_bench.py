@@ -8,7 +8,7 @@ import torch
 
 from analysis.bench import bench_report
 from experiments.account import evaluation_flop, step_flop
-from experiments.bench_sweep import sweep_throughput
+from experiments.bench.sweep import sweep_throughput
 from sngan import models
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
@@ -19,7 +19,7 @@ from sngan.yardstick import load_yardstick
 
 @pytest.mark.slow
 def test_bench_writes_every_row_and_ratio(command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.bench.cores", lambda: 1)  # fewer processes to start
+    monkeypatch.setattr("experiments.bench.loop.cores", lambda: 1)  # fewer processes to start
     out = tmp_path / "bench.json"
     arguments = ["bench", "--seconds", 2, "--rounds", 2, "--batch-size", 16, "--device", "cpu", "--out", out, "--json"]
     code, output, _ = command(*arguments)

@@ -20,8 +20,8 @@ from conftest import ROOT, Terminal, needs, write_study
 from test_tracking import train_offline
 
 from analysis.report import Picture, write
-from experiments.dashboard import _groups, report_blocks, view_offline, workspace
 from experiments.study import bundled_names, find, read
+from experiments.tracking.dashboard import _groups, report_blocks, view_offline, workspace
 from sngan.arms import ARMS
 from sngan.config import InputError
 

@@ -124,7 +124,7 @@ def test_three_channels_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(data, "N_STACKED", 500)
     write_idx(tmp_path / "MNIST" / "raw")
     config = small(dataset="stacked_mnist", arm="sn", steps=2, data_dir=str(tmp_path))
-    assert execute(config, "single", tmp_path, lambda *message: None).state == "finished"
+    assert execute(config, "single", tmp_path, lambda message: None).state == "finished"
     grid = np.asarray(Image.open(tmp_path / config.run_id / "samples" / "step-000002.png"))
     assert grid.shape == (242, 242, 3)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments import display as displays
 from experiments.display import Display, duration
+from experiments.messages import Ended, Progressed, Said, Started
 
 ROW = {"loss/d": 0.5, "loss/g": 1.25, "time/images_per_second": 1234.0}
 
@@ -20,12 +21,12 @@ def test_plain_lines_elsewhere_than_on_a_terminal(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(displays, "_LINE_EVERY_SECONDS", 0.0)
     out = io.StringIO()
     with Display(total=2, console=Console(file=out, soft_wrap=True)) as display:
-        display.say("[red]a name with brackets[/red]")
-        display.start("first", 1000, "")
-        display.progress("first", 10, ROW)
-        display.end("first", "finished", 1000, "", 61.0)
-        display.start("second", 1000, "was interrupted and starts over")
-        display.end("second", "failed", 20, "ValueError: too large", 1.0)
+        display.show(Said("[red]a name with brackets[/red]"))
+        display.show(Started("first", 1000, "", 0))
+        display.show(Progressed("first", 10, ROW))
+        display.show(Ended("first", "finished", 1000, "", 61.0))
+        display.show(Started("second", 1000, "was interrupted and starts over", 0))
+        display.show(Ended("second", "failed", 20, "ValueError: too large", 1.0))
     lines = out.getvalue().splitlines()
     assert lines[0] == "[red]a name with brackets[/red]"  # nothing in a name is markup
     assert lines[1] == "first: started, 1,000 steps"
@@ -36,14 +37,14 @@ def test_plain_lines_elsewhere_than_on_a_terminal(monkeypatch: pytest.MonkeyPatc
     assert "\x1b" not in out.getvalue()
 
 
-def test_the_time_left_of_a_resumed_run_is_reckoned_from_where_it_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_of_a_resumed_run_is_reckoned_from_where_it_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(displays, "_LINE_EVERY_SECONDS", 0.0)
     clock = iter([0.0, 0.0, 10.0])
     monkeypatch.setattr(displays.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     display = Display(total=1, console=Console(file=out, soft_wrap=True))
-    display.start("run", 1000, "goes on", 900)
-    display.progress("run", 950, ROW)  # 50 steps took 10 s, and 50 are left
+    display.show(Started("run", 1000, "resumes", 900))
+    display.show(Progressed("run", 950, ROW))  # 50 steps took 10 s, and 50 are left
     assert "10 s left" in out.getvalue()
 
 

@@ -75,7 +75,7 @@ def sweep_options(engine: str, folder: Path, workers: int = 2) -> tuple[object, 
 def alone(config: RunConfig, folder: Path) -> bytes:
     """The metrics of the run as it is when nothing else is there."""
     quiet = small(**config.identity())
-    execute(quiet, "alone", folder / "alone", lambda *message: None)
+    execute(quiet, "alone", folder / "alone", lambda message: None)
     return Record(folder / "alone" / config.run_id).metrics_path.read_bytes()
 
 

@@ -19,7 +19,7 @@ from sngan.models import Discriminator, Generator
 
 def trained(folder: Path, **changes: object) -> Record:
     config = small(**changes)
-    assert execute(config, "single", folder, lambda *message: None).state == "finished"
+    assert execute(config, "single", folder, lambda message: None).state == "finished"
     return Record(folder / config.run_id)
 
 

@@ -110,7 +110,7 @@ def trained(path: Path, tmp_path: Path, only: Callable[[RunConfig], bool] = lamb
     (folder / "study.yaml").write_text(study.text)
     for config in filter(only, study.configs):
         config = dataclasses.replace(config, threads=1, device="cpu", wandb="disabled")
-        execute(config, study.name, folder, lambda *message: None)
+        execute(config, study.name, folder, lambda message: None)
     return folder
 
 
@@ -237,7 +237,7 @@ def test_parts_do_not_depend_on_what_else_lay_there(tmp_path: Path) -> None:
 
 def test_single_runs_come_back_in_their_order(tmp_path: Path) -> None:
     for arm in ("plain", "dcgan"):
-        execute(small(arm=arm, steps=10), "single", tmp_path / "single", lambda *message: None)
+        execute(small(arm=arm, steps=10), "single", tmp_path / "single", lambda message: None)
         freeze(load(tmp_path / "single"), tmp_path / "frozen")
     one, other = load(tmp_path / "single"), thaw(tmp_path / "frozen")
     assert list(one.runs["run_id"]) == list(other.runs["run_id"])

@@ -18,6 +18,7 @@ import torch
 from conftest import ONE_EACH, small, write_study
 from torch import Tensor, nn
 
+from experiments import checkpoint
 from experiments.record import recorded_configs
 from experiments.run import execute
 from sngan import metrics
@@ -230,7 +231,7 @@ def test_the_same_run_twice_has_the_same_bytes(tmp_path: Path) -> None:
     for arm in ONE_EACH:
         config = small(arm=arm, steps=30, device=DEVICE)
         for name in ("one", "other"):
-            assert execute(config, "single", tmp_path / name, lambda *m: None).state == "finished"
+            assert execute(config, "single", tmp_path / name, lambda message: None).state == "finished"
         one, other = ((tmp_path / name / config.run_id / "metrics.jsonl").read_bytes() for name in ("one", "other"))
         assert one == other
 
@@ -248,7 +249,7 @@ def test_peak_memory_is_the_devices(tmp_path: Path) -> None:
     peaks = []
     for batch_size in (16, 512):
         config = small(device=DEVICE, steps=3, batch_size=batch_size)
-        execute(config, "single", tmp_path, lambda *m: None)
+        execute(config, "single", tmp_path, lambda message: None)
         (attempt,) = json.loads((tmp_path / config.run_id / "status.json").read_text())["attempts"]
         peaks.append(attempt["peak_memory_bytes"])
     assert 1e6 < peaks[0] < peaks[1] < torch.cuda.get_device_properties(DEVICE).total_memory
@@ -261,7 +262,7 @@ def test_a_run_that_memory_does_not_suffice_for_says_what_to_change(tmp_path: Pa
     torch.cuda.set_per_process_memory_fraction(3e8 / total)
     try:
         config = small(device=DEVICE, batch_size=1500, g_width=256, steps=3)
-        result = execute(config, "single", tmp_path, lambda *m: None)
+        result = execute(config, "single", tmp_path, lambda message: None)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
@@ -269,7 +270,7 @@ def test_a_run_that_memory_does_not_suffice_for_says_what_to_change(tmp_path: Pa
     assert f"out of memory in {config.run_id} (batch_size 1500, g_width 256): use a smaller batch_size" in str(
         result.error
     )
-    assert execute(small(device=DEVICE, steps=3), "single", tmp_path, lambda *m: None).state == "finished"
+    assert execute(small(device=DEVICE, steps=3), "single", tmp_path, lambda message: None).state == "finished"
 
 
 def test_a_sweep_over_devices(tmp_path: Path, sngan: Callable[..., Any]) -> None:
@@ -288,23 +289,21 @@ def test_a_sweep_over_devices(tmp_path: Path, sngan: Callable[..., Any]) -> None
     assert "is not there" in done.stderr
 
 
-def test_a_run_goes_on_from_another_device_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import run as running
-
+def test_a_run_resumes_on_another_device_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.write
     for seed, (first, second) in enumerate((("cpu", DEVICE), (DEVICE, "cpu"))):
         config = small(steps=40, device=first, checkpoint_every=20, seed=seed)
-        save = running._Attempt._save
 
-        def stop_at_20(self: Any, state: dict[str, Any], save: Any = save) -> None:
-            save(self, state)
+        def stop_at_20(*arguments: Any) -> None:
+            write(*arguments)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(running._Attempt, "_save", stop_at_20)
-        with pytest.raises(KeyboardInterrupt):
-            execute(config, "single", tmp_path, lambda *m: None)
-        monkeypatch.setattr(running._Attempt, "_save", save)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write", stop_at_20)
+            with pytest.raises(KeyboardInterrupt):
+                execute(config, "single", tmp_path, lambda message: None)
         config = dataclasses.replace(config, device=second)
-        assert execute(config, "single", tmp_path, lambda *m: None).state == "finished"
+        assert execute(config, "single", tmp_path, lambda message: None).state == "finished"
         attempts = json.loads((tmp_path / config.run_id / "status.json").read_text())["attempts"]
         assert [attempt["exact"] for attempt in attempts] == [True, first == second]
         assert attempts[1]["resumed_from"] == 20

@@ -14,8 +14,8 @@ import wandb
 from conftest import small, write_study
 
 from analysis.load import load, sound
-from experiments import run as running
-from experiments.record import Record, read_rows, run_folders
+from experiments.messages import Message
+from experiments.record import Record, State, read_rows, run_folders
 from experiments.run import execute
 from experiments.study import read
 from sngan.config import InputError
@@ -115,7 +115,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that died at step 52 of 60 without a word, with checkpoints of steps 30 and 45."""
     folder = tmp_path_factory.mktemp("killed")
-    write = Record.append
+    write, write_state = Record.append, Record.write_status
 
     class Killed(BaseException): ...
 
@@ -124,12 +124,14 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if row["step"] == 52:
             raise Killed
 
-    def no_end(*_: object) -> None:
-        raise Killed
+    def write_status(self: Record, status: dict) -> None:
+        if status["state"] != State.RUNNING:
+            raise Killed
+        write_state(self, status)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Record, "append", append)
-        patch.setattr(running._Attempt, "_end", no_end)
+        patch.setattr(Record, "write_status", write_status)
         with pytest.raises(Killed):
             execute(small(**OFTEN), "single", folder, silent)
     return folder
@@ -157,8 +159,8 @@ def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: P
     original = Record(finished / small(**OFTEN).run_id)
     record, name = damage(folder, number)
     intact = record.metrics_path.read_bytes()
-    told: list[tuple] = []
-    result = execute(small(**OFTEN), "single", folder, lambda *message: told.append(message))
+    told: list[Message] = []
+    result = execute(small(**OFTEN), "single", folder, told.append)
     assert (result.state, result.ran) == ("finished", False)
     assert record.metrics_path.read_bytes() == intact  # nothing was trained anew
     (folder / "study.yaml").write_text(write_study(tmp_path, "single", **_study_fields()).read_text())
@@ -178,7 +180,7 @@ def test_a_lost_status_does_not_make_old_training_code_new(
     record = Record(folder / small(**OFTEN).run_id)
     version = record.status()["training_version"]
     (record.folder / "status.json").write_text("{")
-    monkeypatch.setattr(running, "TRAINING_VERSION", version + 1)
+    monkeypatch.setattr("experiments.run.TRAINING_VERSION", version + 1)
     assert execute(small(**OFTEN), "single", folder, silent).state == "finished"
     assert record.status()["training_version"] == version
 
@@ -203,8 +205,8 @@ def test_a_killed_run_with_a_damaged_byte_ends_as_it_would_have(
 ) -> None:
     folder = shutil.copytree(killed, tmp_path / "runs")
     record, name = damage(folder, number)
-    told: list[tuple] = []
-    result = execute(small(**OFTEN), "single", folder, lambda *message: told.append(message))
+    told: list[Message] = []
+    result = execute(small(**OFTEN), "single", folder, told.append)
     assert (result.state, result.ran) == ("finished", True), (name, result)
     assert metrics(folder) == metrics(finished)
     assert read_rows(record.metrics_path)

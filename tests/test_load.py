@@ -83,7 +83,7 @@ def test_variants_name_the_parameters_that_differ_and_contexts_the_settings(tmp_
     folder.mkdir()
     path = write_study(tmp_path, "wide", arm=["dcgan", "penalty"], penalty_weight=[0.01, 0.1], n_dis=[1, 2], steps=10)
     (folder / "study.yaml").write_text(path.read_text())
-    execute(small(steps=10), "wide", folder, lambda *message: None)
+    execute(small(steps=10), "wide", folder, lambda message: None)
     runs = load(folder).runs
     assert set(runs["variant"]) == {"dcgan", "penalty, penalty_weight 0.01", "penalty, penalty_weight 0.1"}
     assert set(runs["context"]) == {"digits, setting C", "digits, setting custom"}
@@ -92,7 +92,7 @@ def test_variants_name_the_parameters_that_differ_and_contexts_the_settings(tmp_
 
 def test_a_folder_without_a_study_file_is_all_its_runs(tmp_path: Path) -> None:
     for seed in (0, 1):
-        execute(small(seed=seed, steps=10), "single", tmp_path / "single", lambda *message: None)
+        execute(small(seed=seed, steps=10), "single", tmp_path / "single", lambda message: None)
     study = load(str(tmp_path / "single"))
     assert (study.name, study.account["finished"], study.extra) == ("single", 2, [])
 
@@ -174,7 +174,7 @@ def test_networks_of_two_kinds_are_two_contexts_with_their_own_layers(
     (folder / "study.yaml").write_text("\n".join(lines) + "\n")
     for config in read(folder / "study.yaml").configs:
         config = replace(config, threads=1, device="cpu", wandb="disabled")
-        assert execute(config, "study", folder, lambda *message: None).state == "finished"
+        assert execute(config, "study", folder, lambda message: None).state == "finished"
     study = load(folder)
     contexts = [f"digits, setting C, architecture {name}" for name in ("dcgan28", "other")]
     assert list(study.runs["context"]) == contexts

@@ -33,7 +33,7 @@ def _study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for config in (*configs[:5], small(arm="penalty", steps=60)):
             if config == configs[3]:
                 patch.setattr("experiments.run.train", lambda *_: 1 / 0)
-            execute(replace(config, threads=1, device="cpu", wandb="offline"), "tiny", folder, lambda *message: None)
+            execute(replace(config, threads=1, device="cpu", wandb="offline"), "tiny", folder, lambda message: None)
             if config == configs[3]:
                 patch.undo()
                 patch.setenv("WANDB_API_KEY", "")
@@ -209,7 +209,7 @@ def test_bad_sources_are_errors(tmp_path: Path, study_folder: Path, monkeypatch:
         load(f"wandb-files:{tmp_path}")
     with pytest.raises(InputError, match="no runs of the study other"):
         load(f"wandb-files:{study_folder}", study="other")
-    execute(small(wandb="offline"), "second", study_folder, lambda *message: None)
+    execute(small(wandb="offline"), "second", study_folder, lambda message: None)
     with pytest.raises(InputError, match="runs of 2 studies; name one of second, tiny"):
         load(f"wandb-files:{study_folder}")
     assert len(load(f"wandb-files:{study_folder}", study="tiny").runs) == 6

@@ -93,7 +93,7 @@ def test_tf32_is_refused_on_a_cpu(tmp_path: Path, command: Callable[..., tuple[i
     with pytest.raises(InputError, match=message):
         train(config, load("digits"), None)
     with pytest.raises(InputError, match=message):
-        execute(config, "single", tmp_path, lambda *message: None)
+        execute(config, "single", tmp_path, lambda message: None)
     assert not list(tmp_path.iterdir())
     path = write_study(tmp_path, precision=["float32", "tf32"])
     for line in (

@@ -9,10 +9,10 @@ from conftest import small
 from analysis import tables
 from analysis.load import load as load_study
 from analysis.report import CURVES
-from experiments.dashboard import workspace
 from experiments.record import Record
 from experiments.run import execute
 from experiments.study import find as find_study
+from experiments.tracking.dashboard import workspace
 from sngan.architectures import layer_names
 from sngan.arms import ARMS
 from sngan.config import RunConfig
@@ -37,7 +37,7 @@ def names(*recorded: str, arm: str = "") -> set[str]:
 def test_what_a_run_records_is_what_the_table_says(arm: str, tmp_path: Path) -> None:
     """Every key of every file, and each row of the table when it says: nothing more, and nothing less."""
     config = small(arm=arm, steps=40, log_every=10, instrument_every=20, n_evaluations=1)
-    assert execute(config, "single", tmp_path, lambda *message: None).state == "finished"
+    assert execute(config, "single", tmp_path, lambda message: None).state == "finished"
     record = Record(tmp_path / config.run_id)
     rows: dict[int, dict[str, Any]] = {row["step"]: row for row in record.rows()}
     trained, instruments = names("row", arm=arm), names("instruments", arm=arm)

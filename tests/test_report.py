@@ -361,7 +361,7 @@ def test_figures_and_tables_are_the_same_bytes_again(page: Path, mixed_study: Pa
 
 @pytest.mark.slow
 def test_one_run_of_one_seed_makes_a_report_without_bands(tmp_path: Path) -> None:
-    execute(small(), "single", tmp_path / "single", lambda *message: None)
+    execute(small(), "single", tmp_path / "single", lambda message: None)
     text = write_report(tmp_path / "single").read_text()
     assert "1 seed per arm: this report describes" in text
     assert "One seed per arm: no band." in text
@@ -385,7 +385,7 @@ def test_an_arm_or_a_context_without_some_metrics_makes_a_report(tmp_path: Path)
 
 
 def test_runs_that_logged_nothing_make_a_report_without_figures(tmp_path: Path) -> None:
-    execute(small(batch_size=1800), "single", tmp_path / "single", lambda *message: None)  # more than digits has
+    execute(small(batch_size=1800), "single", tmp_path / "single", lambda message: None)  # more than digits has
     text = write_report(tmp_path / "single").read_text()
     assert "larger than digits" in text
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from conftest import ONE_EACH, ROOT, small, write_study
 
-from experiments import checkpoint
-from experiments import run as running
-from experiments.record import Record, run_folders
-from experiments.run import execute, stop_on_signals
+from experiments import checkpoint, signals
+from experiments.record import Record, State, run_folders
+from experiments.run import Policy, execute
+from experiments.signals import stop_on_signals
 from experiments.study import read
 from sngan.config import InputError, RunConfig
 from sngan.data import load
@@ -31,7 +31,7 @@ OFTEN = {"steps": 60, "checkpoint_every": 15, "log_every": 4, "arm": "sn"}
 
 def run(folder: Path, **options: Any) -> tuple[Record, list[str]]:
     config, said = small(**{**OFTEN, **options.pop("changes", {})}), []
-    execute(config, "single", folder, lambda *message: said.append(" ".join(map(str, message))), **options)
+    execute(config, "single", folder, lambda message: said.append(" ".join(map(str, message))), **options)
     return Record(folder / config.run_id), said
 
 
@@ -45,7 +45,7 @@ def stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, number: int | None = signal.SIGTERM, **changes: Any
 ) -> Record:
     """A run that gets a signal, or (None) dies on the spot, when the row of step `at` was written."""
-    write = Record.append
+    write, write_state = Record.append, Record.write_status
 
     def append(self: Record, row: dict[str, Any]) -> None:
         write(self, row)
@@ -54,10 +54,15 @@ def stopped(
                 raise Killed
             signal.raise_signal(number)
 
+    def write_status(self: Record, status: dict[str, Any]) -> None:
+        if status["state"] != State.RUNNING:
+            raise Killed
+        write_state(self, status)
+
     with monkeypatch.context() as patch, stop_on_signals():
         patch.setattr(Record, "append", append)
         if number is None:  # as after kill -9, nobody writes the end state
-            patch.setattr(running._Attempt, "_end", lambda *_: (_ for _ in ()).throw(Killed))
+            patch.setattr(Record, "write_status", write_status)
         with pytest.raises((KeyboardInterrupt, Killed)):
             run(folder, changes=changes)
     return Record(folder / small(**OFTEN | changes).run_id)
@@ -76,7 +81,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("at", [pytest.param(0, marks=_SLOW), 4, 32, pytest.param(56, marks=_SLOW)])
-def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
+def test_a_signal_leaves_a_checkpoint_from_which_the_run_resumes(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
 ) -> None:
     record = stopped(tmp_path, monkeypatch, at)
@@ -127,7 +132,7 @@ def test_what_takes_too_long_is_cut_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
 ) -> None:
     """An evaluation that does not end: after the time of grace the run stops, and the checkpoint before counts."""
-    monkeypatch.setattr(running, "_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 0.3)
     write = Record.append
 
     def append(self: Record, row: dict[str, Any]) -> None:
@@ -211,13 +216,13 @@ def test_another_version_or_data_set_is_refused_unless_forced(tmp_path: Path, mo
     before = {path: path.read_bytes() for path in record.folder.rglob("*") if path.is_file()}
     monkeypatch.setattr(checkpoint, "TRAINING_VERSION", 99)
     digits = load("digits")
-    monkeypatch.setattr(running, "load", lambda *_: dataclasses.replace(digits, digest="other"))
+    monkeypatch.setattr("experiments.run.load", lambda *_: dataclasses.replace(digits, digest="other"))
     with pytest.raises(
         InputError, match=r"TRAINING_VERSION was \d+ and is 99; data was 'a87.*' and is 'other'.*--force"
     ):
         run(tmp_path)
     assert {path: path.read_bytes() for path in before} == before
-    record, said = run(tmp_path, force=True)
+    record, said = run(tmp_path, policy=Policy(force=True))
     assert any("resumes by force: TRAINING_VERSION was" in line for line in said)
     first, last = record.status()["attempts"]
     assert (first["exact"], last["exact"], len(last["forced"])) == (True, False, 2)
@@ -229,10 +234,10 @@ def test_another_configuration_is_refused_and_named(tmp_path: Path, monkeypatch:
     other = small(**{**OFTEN, "batch_size": 32})
     record.folder.rename(tmp_path / other.run_id)
     with pytest.raises(InputError, match="batch_size was 16 and is 32"):
-        execute(other, "single", tmp_path, lambda *message: None)
+        execute(other, "single", tmp_path, lambda message: None)
 
 
-def test_other_conditions_go_on_and_are_not_called_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_conditions_are_taken_and_not_called_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(tmp_path, monkeypatch, 40, None)
     record, said = run(tmp_path, changes={"memory_format": "contiguous"})
     assert any("not bit for bit: memory_format was channels_last and is contiguous" in line for line in said)
@@ -240,7 +245,7 @@ def test_other_conditions_go_on_and_are_not_called_exact(tmp_path: Path, monkeyp
     assert record.status()["state"] == "finished"
 
 
-def test_a_failed_run_goes_on_from_its_checkpoint(
+def test_a_failed_run_resumes_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
 ) -> None:
     write = Record.append
@@ -255,7 +260,7 @@ def test_a_failed_run_goes_on_from_its_checkpoint(
         record, _ = run(tmp_path)
     assert record.status()["state"] == "failed"
     assert "No space left on device" in record.status()["error"]
-    record, said = run(tmp_path, redo_failed=True)
+    record, said = run(tmp_path, policy=Policy(redo_failed=True))
     assert "was failed and resumes from step 30" in said[0]
     assert content(record) == uninterrupted
 
@@ -264,7 +269,7 @@ def test_a_failed_run_goes_on_from_its_checkpoint(
 
 
 def alive(group: int) -> list[str]:
-    """States of the processes of a group, those aside that are dead and wait to be buried."""
+    """States of the processes of a group, except zombies."""
     table = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
     return [line for line in table.splitlines() if line.split()[0] == str(group) and "Z" not in line]
 
@@ -301,7 +306,7 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path,
         assert record.status()["state"] == "finished"
         assert done.get(record.run_id, record.metrics_path.stat().st_mtime_ns) == record.metrics_path.stat().st_mtime_ns
         config: RunConfig = dataclasses.replace(record.config(), threads=1, device="cpu", wandb="disabled")
-        execute(config, "tiny", tmp_path / "quiet", lambda *message: None)
+        execute(config, "tiny", tmp_path / "quiet", lambda message: None)
         assert content(record) == content(Record(tmp_path / "quiet" / record.run_id))
         assert all(attempt["exact"] for attempt in record.status()["attempts"])
     assert len(run_folders(tmp_path / "killed" / "tiny")) == 3
@@ -315,11 +320,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, ki
     configs, rng = [small(**changes | {"arm": arm}) for arm in ONE_EACH], random.Random(kills)
     records = [Record(tmp_path / "killed" / config.run_id) for config in configs]
     for config in configs:  # before: the copies then have the reference features from the start
-        execute(config, "tiny", tmp_path / "quiet", lambda *message: None)
+        execute(config, "tiny", tmp_path / "quiet", lambda message: None)
 
     def train_all() -> None:
         for config in configs:
-            execute(config, "tiny", tmp_path / "killed", lambda *message: None)
+            execute(config, "tiny", tmp_path / "killed", lambda message: None)
 
     for kill in range(kills + 1):
         process = multiprocessing.get_context("fork").Process(target=train_all)

@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import signal
@@ -18,17 +17,16 @@ from conftest import ROOT, small, write_study
 from PIL import Image
 
 from experiments import checkpoint
-from experiments import run as running
+from experiments.messages import Ended, Message, Started
 from experiments.record import Record, run_folders
-from experiments.run import execute, explain, grid_png, resolve_device
-from sngan.config import InputError
+from experiments.run import Policy, Result, execute
 from sngan.data import load
 from sngan.datasets import DATASETS
 
 
-def run_small(folder: Path, **changes: Any) -> tuple[Record, running.Result, list[tuple]]:
+def run_small(folder: Path, **changes: Any) -> tuple[Record, Result, list[Message]]:
     config, told = small(**changes), []
-    result = execute(config, "single", folder, lambda *message: told.append(message))
+    result = execute(config, "single", folder, told.append)
     return Record(folder / config.run_id), result, told
 
 
@@ -54,7 +52,7 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert not any(key.startswith("time/") for row in record.rows() for key in row)
     grids = sorted(path.name for path in record.samples_path.iterdir())
     assert grids == ["real.png", *(f"step-{step:06d}.png" for step in record.config().evaluation_steps())]
-    assert [message[0] for message in told][0 :: len(told) - 1] == ["start", "end"]
+    assert [type(message) for message in (told[0], told[-1])] == [Started, Ended]
     state = torch.load(record.checkpoint_path, weights_only=True)
     assert state["config"] == record.config().identity()
     assert not list(record.folder.glob("**/*.tmp"))
@@ -121,7 +119,7 @@ def test_an_exception_is_a_failed_run_with_its_traceback(tmp_path: Path) -> None
     _, again, _ = run_small(tmp_path, batch_size=1800)
     assert not again.ran  # not without being asked
     config = small(batch_size=1800)
-    assert execute(config, "single", tmp_path, lambda *m: None, redo_failed=True).ran
+    assert execute(config, "single", tmp_path, lambda message: None, policy=Policy(redo_failed=True)).ran
     assert len(record.status()["attempts"]) == 2
 
 
@@ -166,12 +164,12 @@ def test_trouble_before_the_first_step_is_a_failed_run_too(tmp_path: Path, monke
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(running, "Tracker", broken)
+    monkeypatch.setattr("experiments.run.Tracker", broken)
     record, result, told = run_small(tmp_path)
-    assert result == running.Result("failed", "RuntimeError: two lines", True)
+    assert result == Result("failed", "RuntimeError: two lines", True)
     assert record.status()["state"] == "failed"
     assert "in broken" in record.status()["traceback"]
-    assert told[-1][:3] == ("end", record.run_id, "failed")
+    assert told[-1][:2] == (record.run_id, "failed")
 
 
 def test_the_real_images_are_those_of_the_data_set(tmp_path: Path) -> None:
@@ -183,83 +181,24 @@ def test_the_real_images_are_those_of_the_data_set(tmp_path: Path) -> None:
         np.testing.assert_array_equal(grid[top : top + 28, left : left + 28], images[i])
 
 
-def test_the_state_of_the_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
-                              check=True, capture_output=True, text=True).stdout.strip()  # fmt: skip
-
-    monkeypatch.setattr(running, "__file__", str(tmp_path / "experiments" / "run.py"))
-    outside = running.git_state.__wrapped__()
-    assert outside == dict.fromkeys(("git_commit", "git_tree", "git_dirty"))
-    git("init", "--quiet")
-    (tmp_path / "sngan").mkdir()
-    (tmp_path / "sngan" / "train.py").write_text("x")
-    git("add", "sngan")
-    git("commit", "--quiet", "--message", "x")
-    tree = git("rev-parse", "HEAD:sngan")
-    assert running.git_state.__wrapped__() == {
-        "git_commit": git("rev-parse", "HEAD"), "git_tree": tree, "git_dirty": False,
-    }  # fmt: skip
-    git("commit", "--quiet", "--allow-empty", "--message", "y")
-    assert running.git_state.__wrapped__()["git_tree"] == tree  # of the training code only
-    for name, mode in (("a", 0o644), ("a.py", 0o755), ("sub/a", 0o644), ("sub.py", 0o644), ("é", 0o644)):
-        path = tmp_path / "sngan" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(name)
-        path.chmod(mode)
-    changed = running.git_state.__wrapped__()["git_tree"]  # as it stands
-    git("add", "sngan")
-    git("commit", "--quiet", "--message", "z")
-    assert changed == running.git_state.__wrapped__()["git_tree"] == git("rev-parse", "HEAD:sngan") != tree
-    (tmp_path / "new.py").touch()
-    assert running.git_state.__wrapped__()["git_dirty"] is True
-    monkeypatch.setenv("PATH", "")
-    without_git = {"git_commit": None, "git_tree": changed, "git_dirty": None}
-    assert running.git_state.__wrapped__() == without_git
-
-
 def test_lack_of_memory_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock: a real lack of memory would endanger the machine that tests."""
 
     def train(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(running, "train", train)
+    monkeypatch.setattr("experiments.run.train", train)
     record, result, _ = run_small(tmp_path)
     assert result.state == "failed"
     assert record.run_id in str(result.error)
     assert "smaller batch_size" in str(result.error)
 
 
-def test_a_real_failed_allocation_is_recognized() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert "out of memory in" in explain(caught.value, small())
-
-
-def test_grid_is_eight_by_eight_with_values_in_range() -> None:
-    images = torch.linspace(-1, 1, 64)[:, None, None, None].expand(64, 1, 28, 28).clone()
-    images[3, 0, 5, 5] = torch.nan
-    grid = np.asarray(Image.open(io.BytesIO(grid_png(images))))
-    assert grid.shape == (8 * 30 + 2, 8 * 30 + 2)
-    assert grid[2 + 7 * 30, 2 + 7 * 30] == 255
-    assert grid[2, 2] == 0
-    assert grid[2 + 5, 2 + 3 * 30 + 5] == 0  # the non-finite pixel
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu").type == "cpu"
-    unknown = dict.fromkeys(("gpu", "mps", "cpu:5", "cuda:x", "cuda:99999999999999999999"), "expected auto")
-    for wrong, message in (unknown | {"cuda:99": "is not there"}).items():
-        with pytest.raises(InputError, match=message):
-            resolve_device(wrong)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_run_on_cuda(tmp_path: Path) -> None:
     config = dataclasses.replace(small(), device="cuda")
-    assert execute(config, "single", tmp_path, lambda *m: None).state == "finished"
+    assert execute(config, "single", tmp_path, lambda message: None).state == "finished"
     status = json.loads((tmp_path / config.run_id / "status.json").read_text())
     assert status["attempts"][0]["device_name"] == torch.cuda.get_device_name()
 

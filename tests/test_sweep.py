@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, small, wait_for, write_study
 
+from experiments.engines.local import check_devices
+from experiments.engines.sweep import shard
 from experiments.record import Record, run_folders
 from experiments.run import execute
 from experiments.study import find, read
-from experiments.sweep import shard
-from experiments.workers import check_devices
 from sngan.config import InputError
 
 OFF = ("--wandb", "disabled", "--runs-dir")
@@ -41,7 +41,7 @@ def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path, command: Callabl
     assert len(one) == 3
     assert one == two
     alone = Record(tmp_path / small(arm="sn").run_id)
-    execute(small(arm="sn"), "single", tmp_path, lambda *message: None)
+    execute(small(arm="sn"), "single", tmp_path, lambda message: None)
     assert one[alone.run_id] == alone.metrics_path.read_bytes()
     assert (tmp_path / "w1" / "tiny" / "study.yaml").read_text() == path.read_text()
 
@@ -115,7 +115,7 @@ def test_a_shard_is_what_its_sweep_trains(tmp_path: Path, command: Callable) -> 
 
 def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Callable) -> None:
     for seed in (0, 1):
-        execute(small(seed=seed), "tiny", tmp_path / "tiny", lambda *message: None)
+        execute(small(seed=seed), "tiny", tmp_path / "tiny", lambda message: None)
     write_study(tmp_path, seed=[0, 1]).rename(tmp_path / "tiny" / "study.yaml")
     path = write_study(tmp_path, seed=[1])
     assert command("sweep", path, "--workers", 1, *OFF, tmp_path)[0] == 0
@@ -126,7 +126,7 @@ def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Calla
 
 
 def test_single_runs_can_be_swept_and_stay_single_runs(tmp_path: Path, command: Callable) -> None:
-    execute(small(), "single", tmp_path / "single", lambda *message: None)
+    execute(small(), "single", tmp_path / "single", lambda message: None)
     assert command("sweep", "single", "--workers", 1, *OFF, tmp_path)[0] == 0
     assert not (tmp_path / "single" / "study.yaml").exists()
     status = json.loads(command("status", "single", "--json", "--runs-dir", tmp_path)[1])

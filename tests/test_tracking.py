@@ -14,10 +14,12 @@ from conftest import ROOT, small
 from PIL import Image
 
 from analysis.events import Thresholds, find_events
-from experiments import tracking
+from experiments.messages import Message, Said
 from experiments.record import Record, read_rows
 from experiments.run import execute
-from experiments.tracking import ModeWatch, Tracker, resolve_mode
+from experiments.tracking.client import resolve_mode
+from experiments.tracking.modes import ModeWatch
+from experiments.tracking.tracker import Tracker
 from sngan.config import InputError
 
 
@@ -43,7 +45,7 @@ def history_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def train_offline(folder: Path, study: str = "tiny", **changes: Any) -> Record:
     config = small(wandb="offline", **changes)
-    execute(config, study, folder / study, lambda *message: None)
+    execute(config, study, folder / study, lambda message: None)
     return Record(folder / study / config.run_id)
 
 
@@ -244,7 +246,7 @@ def test_disabled_imports_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from experiments.run import execute; from sngan.config import RunConfig;"
         "c = RunConfig(steps=2, batch_size=4, g_width=4, n_fake=20, device='cpu', wandb='disabled', threads=1);"
-        f"assert execute(c, 's', Path({str(tmp_path)!r}), lambda *m: None).state == 'finished';"
+        f"assert execute(c, 's', Path({str(tmp_path)!r}), lambda message: None).state == 'finished';"
         "sys.exit('wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
@@ -253,7 +255,7 @@ def test_disabled_imports_nothing(tmp_path: Path) -> None:
 
 def test_trouble_costs_one_warning_and_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock of a client that fails at the third row; what it wraps is real."""
-    told: list[tuple] = []
+    told: list[Message] = []
     real_log = Tracker.log
 
     def log(self: Tracker, row: dict, images: dict) -> None:
@@ -261,13 +263,13 @@ def test_trouble_costs_one_warning_and_no_training(tmp_path: Path, monkeypatch: 
             monkeypatch.setattr(self._run, "log", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         real_log(self, row, images)
 
-    monkeypatch.setattr(tracking.Tracker, "log", log)
+    monkeypatch.setattr(Tracker, "log", log)
     config = small(wandb="offline")
-    result = execute(config, "tiny", tmp_path / "tiny", lambda *message: told.append(message))
+    result = execute(config, "tiny", tmp_path / "tiny", told.append)
     assert result.state == "finished"
-    warnings = [m for m in told if m[0] == "say"]
+    warnings = [message for message in told if isinstance(message, Said)]
     assert len(warnings) == 1
-    assert "disk full" in warnings[0][1]
+    assert "disk full" in warnings[0].line
     assert [row["step"] for row in Record(tmp_path / "tiny" / config.run_id).rows()] == [0, 10, 20, 30]
 
 
@@ -292,7 +294,8 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_mode("auto")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    code = "from experiments.tracking import resolve_mode; print(resolve_mode('auto'))"  # this process stays logged out
+    # this process stays logged out
+    code = "from experiments.tracking.client import resolve_mode; print(resolve_mode('auto'))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "online"

@@ -18,7 +18,7 @@ from conftest import ONE_EACH, small
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.run import keep_memory
+from experiments.machine import keep_memory
 from sngan import measure
 from sngan import train as training
 from sngan.arms import ARMS

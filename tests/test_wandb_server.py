@@ -31,11 +31,11 @@ from analysis.load import load
 from analysis.report import write_report
 from analysis.stability import summarize
 from experiments import cli
-from experiments.dashboard import workspace
+from experiments.images import film_of
 from experiments.record import KILLED, Record, run_folders
 from experiments.run import execute
 from experiments.study import BUNDLED, bundled_names, find, read
-from experiments.tracking import film_of
+from experiments.tracking.dashboard import workspace
 from sngan.config import InputError
 
 _SLOW = pytest.mark.slow
@@ -51,7 +51,10 @@ def server() -> Iterator[Server]:
 def start(server: Server, folder: Path, *command: object, patience: float = 4) -> subprocess.Popen[str]:
     """The `sngan` command, logged in at the server, in a process of its own that waits for W&B no longer than this."""
     arguments = [str(argument) for argument in (*command, "--runs-dir", folder)]
-    code = f"from experiments import cli, tracking; tracking._PATIENCE_SECONDS = {patience}; cli.main({arguments!r})"
+    code = (
+        f"from experiments.tracking import tracker; tracker.PATIENCE_SECONDS = {patience};"
+        f"from experiments import cli; cli.main({arguments!r})"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
@@ -159,7 +162,7 @@ def test_a_server_that_fails_costs_one_warning_and_a_sync_later(
     assert status["state"] == "finished"
     assert status["attempts"][0]["wandb"] == ("offline" if when == "from the start" else "online")
     assert status["attempts"][0]["wandb_error"] in output
-    execute(small(steps=300), "tiny", tmp_path / "quiet", lambda *message: None)
+    execute(small(steps=300), "tiny", tmp_path / "quiet", lambda message: None)
     assert record.metrics_path.read_bytes() == Record(tmp_path / "quiet" / record.run_id).metrics_path.read_bytes()
     server.fault = ""
     assert "wandb sync --include-online" in output

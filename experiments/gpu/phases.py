@@ -23,16 +23,18 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.bench import matmul_rates
+from experiments.bench.loop import matmul_rates
 from experiments.display import Display
+from experiments.engines.local import LocalEngine
+from experiments.engines.sweep import sweep
 from experiments.gpu import agreement
 from experiments.gpu.archive import Archives
 from experiments.gpu.processes import start, stop
+from experiments.machine import cores, device_name, git_state, resolve_device
 from experiments.record import RESULTS, recorded_configs, run_folders, to_json, write_atomically
-from experiments.run import device_name, git_state, resolve_device, stop_on_signals
+from experiments.run import Policy
+from experiments.signals import stop_on_signals
 from experiments.study import BUNDLED, Study, read
-from experiments.sweep import sweep
-from experiments.workers import LocalEngine, cores
 from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, RunConfig
 from sngan.data import load
@@ -176,7 +178,7 @@ class Phases:
             account = sweep(
                 study, self._folder / "runs" / study.name, display,
                 lambda jobs: LocalEngine(min(self._workers, jobs), [device]), options,
-                memory_fraction=1 / self._workers,
+                Policy(), 1 / self._workers,
             )  # fmt: skip
         return {"ok": not account["failed"], "account": account}
 

@@ -17,7 +17,9 @@ from ray.exceptions import RayError, TaskCancelledError, WorkerCrashedError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from experiments.sweep import Job, train_job
+from experiments.engines.engine import Died, Done, Event, Job, train_job
+from experiments.messages import Message
+from experiments.signals import stop_on_signals
 from sngan.config import InputError
 
 _CONNECT_SECONDS = 10.0
@@ -27,8 +29,8 @@ _STOP_SECONDS = 10.0  # a cancelled task writes `interrupted` and leaves
 class RayEngine:
     """Ray Core tasks. Every node needs this program, and the records' folder and the data at the same paths.
 
-    A task takes `threads` CPUs, and with `gpu` one `per_gpu`-th of a GPU. A task whose worker or node dies is started
-    anew by Ray, at most `retries` times. At most `tasks` run at once; 0: as many as the cluster has room for.
+    A task takes `threads` CPUs, and with `gpu` one `per_gpu`-th of a GPU. A task whose worker or node dies is
+    retried by Ray, at most `retries` times. At most `tasks` run at once; 0: as many as the cluster has room for.
     """
 
     retries_dead_workers = True
@@ -65,18 +67,18 @@ class RayEngine:
         self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # it outlives other nodes
         self._jobs: dict[Any, Job] = {}  # by the task's reference
 
-    def free(self) -> bool:
+    def has_capacity(self) -> bool:
         return not self._limit or len(self._jobs) < self._limit
 
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         return bool(self._jobs)
 
-    def give(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         config = dataclasses.replace(job.config, device=self._device)
         job = job._replace(config=config, folder=Path(job.folder).absolute())
         self._jobs[self._task.remote(job, self._queue)] = job
 
-    def hear(self, seconds: float) -> list[tuple[Job, tuple[Any, ...]]]:
+    def poll(self, seconds: float) -> list[tuple[Job, Event]]:
         if not self._jobs:
             time.sleep(seconds)
             return []
@@ -84,14 +86,14 @@ class RayEngine:
         ray.wait(list(self._jobs), timeout=seconds)
         done, _ = ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=0)
         messages = self._queue.get_nowait_batch(self._queue.qsize())  # after `done`: so it holds all that those said
-        heard = [(by_id[run_id], message) for run_id, message in messages if run_id in by_id]
+        events = [(by_id[run_id], message) for run_id, message in messages if run_id in by_id]
         for reference in done:
             job = self._jobs.pop(reference)
             try:
-                heard.append((job, ("over", *ray.get(reference))))
+                events.append((job, ray.get(reference)))
             except RayError as error:
-                heard.append((job, ("died", _cause(error))))
-        return heard
+                events.append((job, Died(_cause(error))))
+        return events
 
     def stop(self) -> None:
         for reference in self._jobs:
@@ -102,13 +104,11 @@ class RayEngine:
         ray.shutdown()
 
 
-def _train(job: Job, queue: Queue) -> tuple[str, str]:
-    from experiments.run import stop_on_signals
-
+def _train(job: Job, queue: Queue) -> Done:
     told, actor = [], queue.actor
     assert actor
 
-    def tell(*message: Any) -> None:  # without waiting: a task that waits lends its CPU to the next
+    def tell(message: Message) -> None:  # without waiting: a task that waits lends its CPU to the next
         told[:] = [actor.put_nowait.remote((job.config.run_id, message))]
 
     with stop_on_signals():
@@ -120,7 +120,7 @@ def _train(job: Job, queue: Queue) -> tuple[str, str]:
 
 def _cause(error: RayError) -> str:
     if isinstance(error, WorkerCrashedError):
-        return "killed, more often than it is tried again"
+        return "killed, more often than it is retried"
     if isinstance(error, TaskCancelledError):
         return "cancelled"
     return " ".join(str(error).split())[:300]

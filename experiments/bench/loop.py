@@ -22,12 +22,13 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.account import step_flop
-from experiments.bench_notebook import notebook_steps
-from experiments.bench_sweep import further_runs, sweep_throughput
-from experiments.record import Record, to_json, write_atomically
-from experiments.run import device_name, grid_png, keep_memory, resolve_device
-from experiments.tracking import Tracker, is_installed
-from experiments.workers import cores
+from experiments.bench.notebook import notebook_steps
+from experiments.bench.sweep import further_runs, sweep_throughput
+from experiments.images import grid_png
+from experiments.machine import cores, device_name, keep_memory, resolve_device
+from experiments.record import Record, State, to_json, write_atomically
+from experiments.tracking.client import is_installed
+from experiments.tracking.tracker import Tracker
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
 from sngan.data import ImageData, load
@@ -227,7 +228,7 @@ def _instrument_seconds(config: RunConfig, data: ImageData, rounds: int) -> dict
 
         evaluate()
         seconds[_EVALUATION] = [_time(_repeat(evaluate), 1) for _ in range(rounds)]
-        tracker.finish("finished", {})
+        tracker.finish(State.FINISHED, {})
     more = [operators - sigmas for operators, sigmas in zip(seconds[_OPERATORS], seconds[_SIGMAS], strict=True)]
     return seconds | {_OPERATORS: more}
 

@@ -10,18 +10,14 @@ import threading
 import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
-from experiments.run import stop_on_signals
-from experiments.sweep import Job, train_job
+from experiments.engines.engine import Died, Done, Event, Job, train_job
+from experiments.messages import Message
+from experiments.record import State
+from experiments.signals import stop_on_signals
 from sngan.config import InputError
 
 _STOP_SECONDS = 10.0  # a stopped worker writes `interrupted` and leaves
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_devices(text: str) -> list[str]:
@@ -61,13 +57,13 @@ class LocalEngine:
     def __init__(self, workers: int, devices: list[str]) -> None:
         self._workers = [_Worker(devices[i % len(devices)]) for i in range(workers)]
 
-    def free(self) -> bool:
+    def has_capacity(self) -> bool:
         return any(worker.job is None for worker in self._workers)
 
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         return any(worker.job for worker in self._workers)
 
-    def give(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         i = next(i for i, worker in enumerate(self._workers) if worker.job is None)
         if not self._workers[i].process.is_alive():
             self._workers[i] = _Worker(self._workers[i].device)
@@ -75,26 +71,26 @@ class LocalEngine:
         worker.job = job._replace(config=dataclasses.replace(job.config, device=worker.device))
         worker.connection.send(worker.job)
 
-    def hear(self, seconds: float) -> list[tuple[Job, tuple[Any, ...]]]:
+    def poll(self, seconds: float) -> list[tuple[Job, Event]]:
         busy = {worker.connection: worker for worker in self._workers if worker.job}
         if not busy:
             time.sleep(seconds)
-        heard = []
+        events = []
         for connection in wait(busy, timeout=seconds) if busy else ():
             worker = busy[connection]  # type: ignore[index]
             job = worker.job
             assert job
             try:
-                message = worker.connection.recv()
+                event = worker.connection.recv()
             except (EOFError, ConnectionResetError):
-                message = ("died", worker.cause_of_death())
-            if message[0] in ("over", "died"):
+                event = Died(worker.cause_of_death())
+            if isinstance(event, Done | Died):
                 worker.job = None
-            if message[:2] == ("over", "failed") and worker.device != "cpu":
+            if isinstance(event, Done) and event.state is State.FAILED and worker.device != "cpu":
                 worker.connection.close()  # an error may have spoilt the process's CUDA context: a new one comes
                 worker.process.join()
-            heard.append((job, message))
-        return heard
+            events.append((job, event))
+        return events
 
     def stop(self) -> None:
         for worker in self._workers:
@@ -115,10 +111,10 @@ def _work(connection: Connection) -> None:
 
     lock = threading.Lock()  # the thread that talks to W&B tells of its trouble
 
-    def tell(*message: Any) -> None:
+    def send(event: Message | Done) -> None:
         try:
             with lock:
-                connection.send(message)
+                connection.send(event)
         except OSError as error:
             raise KeyboardInterrupt("the sweep is gone") from error  # not a failure of the run
 
@@ -127,7 +123,7 @@ def _work(connection: Connection) -> None:
         threading.Thread(target=_follow_parent, daemon=True).start()
         try:
             while True:
-                tell("over", *train_job(connection.recv(), tell))
+                send(train_job(connection.recv(), send))
         except (EOFError, KeyboardInterrupt):
             pass
 

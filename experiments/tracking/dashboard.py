@@ -18,8 +18,8 @@ import wandb_workspaces.reports.v2.interface as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces import internal
 
-from experiments import tracking
 from experiments.study import Study
+from experiments.tracking import client
 from sngan.architectures import layer_names
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
@@ -238,7 +238,7 @@ def _place() -> tuple[str, str]:
     """(entity, project) of this user's runs."""
     import wandb
 
-    return os.environ.get("WANDB_ENTITY") or str(wandb.Api().default_entity), tracking.project()
+    return os.environ.get("WANDB_ENTITY") or str(wandb.Api().default_entity), client.project()
 
 
 def _stable(*words: str) -> str:

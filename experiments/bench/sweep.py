@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from experiments.run import execute, keep_memory, peak_memory_bytes
-from experiments.tracking import is_installed
+from experiments.machine import keep_memory, peak_memory_bytes
+from experiments.run import execute
+from experiments.tracking.client import is_installed
 from sngan.config import InputError, RunConfig
 from sngan.data import load
 from sngan.train import train

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
-import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,64 +14,23 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from experiments.record import Record, to_json
+from experiments.images import film_of
+from experiments.record import Record, State, to_json
+from experiments.tracking import client
+from experiments.tracking.modes import ModeWatch
 from sngan import quantities
-from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY, InputError, RunConfig
-from sngan.datasets import DATASETS, is_many
+from sngan.config import RunConfig
 
 if TYPE_CHECKING:
     import wandb
 
-PROJECT = "sngan"
-MODES = ("online", "offline", "disabled")
-_PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
+PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _THREAD = "W&B of a run"
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
-
-
-def resolve_mode(wanted: str) -> str:
-    """`online`, `offline` or `disabled`: what was asked for, else WANDB_MODE, else online when logged in.
-
-    Raises InputError for a WANDB_MODE that is none of these.
-    """
-    if wanted in MODES:
-        return wanted
-    if mode := os.environ.get("WANDB_MODE"):
-        mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
-        if mode not in MODES:
-            raise InputError(f"the environment's WANDB_MODE is {mode!r}; expected one of {', '.join(MODES)}")
-        return mode
-    try:
-        import wandb
-
-        logged_in = wandb.login(prompt=False, verify=False)
-    except Exception as error:  # broken credentials must not end a training
-        print(f"warning: W&B cannot tell whether you are logged in, working offline: {error}", file=sys.stderr)
-        logged_in = False
-    return "online" if logged_in else "offline"
-
-
-def is_installed() -> bool:
-    """Whether W&B's client can be imported; a run with `wandb: disabled` does without."""
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def project() -> str:
-    """Name of the W&B project: WANDB_PROJECT, else `sngan`."""
-    return os.environ.get("WANDB_PROJECT") or PROJECT
-
-
-def under_agent() -> bool:
-    """Whether a W&B agent started this process, for one cell of a W&B sweep."""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def is_busy() -> bool:
@@ -133,24 +89,24 @@ class Tracker:
         while self._thread.is_alive() and not taken.wait(0.1):
             pass
 
-    def finish(self, state: str, summary: dict[str, Any], record: Record | None = None) -> None:
+    def finish(self, state: State, summary: dict[str, Any], record: Record | None = None) -> None:
         """Wait until W&B has everything: about a minute at most, and 5 seconds for a run that was told to stop.
 
         `record`: the folder of a run that is over, whose weights and rows become artifacts.
         """
         self._calls.put(lambda run: run.summary.update(_plain(summary | _address(run, self.mode))))
-        if state in ("diverged", "failed"):
+        if state in (State.DIVERGED, State.FAILED):
             text = f"{self._config.run_id}: {summary.get('error')}"
-            self._calls.put(lambda run: run.alert(state, text, level="WARN" if state == "diverged" else "ERROR"))
+            self._calls.put(lambda run: run.alert(state, text, level="WARN" if state is State.DIVERGED else "ERROR"))
         if record:
             self._calls.put(lambda run: _within(_ARTIFACT_SECONDS, _log_artifacts, run, self._config, record, summary))
-        if state == "interrupted":
+        if state is State.INTERRUPTED:
             self._calls.put(lambda run: run.mark_preempting())
-        self._calls.put(lambda run: run.finish(exit_code=0 if state in ("finished", "diverged") else 1))
+        self._calls.put(lambda run: run.finish(exit_code=0 if state.is_result else 1))
         self._calls.put(None)
         if self._thread.is_alive():
-            most = 2 * _PATIENCE_SECONDS + _ARTIFACT_SECONDS
-            self._thread.join(_STOP_SECONDS if state == "interrupted" else most)
+            most = 2 * PATIENCE_SECONDS + _ARTIFACT_SECONDS
+            self._thread.join(_STOP_SECONDS if state is State.INTERRUPTED else most)
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
@@ -194,18 +150,18 @@ class Tracker:
     def _start(self) -> wandb.Run:
         import wandb
 
-        checkout = Path(__file__).parents[1]  # its commit, and what differs from it as diff.patch
+        checkout = Path(__file__).parents[2]  # its commit, and what differs from it as diff.patch
         in_git = (checkout / ".git").exists()
         code: dict[str, Any] = {"git_root": str(checkout), "save_code": True} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
-            silent=True, console="off", init_timeout=_PATIENCE_SECONDS,
-            finish_timeout=_PATIENCE_SECONDS, finish_timeout_raises=True, **code,
+            silent=True, console="off", init_timeout=PATIENCE_SECONDS,
+            finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's telemetry, which may fail
         wandb.setup(quiet)
-        wandb.termsetup(quiet, _Ear(self._trouble))  # what W&B would print
+        wandb.termsetup(quiet, _WandbMessages(self._trouble))  # what W&B would print
         run = wandb.init(
-            project=project(),
+            project=client.project(),
             dir=self._folder,
             id=self._id,
             name=self._config.run_id,
@@ -261,7 +217,7 @@ class _Server:
     failed = False  # this process then works offline: it does not wait again for each run
 
 
-class _Ear:
+class _WandbMessages:
     """Where W&B's messages go, by wandb.termsetup: those that say that something was not sent are trouble."""
 
     def __init__(self, trouble: Callable[[str, object], None]) -> None:
@@ -274,39 +230,6 @@ class _Ear:
             self._trouble("could not send everything", msg.rpartition("WARNING ")[2].rstrip("."))
 
     error = warning
-
-
-class ModeWatch:
-    """Whether a run, once healthy, has lost modes: as the report judges it, but while the run trains.
-
-    `trivial_fd`: of the trivial sampler; None where it is not known, and then nothing is seen.
-    """
-
-    def __init__(self, config: RunConfig, trivial_fd: float | None) -> None:
-        self._classes, self._healthy_fd = DATASETS[config.dataset].classes, HEALTHY_FD * (trivial_fd or -math.inf)
-        self._healthy = self._told = False
-        self._best, self._bad = 0.0, 0  # effective modes; evaluations in a row
-
-    def lost(self, row: dict[str, Any]) -> str:
-        """What is wrong, once a run and at the second bad evaluation in a row; else nothing."""
-        if any(row.get(f"eval/{name}") is None for name in ("fd", "effective_modes", "mode_kl", "diversity")):
-            return ""
-        modes, classes = row["eval/effective_modes"], self._classes
-        many = is_many(classes)
-        self._healthy |= row["eval/fd"] < self._healthy_fd and (many or modes >= FEW_MODES * classes)
-        if not self._healthy:
-            return ""
-        self._best = max(self._best, modes)
-        found = {f"effective modes {modes:.3g} of {classes}": modes < FEW_MODES * (self._best if many else classes)}
-        if not many:
-            kl, diversity = row["eval/mode_kl"], row["eval/diversity"]
-            found |= {f"KL {kl:.3g} nats": kl > LARGE_MODE_KL, f"diversity {diversity:.3g}": diversity < LOW_DIVERSITY}
-        reasons = [text for text, holds in found.items() if holds]
-        self._bad = self._bad + 1 if reasons else 0
-        if self._bad < 2 or self._told:
-            return ""
-        self._told = True
-        return f"{', '.join(reasons)} at step {row['step']}, after it was healthy"
 
 
 def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
@@ -324,17 +247,6 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
         elif values:
             logged[key] = wandb.Histogram(values)
     return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
-
-
-def film_of(frames: Sequence[Path]) -> io.BytesIO:
-    """The PNG files as a GIF, four a second."""
-    from PIL import Image
-
-    images = [Image.open(path) for path in frames]
-    film = io.BytesIO()
-    images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)
-    film.seek(0)
-    return film
 
 
 def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: rows side by side in one run, as medians and ratios."""

@@ -1,0 +1,52 @@
+"""W&B's client on this machine: whether it is there and logged in, and which project it writes to."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sngan.config import InputError
+
+PROJECT = "sngan"
+MODES = ("online", "offline", "disabled")
+
+
+def resolve_mode(wanted: str) -> str:
+    """`online`, `offline` or `disabled`: what was asked for, else WANDB_MODE, else online when logged in.
+
+    Raises InputError for a WANDB_MODE that is none of these.
+    """
+    if wanted in MODES:
+        return wanted
+    if mode := os.environ.get("WANDB_MODE"):
+        mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
+        if mode not in MODES:
+            raise InputError(f"the environment's WANDB_MODE is {mode!r}; expected one of {', '.join(MODES)}")
+        return mode
+    try:
+        import wandb
+
+        logged_in = wandb.login(prompt=False, verify=False)
+    except Exception as error:  # broken credentials must not end a training
+        print(f"warning: W&B cannot tell whether you are logged in, working offline: {error}", file=sys.stderr)
+        logged_in = False
+    return "online" if logged_in else "offline"
+
+
+def is_installed() -> bool:
+    """Whether W&B's client can be imported; a run with `wandb: disabled` does without."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def project() -> str:
+    """Name of the W&B project: WANDB_PROJECT, else `sngan`."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def under_agent() -> bool:
+    """Whether a W&B agent started this process, for one cell of a W&B sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
