@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference import MARGIN, equality_p, holm, paired_rates_interval, paired_rates_p, trend_p
-from analysis.load import Study
 from analysis.stability import OVER, WITHOUT_END
 from analysis.stats import (
     APPROXIMATE_BELOW,
@@ -32,6 +31,7 @@ from analysis.stats import (
     spread_ratio,
     subtract,
 )
+from analysis.study import Study
 from experiments.study import CONTEXT_FIELDS
 from sngan.arms import ARMS
 from sngan.datasets import classes_of
@@ -230,7 +230,7 @@ def _name(arm: _Arm) -> str:
 # --- parts ---
 
 
-def _judged(what: str, expected: str, threshold: float, effects: np.ndarray, of: str = "paired seed") -> Part:
+def judged_part(what: str, expected: str, threshold: float, effects: np.ndarray, of: str = "paired seed") -> Part:
     """An effect per seed, or whatever the sample is `of`, against a threshold; NaN is none that was measured."""
     d = np.asarray(effects, float)
     if len(d) and np.isnan(d).all():
@@ -277,7 +277,7 @@ def _contrast(
     if not np.isnan(d).all():
         early = (np.isnan(values[x]) & ~cell.table.ended[x]) | (np.isnan(values[y]) & ~cell.table.ended[y])
         d = np.where(np.isnan(d) & early, 0.0, d)
-    part = _judged(what, expected, threshold, d)
+    part = judged_part(what, expected, threshold, d)
     return _if_learned(cell, part, (arm, x), (other, y)) if learned else part
 
 
@@ -331,7 +331,7 @@ def _equality(cell: _Cell, arm: _Arm, other: _Arm) -> Part:
         return _missing(what, _Missing(_distance(cell)))
     values = np.where(ended, log_q, np.inf)
     lacking, neither = int((~(ended[x] & ended[y])).sum()), ~(ended[x] | ended[y])
-    part = replace(_judged(what, "within", MARGIN, subtract(values[x], values[y])[~neither]), seeds=len(x))
+    part = replace(judged_part(what, "within", MARGIN, subtract(values[x], values[y])[~neither]), seeds=len(x))
     if len(x) >= APPROXIMATE_BELOW and lacking > _TOO_MANY_WITHOUT_END * len(x):
         said = f"{lacking} of {len(x)} pairs lack an end, more than a fifth"
         return replace(part, untested="", refused=said)
@@ -429,7 +429,7 @@ def _c1(cell: _Cell) -> Iterator[Part]:
         shares = cell.table.column("sigma_share")[rows]
         if not np.isnan(shares).all():  # a run that ended before it had a row
             shares = np.where(np.isnan(shares) & ~cell.table.ended[rows], 0.05, shares)
-        yield _judged(what, "below", 0.05, shares, "seed")
+        yield judged_part(what, "below", 0.05, shares, "seed")
 
 
 def _c2(cell: _Cell) -> Iterator[Part]:
@@ -443,7 +443,7 @@ def _c2(cell: _Cell) -> Iterator[Part]:
             values = cell.table.column(name)[list(cell.rows("sn").values())]
         except _Missing:
             continue
-        yield replace(_judged(words, expected, threshold, values, "seed"), decides=False)
+        yield replace(judged_part(words, expected, threshold, values, "seed"), decides=False)
 
 
 def _c3(cell: _Cell) -> Iterator[Part]:
@@ -456,7 +456,7 @@ def _c3(cell: _Cell) -> Iterator[Part]:
         rise = cell.table.column("sigma_growth")[rows]
         if not np.isnan(rise).all():
             rise = np.where(np.isnan(rise) & ~cell.table.ended[rows], 0.0, rise)
-        yield _judged(what, "above", BETTER, rise, "seed")
+        yield judged_part(what, "above", BETTER, rise, "seed")
     order: list[_Arm] = ["plain", *cell.weights("penalty")]
     if len(order) == 1:
         yield _missing("log largest sigma at the end: plain - penalty", _Missing("penalty"))
@@ -499,10 +499,10 @@ def _c6(cell: _Cell) -> Iterator[Part]:
     words = cell.settings
     for other in others:
         what = f"gain by {_distance(cell)} at their worst: sn ({words[worst['sn']]}) - {other} ({words[worst[other]]})"
-        part = _judged(what, "above", BETTER, gains["sn"][worst["sn"]] - gains[other][worst[other]])
+        part = judged_part(what, "above", BETTER, gains["sn"][worst["sn"]] - gains[other][worst[other]])
         yield _if_learned(cell, part, ("sn", at["sn"]), (other, at[other]))
         what = f"loss of gain from best to worst: {other} (best {words[best[other]]}) - sn (best {words[best['sn']]})"
-        yield _judged(what, "above", 0.0, loss[other] - loss["sn"])
+        yield judged_part(what, "above", 0.0, loss[other] - loss["sn"])
 
 
 def _c7a(cell: _Cell) -> Iterator[Part]:
@@ -558,7 +558,7 @@ def _c12(cell: _Cell) -> Iterator[Part]:
             continue
         machine, seconds = found
         ratios = seconds[arm] / seconds[other]
-        yield _judged(f"{what}, over rounds of a benchmark on {machine}", "below", limit, ratios, "round")
+        yield judged_part(f"{what}, over rounds of a benchmark on {machine}", "below", limit, ratios, "round")
 
 
 def _benchmark(folder: Path | None) -> tuple[str, dict[str, np.ndarray]] | None:
@@ -634,7 +634,7 @@ def _c17(cell: _Cell) -> Iterator[Part]:
             yield _missing(what, error)
             continue
         x, y = ({seed: float(healthy[rows].sum()) for seed, rows in of.items()} for of in counts)
-        yield _judged(what, "above", 0.0, np.array([x[seed] - y[seed] for seed in x if seed in y]))
+        yield judged_part(what, "above", 0.0, np.array([x[seed] - y[seed] for seed in x if seed in y]))
 
 
 def _over_contexts(contexts: Iterable[dict[int, int]]) -> dict[int, list[int]]:
@@ -721,7 +721,7 @@ class _Judged:
             "contradicted": self.adjusted_against <= LEVEL and any(part.opposite for part in self.deciding),
         }
         verdict = next((name for name, is_so in decided.items() if is_so), "inconclusive")
-        if verdict != "inconclusive" and any(_opposed(*pair, verdict) for pair in self._views(verdict)):
+        if verdict != "inconclusive" and any(opposed(*pair, verdict) for pair in self._views(verdict)):
             return "depends on the view", f"{verdict} by fd, the other way round by fd_pixels"
         return verdict, ""
 
@@ -762,18 +762,18 @@ def judge_runs(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | Non
     tested = [of for of in judged if of.tested]
     for family in FAMILIES:
         own = [of for of in tested if of.family == family]
-        for of, p in zip(own, _adjust(family, [of.p for of in own]), strict=True):
+        for of, p in zip(own, adjust(family, [of.p for of in own]), strict=True):
             of.adjusted = p
     for families in (FAMILIES[:1], FAMILIES[1:]):
         own = [of for of in tested if of.family in families]
-        for of, p in zip(own, _adjust(families[0], [of.p_against for of in own]), strict=True):
+        for of, p in zip(own, adjust(families[0], [of.p_against for of in own]), strict=True):
             of.adjusted_against = p
     order = [claim.id for claim in CLAIMS]
     judged.sort(key=lambda of: order.index(of.claim.id))
     return pd.DataFrame([row for of in judged for row in _rows(of)], columns=_COLUMNS)
 
 
-def _adjust(family: str, p: list[float]) -> list[float]:
+def adjust(family: str, p: list[float]) -> list[float]:
     return (holm if family == _PRIMARY else benjamini_hochberg)(np.array(p)).tolist()
 
 
@@ -845,7 +845,7 @@ def _setting_words(of: Mapping[str, Any], among: Iterable[Mapping[str, Any]]) ->
     return ", ".join(f"{name} {of[name]:g}" for name in names) or "custom"
 
 
-def _opposed(part: Part, other: Part, verdict: str) -> bool:
+def opposed(part: Part, other: Part, verdict: str) -> bool:
     """Whether the other view of a part that is supported, or contradicted, has the opposite direction.
 
     Of an equality: whether it holds in one view only, or is broken in opposite directions.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -305,3 +305,12 @@ def bands(history: pd.DataFrame, metric: str) -> pd.DataFrame:
                 low, high = (values.min(), values.max()) if len(values) > 1 else (np.nan, np.nan)
             rows.append((context, variant, step, centre, low, high, len(values)))
     return pd.DataFrame(rows, columns=["context", "variant", "step", "centre", "low", "high", "n"])
+
+
+def iqm(values: np.ndarray) -> Any:
+    """Interquartile mean of (.., n): of the middle half, a quarter of the values (rounded down) cut off at each end.
+
+    Source: Agarwal et al. 2021. A run without an end is an infinite value, and is cut off as one.
+    """
+    n = values.shape[-1]
+    return np.sort(values, axis=-1)[..., n // 4 : n - n // 4].mean(axis=-1) if n else np.nan

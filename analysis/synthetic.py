@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.load import Study
+from analysis.study import Study
 from experiments.record import Record, to_json
 from experiments.study import read
 from sngan.architectures import layer_names

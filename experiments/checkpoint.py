@@ -25,7 +25,7 @@ def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256:
     }
     if "streams" not in state:  # final weights
         content |= record.digests()
-    content["sha256"] = _fingerprint(content)
+    content["sha256"] = fingerprint(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     record.keep_previous_checkpoint()
@@ -98,7 +98,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise InputError(f"{path} is not a checkpoint of a run")
     older = not {"sha256", "training_version"} & set(content)  # weights of a program that kept no more
-    if content.pop("sha256", None) != _fingerprint(content) and not older:
+    if content.pop("sha256", None) != fingerprint(content) and not older:
         raise InputError(f"{path} is damaged: it does not hold what was written")
     return content
 
@@ -111,7 +111,7 @@ def _completed(identity: dict[str, Any]) -> dict[str, Any]:
         return identity
 
 
-def _fingerprint(content: Any) -> str:
+def fingerprint(content: Any) -> str:
     """SHA-256 over everything in nested dicts and lists, tensors by type, shape and bytes."""
     digest = hashlib.sha256()
 

@@ -22,7 +22,7 @@ from rich.progress import (
 
 from experiments.messages import Ended, Message, Progressed, Said, Started
 
-_LINE_EVERY_SECONDS = 15.0
+LINE_EVERY_SECONDS = 15.0
 _WIDE = 120  # columns; a narrower terminal has no room for bars
 
 
@@ -105,7 +105,7 @@ class Display:
         shown = self._shown[run.run_id]
         if self._live and shown.task is not None:
             self._live.update(shown.task, completed=run.step, numbers=_numbers(run.row))
-        elif (now := time.monotonic()) - shown.line_time >= _LINE_EVERY_SECONDS:
+        elif (now := time.monotonic()) - shown.line_time >= LINE_EVERY_SECONDS:
             shown.line_time = now
             done = run.step - shown.first
             left = (now - shown.started) / done * (shown.steps - run.step) if done else None
@@ -139,7 +139,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
     def tell(done: int, total: int) -> None:
         nonlocal said
-        if (now := time.monotonic()) - said >= _LINE_EVERY_SECONDS or done == total:
+        if (now := time.monotonic()) - said >= LINE_EVERY_SECONDS or done == total:
             said = now
             console.print(f"{what}: {done}/{total}", markup=False, emoji=False)
 

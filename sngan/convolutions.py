@@ -95,7 +95,7 @@ def toom_cook(x: Tensor, weight: Tensor) -> Tensor:
     gradients; the plain sum's is 1e-7 to 8e-7. One infinite pixel makes all of its image NaN.
     """
     (inputs, outputs, kernel, _), n = weight.shape, len(x)
-    of_x, of_weight, to_image = (x.new_tensor(matrix) for matrix in _at_points(kernel))
+    of_x, of_weight, to_image = (x.new_tensor(matrix) for matrix in at_points(kernel))
     values = of_x @ x.permute(0, 2, 3, 1).reshape(n, (_SIDE + 1 - kernel) ** 2, inputs)
     weights = of_weight @ weight.permute(0, 2, 3, 1).reshape(inputs, kernel * kernel, outputs)
     products = values.transpose(0, 1) @ weights.transpose(0, 1)  # one for every point
@@ -104,7 +104,7 @@ def toom_cook(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @cache  # of arrays: a tensor would keep the mode and the device of the first call
-def _at_points(kernel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def at_points(kernel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values of h^2 and of k^2 coefficients at 36 points, and the product's coefficients from its values."""
 
     def values(coefficients: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from sngan import cache
 from sngan.config import InputError
 from sngan.datasets import DATASETS
 from sngan.streams import Ahead, numpy_generator
@@ -68,36 +68,17 @@ def _digest(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().data).hexdigest()
 
 
-def _shared(name: str, shape: tuple[int, ...]) -> Tensor | None:
-    """Images from the cache by the start of their file's name, which ends with their digest; None where there are none.
+def _shared(name: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
+    """Images (N, C, side, side), mapped from the cache; made and put there if it lacks them.
 
-    Mapped: read from the disk once a machine. Writing to the tensor would change a copy of this process.
+    If they cannot be kept, in a full or read-only folder, they are those of this process.
     """
-    for path in _cache().glob(f"{name}-*"):
-        with suppress(OSError, ValueError):
-            images = torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=shape))
-            if _digest(images) == path.name.rpartition("-")[2]:
-                return images
-    return None
-
-
-def _share(name: str, images: Tensor) -> Tensor:
-    """Put the images into the cache and map them; where that cannot be, in a full or read-only folder, as they are."""
-    path = _cache() / f"{name}-{_digest(images)}"
-    temporary = path.with_name(f"tmp-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(images.numpy().data)
-        os.replace(temporary, path)  # who has mapped a damaged one keeps it
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    shared = _shared(name, tuple(images.shape))
-    return images if shared is None else shared
-
-
-def _cache() -> Path:
-    return platformdirs.user_cache_path("sngan") / "images"
+    path = cache.folder("images") / name
+    if (found := cache.mapped(path, shape)) is None:
+        images = make()
+        cache.write(path, images.numpy().data)
+        found = cache.mapped(path, shape)
+    return images if found is None else torch.from_numpy(found)
 
 
 def _digits(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
@@ -117,8 +98,7 @@ def _stacked(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     triples = torch.from_numpy(triples)
     hundreds, tens, ones = mnist.labels[triples].unbind(1)
     key = f"{name}-{N_STACKED}-{mnist.digest[:16]}"  # 300 MB
-    images = _shared(key, (N_STACKED, 3, *mnist.images.shape[2:]))
-    images = _share(key, mnist.images[triples, 0]) if images is None else images
+    images = _shared(key, (N_STACKED, 3, *mnist.images.shape[2:]), lambda: mnist.images[triples, 0])
     return images, 100 * hundreds + 10 * tens + ones
 
 
@@ -150,9 +130,7 @@ def _torchvision(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     images = images[:, None].contiguous()
     if not train:  # the yardstick's, read once in a while
         return images, labels
-    key = f"{name}-{_digest(images)[:16]}"
-    shared = _shared(key, tuple(images.shape))
-    return (_share(key, images) if shared is None else shared), labels
+    return _shared(f"{name}-{_digest(images)[:16]}", tuple(images.shape), lambda: images), labels
 
 
 LOADERS: dict[str, Callable[[str, str, Part], tuple[Tensor, Tensor]]] = {
@@ -179,7 +157,7 @@ class Batches:
         if batch_size > len(data.images):
             raise InputError(f"batch_size {batch_size} is larger than {data.name}'s {len(data.images)} images")
         self._images, self._dtype = data.images, dtype
-        order = _Order(len(data.images), batch_size, numpy_generator(seed, "data"))
+        order = Order(len(data.images), batch_size, numpy_generator(seed, "data"))
         self._indices = Ahead(order, data.images.device)
         self.state, self.load_state = self._indices.state, self._indices.load_state
 
@@ -194,7 +172,7 @@ class Batches:
         return normalized(self._images[self.indices()], self._dtype)
 
 
-class _Order:
+class Order:
     """Indices of batch after batch, (batch_size,), of one permutation of the images joined to the next."""
 
     dtype = torch.int64

@@ -58,7 +58,7 @@ class Evaluation:
         self._n = min(config.n_compared, n_images)
         self._reference = _reference(data, self._yardstick, self._n, config.n_fake)
         generator = torch_generator(config.seed, "evaluation")
-        self._z = normal((config.n_fake, config.z_dim), generator, getattr(torch, config.dtype), device)
+        self.latents = normal((config.n_fake, config.z_dim), generator, getattr(torch, config.dtype), device)
         self.protocol = {
             "dataset": config.dataset,
             "reference": f"{self._n} of the {n_images} training images, drawn once for all runs",
@@ -84,7 +84,7 @@ class Evaluation:
         finite. Nothing of G is moved; afterwards it is in train mode.
         """
         with evaluating(G):
-            parts = [judge(self._yardstick, G(z)) for z in self._z.split(_BATCH)]
+            parts = [judge(self._yardstick, G(z)) for z in self.latents.split(_BATCH)]
         fake = Judged(*map(torch.cat, zip(*parts, strict=True)))
         if not (fake.features.isfinite().all() and fake.pixels.isfinite().all()):
             return dict.fromkeys(EVALUATED, float("nan"))
@@ -128,20 +128,20 @@ def scores(real: Judged, fake: Judged, labels: Tensor, class_counts: np.ndarray)
     }
 
 
-_references: dict[tuple, Reference] = {}  # the last two: a sweep's worker takes run after run of the same data set
+references: dict[tuple, Reference] = {}  # the last two: a sweep's worker takes run after run of the same data set
 
 
 def _reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int) -> Reference:
     """From the cache, by the data set's and the yardstick's hashes; bits depend on device and threads, so these too."""
     key = (data.digest, yardstick.sha256, n, n_labels, str(data.images.device), torch.get_num_threads())
-    if key not in _references:
-        while len(_references) > 1:
-            del _references[next(iter(_references))]
-        _references[key] = _make_reference(data, yardstick, n, n_labels)
-    return _references[key]
+    if key not in references:
+        while len(references) > 1:
+            del references[next(iter(references))]
+        references[key] = make_reference(data, yardstick, n, n_labels)
+    return references[key]
 
 
-def _make_reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int) -> Reference:
+def make_reference(data: ImageData, yardstick: Yardstick, n: int, n_labels: int) -> Reference:
     """n real images, drawn by the stream `evaluation` of seed 0, and what gives scores their scale.
 
     Real against real: two disjoint sets of m = min(n, half of the data set), and the modes of n_labels reals where

@@ -17,7 +17,7 @@ from scipy.special import entr, rel_entr
 from torch import Tensor
 
 # rows of a block of pairs: what fits into a CPU's cache, and what keeps a CUDA device busy (80 MB for 5,000 columns)
-_BLOCKS = {"cpu": 128, "cuda": 2048}
+BLOCKS = {"cpu": 128, "cuda": 2048}
 
 
 def frechet_distance(real: Any, fake: Any) -> float:
@@ -164,7 +164,7 @@ def diversity(real: Any, fake: Any) -> float:
 def _float64(values: Any) -> Tensor:
     """The values as a float64 tensor; shares memory with the caller's where it already is one."""
     if isinstance(values, Tensor):
-        known = values.device.type in _BLOCKS  # others have no float64, as a rule
+        known = values.device.type in BLOCKS  # others have no float64, as a rule
         return (values if known else values.cpu()).detach().double()
     return torch.from_numpy(np.array(values, dtype=np.float64, order="C"))
 
@@ -189,7 +189,7 @@ def _features(real: Any, fake: Any, fewest: int = 2, why: str = "a spread") -> t
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     """The indices of the rows of x, in blocks."""
-    return torch.arange(len(x), device=x.device).split(_BLOCKS[x.device.type])
+    return torch.arange(len(x), device=x.device).split(BLOCKS[x.device.type])
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 def _mean_over_distinct_pairs(function: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> float:
     """Mean of a symmetric function over all pairs of two different rows."""
     total, start = 0.0, 0
-    for rows in x.split(_BLOCKS[x.device.type]):
+    for rows in x.split(BLOCKS[x.device.type]):
         # rows start.. against columns start..: above the diagonal each pair stands once
         total += float(function(rows, x[start:]).triu_(1).sum())
         start += len(rows)
@@ -208,7 +208,7 @@ def _mean_over_distinct_pairs(function: Callable[[Tensor, Tensor], Tensor], x: T
 
 
 def _mmd2(real: Tensor, fake: Tensor) -> float:
-    rows = real.split(_BLOCKS[real.device.type])
+    rows = real.split(BLOCKS[real.device.type])
     across = sum(float(_kernel(a, fake).sum()) for a in rows) / (len(real) * len(fake))
     return _mean_over_distinct_pairs(_kernel, real) + _mean_over_distinct_pairs(_kernel, fake) - 2 * across
 

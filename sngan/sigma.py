@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 _ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm)  # their weights are gains, no matrices
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _START_SEED = 0  # of the vector that conv_sigma starts from
-_BASIS, _BASIS_BYTES = 192, 2**28  # vectors that are in memory at once, and how large they may be together
+_BASIS, BASIS_BYTES = 192, 2**28  # vectors that are in memory at once, and how large they may be together
 _LOOK = 16  # steps between two looks at how far it is: each waits for the device
 _EXHAUSTED = 1e-14  # of the largest singular value: what rounding leaves when there is no further direction
 
@@ -134,7 +134,7 @@ class ConvSigma:
         start = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
         self._vector = self._start = start / start.norm()
         try:
-            shape = self._apply(self._start, torch.zeros_like(self._weight(), device="cpu")).shape
+            shape = self.apply(self._start, torch.zeros_like(self._weight(), device="cpu")).shape
         except RuntimeError as error:
             raise ValueError(f"an input of size {size} is too small for {module}: {error}") from error
         if 0 in shape:
@@ -154,7 +154,7 @@ class ConvSigma:
             vector = vector / vector.norm()
         self._vector = vector
 
-    def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """A x for one x (C, H, W)."""
         m = self._module
         if isinstance(m, nn.ConvTranspose2d):
@@ -181,7 +181,7 @@ class ConvSigma:
             return torch.zeros_like(scale)
         warm, fixed = self._vector.to(weight.device), self._start.to(weight.device)
         start = warm + torch.where((warm * fixed).sum() < 0, -fixed, fixed)  # which never cancel out
-        self._vector, sigma = _largest(partial(self._apply, weight=weight / scale), start, iterations, tolerance)
+        self._vector, sigma = largest(partial(self.apply, weight=weight / scale), start, iterations, tolerance)
         return scale * sigma
 
 
@@ -194,7 +194,7 @@ def conv_sigma(module: nn.Module, input_hw: int | tuple[int, ...], iterations: i
     return ConvSigma(module, input_hw)(iterations, tolerance=1e-13)
 
 
-def _largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, Tensor]:
     """Unit x and s = |A x| after at most `iterations` steps towards the largest singular value of the linear map A.
 
     `apply` is A. It ends as soon as |A'Ax - s^2 x| <= `tolerance` s^2.
@@ -206,7 +206,7 @@ def _largest(apply: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tole
     def adjoint(y: Tensor) -> Tensor:
         return torch.autograd.grad(image, origin, y, retain_graph=True)[0]
 
-    size = min(_BASIS, max(_LOOK, _BASIS_BYTES // (x.numel() * x.element_size())))
+    size = min(_BASIS, max(_LOOK, BASIS_BYTES // (x.numel() * x.element_size())))
     for start in range(0, iterations, size):
         x, converged = _krylov(apply, adjoint, x, min(size, iterations - start), tolerance)
         if converged:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
 from filelock import FileLock
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from sngan import cache
 from sngan.architectures import YARDSTICK, sized
 from sngan.config import InputError
 from sngan.data import load, normalized
@@ -26,7 +25,7 @@ from sngan.streams import numpy_generator, torch_generator
 N_FEATURES = sized(YARDSTICK, 1, 28, width=1)[-1].channels_in
 
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
-_FOLDER = Path(__file__).parent / "yardsticks"
+FOLDER = Path(__file__).parent / "yardsticks"
 
 
 class Classifier(nn.Sequential):
@@ -121,7 +120,7 @@ def load_yardstick(
         raise InputError(f"no yardstick for data set {dataset!r}; known: {', '.join(DATASETS)}")
     name, row = DATASETS[dataset].judge, DATASETS[DATASETS[dataset].judge].classifier
     if row and row.sha256:
-        content = _read(_FOLDER / f"{name}.safetensors", row.sha256, "Install the package again")
+        content = _shipped(FOLDER / f"{name}.safetensors", row.sha256)
         accuracy = row.accuracy
     else:
         content, accuracy = _cached(name, data_dir, say)
@@ -148,13 +147,13 @@ def train_weights(
     way, and half of them get another black, another white and noise: generated digits on grey are digits too. At the
     end the features are scaled to a mean square of 1, which changes no prediction.
 
-    Raises InputError for a data set that has no yardstick of its own, where images cannot be had, and where the
+    Raises InputError for a data set that has no yardstick of its own, if images are unavailable, and if the
     accuracy is below the lowest that the row allows.
     """
     row = DATASETS[dataset].classifier if dataset in DATASETS else None
     if row is None:
         raise InputError(f"{dataset!r} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
-    x_train, y_train, x_test, y_test = _split(dataset, data_dir)
+    x_train, y_train, x_test, y_test = split(dataset, data_dir)
     epochs = epochs or row.epochs
     rng, generator = numpy_generator(0, "yardstick"), torch_generator(0, "yardstick")
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
@@ -166,7 +165,7 @@ def train_weights(
     for epoch in range(1, epochs + 1):
         order = torch.from_numpy(rng.permutation(len(x_train)))
         for indices in order[: steps * _BATCH_SIZE].split(_BATCH_SIZE):
-            x = _disturbed(_moved(normalized(x_train[indices]), generator), generator)
+            x = disturbed(moved(normalized(x_train[indices]), generator), generator)
             loss = nn.functional.cross_entropy(network.train()(x), y_train[indices])
             optimizer.zero_grad()
             loss.backward()
@@ -195,7 +194,7 @@ def _scale_features(network: Classifier, images: Tensor) -> None:
     network.logits.weight.mul_(scale)
 
 
-def _split(dataset: str, data_dir: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def split(dataset: str, data_dir: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images and labels to train on, and those to judge the classifier by."""
     data = load(dataset, data_dir)
     if not DATASETS[dataset].has_test:
@@ -206,7 +205,7 @@ def _split(dataset: str, data_dir: str) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return data.images, data.labels, test.images, test.labels
 
 
-def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
+def moved(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each image (N, C, H, W) moved by its own number of pixels up to _SHIFT, black (-1) where nothing was."""
     n, _, height, width = x.shape
     padded = nn.functional.pad(x, [_SHIFT] * 4, value=-1.0)
@@ -215,7 +214,7 @@ def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
+def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
     """Half of the images (N, C, H, W) in [-1, 1] with a lower contrast, a brighter background, and noise."""
 
     def uniform(low: float, high: float) -> Tensor:
@@ -235,28 +234,24 @@ def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
 
 
 def _cached(dataset: str, data_dir: str, say: Callable[[str], None]) -> tuple[bytes, float]:
-    """Weights from the cache, trained first where there are none: <dataset>-<images>-<accuracy>-<weights>.safetensors.
-
-    One file, moved into place: its name says what must be in it.
-    """
-    folder = platformdirs.user_cache_path("sngan") / "yardsticks"
+    """Weights and accuracy from the cache, trained first if there are none: <dataset>-<images>-<accuracy>."""
+    folder = cache.folder("yardsticks")
     folder.mkdir(parents=True, exist_ok=True)
     start = f"{dataset}-{load(dataset, data_dir).digest[:16]}"
     with FileLock(folder / f"{start}.lock"):
-        for path in sorted(folder.glob(f"{start}-*.safetensors")):
-            accuracy, sha256 = path.stem.split("-")[2:]
-            return _read(path, sha256, "Delete it, and it is trained again"), float(accuracy)
+        for path in sorted(folder.glob(f"{start}-*")):
+            if (content := cache.read(path)) is None:
+                raise InputError(f"{path} is damaged. Delete it, and it is trained again")
+            return content, float(path.name.rpartition("-")[2])
         say(f"yardstick for {dataset}: training the classifier that judges samples, once; kept in {folder}")
         content, accuracy = train_weights(dataset, data_dir, say)
-        path = folder / f"{start}-{accuracy:.4f}-{hashlib.sha256(content).hexdigest()}.safetensors"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        cache.write(folder / f"{start}-{accuracy:.4f}", content)
     return content, accuracy
 
 
-def _read(path: Path, sha256: str, advice: str) -> bytes:
-    """The file's bytes. Raises InputError where it cannot be read or is another one."""
+def _shipped(path: Path, sha256: str) -> bytes:
+    """The file's bytes. Raises InputError if it cannot be read or is another one."""
+    advice = "Install the package again"
     try:
         content = path.read_bytes()
     except OSError as error:

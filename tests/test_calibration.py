@@ -104,6 +104,6 @@ def test_without_adjustment_some_claim_is_contradicted_in_many_studies(monkeypat
     """The rule that was: a quarter of all studies in which nothing differs. The test above would see it."""
     from analysis import claims
 
-    monkeypatch.setattr(claims, "_adjust", lambda family, p: p)
+    monkeypatch.setattr(claims, "adjust", lambda family, p: p)
     found = [verdicts(DESIGNS[0], 20, replicate) for replicate in range(150)]
     assert sum("contradicted" in of.values() for of in found) > 0.15 * 150

@@ -564,7 +564,7 @@ def test_what_opposite_views_are(
     part = Part("", expected, 0.1, Interval(*by_fd), 9, 0.001, 0.001)
     assert part.holds if verdict == "supported" else part.opposite
     other = Part("", expected, 0.1, Interval(*by_pixels), n, 0.001, 0.001)
-    assert claims_module._opposed(part, other, verdict) == opposed
+    assert claims_module.opposed(part, other, verdict) == opposed
 
 
 # --- the rest ---
@@ -636,16 +636,16 @@ def test_rules_of_a_part() -> None:
 )
 def test_no_effect_lies_beyond_the_threshold_or_is_the_threshold(expected: str, threshold: float, none: float) -> None:
     """Else an effect between the two would support a claim and contradict it."""
-    assert claims_module._judged("", expected, threshold, np.linspace(-1, 1, 9)).none == none
+    assert claims_module.judged_part("", expected, threshold, np.linspace(-1, 1, 9)).none == none
 
 
 def test_a_parts_p_is_two_sided_and_in_its_direction_only() -> None:
     d = np.random.default_rng(0).normal(0.4, 1, 12)
-    above, below = (claims_module._judged("", side, 0.0, d) for side in ("above", "below"))
+    above, below = (claims_module.judged_part("", side, 0.0, d) for side in ("above", "below"))
     two_sided = stats.wilcoxon(d, method="exact").pvalue
     assert (above.p, below.p) == (pytest.approx(two_sided), 1)
     assert (above.p_against, below.p_against) == (1, pytest.approx(two_sided))
-    equal = claims_module._judged("", "within", MARGIN, d)
+    equal = claims_module.judged_part("", "within", MARGIN, d)
     ends = [
         stats.wilcoxon(d + s * MARGIN, alternative=a, method="exact").pvalue for s, a in ((1, "greater"), (-1, "less"))
     ]

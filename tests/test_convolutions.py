@@ -108,7 +108,7 @@ def test_the_first_calls_mode_and_device_are_not_those_of_the_next() -> None:
     layer, x = ConvTranspose2d(8, 6, 4), torch.randn(2, 8, 3, 3)
     expected = nn.functional.conv_transpose2d(x, layer.weight, layer.bias)
     for mode in (torch.inference_mode(), torch.device("meta"), FakeTensorMode(allow_non_fake_inputs=True)):
-        convolutions._at_points.cache_clear()
+        convolutions.at_points.cache_clear()
         with mode:
             layer(x)
         layer(x).sum().backward()

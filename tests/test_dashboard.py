@@ -21,7 +21,7 @@ from test_tracking import train_offline
 
 from analysis.report import Picture, write
 from experiments.study import bundled_names, find, read
-from experiments.tracking.dashboard import _groups, report_blocks, view_offline, workspace
+from experiments.tracking.dashboard import groups, report_blocks, view_offline, workspace
 from sngan.arms import ARMS
 from sngan.config import InputError
 
@@ -104,10 +104,10 @@ def test_runs_that_differ_in_more_than_arm_and_seed_are_groups_of_their_own(tmp_
     study = read(
         write_study(tmp_path, arm=["dcgan", "penalty"], seed=[0, 1], setting=["C", "E"], penalty_weight=[0.1, 1])
     )
-    assert _groups(study.configs) == ["arm", "setting", "penalty_weight"]
+    assert groups(study.configs) == ["arm", "setting", "penalty_weight"]
     view = workspace(study, "e", "p")
     assert len(view.runset_settings.group_colors) == 2 * 1 + 2 * 2
-    assert _groups(find("demo").configs) == ["arm"]
+    assert groups(find("demo").configs) == ["arm"]
 
 
 def test_snapshots() -> None:
@@ -127,7 +127,7 @@ def test_the_results_say_what_the_workspace_holds() -> None:
     """A list for those who have no account; SNGAN_UPDATE_SNAPSHOTS=1 writes it."""
     view = workspace(find("mnist-core"), "someone", "sngan")
     lines = [
-        f"W&B workspace of mnist-core: x axis step, runs grouped by {', '.join(_groups(find('mnist-core').configs))}"
+        f"W&B workspace of mnist-core: x axis step, runs grouped by {', '.join(groups(find('mnist-core').configs))}"
     ]
     for section in view.sections[1:]:
         lines += ["", section.name]

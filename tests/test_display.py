@@ -18,7 +18,7 @@ ROW = {"loss/d": 0.5, "loss/g": 1.25, "time/images_per_second": 1234.0}
 
 
 def test_plain_lines_elsewhere_than_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(displays, "_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(displays, "LINE_EVERY_SECONDS", 0.0)
     out = io.StringIO()
     with Display(total=2, console=Console(file=out, soft_wrap=True)) as display:
         display.show(Said("[red]a name with brackets[/red]"))
@@ -38,7 +38,7 @@ def test_plain_lines_elsewhere_than_on_a_terminal(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_time_left_of_a_resumed_run_is_reckoned_from_where_it_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(displays, "_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(displays, "LINE_EVERY_SECONDS", 0.0)
     clock = iter([0.0, 0.0, 10.0])
     monkeypatch.setattr(displays.time, "monotonic", lambda: next(clock))
     out = io.StringIO()

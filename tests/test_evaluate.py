@@ -260,11 +260,11 @@ def test_the_protocol_says_what_judges_and_on_what() -> None:
 
 def test_arms_and_seeds_share_the_reference_which_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = Evaluation(small(n_fake=77), load("digits"))
-    monkeypatch.setattr(evaluate, "_make_reference", None)
+    monkeypatch.setattr(evaluate, "make_reference", None)
     for arm in ARMS:
         other = Evaluation(small(n_fake=77, arm=arm, seed=3), load("digits"))
         assert other.protocol == first.protocol
-        assert not torch.equal(other._z, first._z)  # latents are the seed's
+        assert not torch.equal(other.latents, first.latents)  # latents are the seed's
 
 
 def test_samples_that_are_not_finite_are_recorded_as_such_and_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_a_part_that_would_be_too_large_is_split_between_seeds(tmp_path: Path, m
     path = write_study(tmp_path, seed=[1, 0, 2], arm=["dcgan", "sn"], steps=10)
     folder = trained(path, tmp_path)
     whole = freeze(load(folder), tmp_path / "whole")
-    monkeypatch.setattr(freezing, "_PART_BYTES", whole.added_bytes - 1)
+    monkeypatch.setattr(freezing, "PART_BYTES", whole.added_bytes - 1)
     split = freeze(load(folder), tmp_path / "split")
     seeds = [
         {thaw_seed["seed"] for thaw_seed in map(json.loads, parquet.read_table(part)["config"].to_pylist())}
@@ -183,7 +183,7 @@ def test_a_killed_freeze_leaves_what_was_there(tmp_path: Path, monkeypatch: pyte
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for where in ("_fingerprint", "_in_few_greys"):  # after the part, and before it
+    for where in ("fingerprint", "_in_few_greys"):  # after the part, and before it
         with monkeypatch.context() as patch:
             patch.setattr(freezing, where, killed)
             with pytest.raises(KeyboardInterrupt):
@@ -273,7 +273,7 @@ def test_older_parts_lack_what_came_later(frozen: Path, mixed_study: Path) -> No
     runs.to_parquet(part / "runs.parquet")
     for name in ("history.parquet", "runs.parquet"):
         manifest["parts"][part.name]["files"][name] = hashlib.sha256((part / name).read_bytes()).hexdigest()
-    manifest["sha256"] = freezing._fingerprint(manifest)
+    manifest["sha256"] = freezing.fingerprint(manifest)
     (frozen / "manifest.json").write_text(json.dumps(manifest))
     study = thaw(frozen)
     assert "grad_norm/g" not in study.history or study.history["grad_norm/g"].isna().all()
@@ -369,7 +369,7 @@ def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, com
     manifest = frozen / "manifest.json"
     content = json.loads(manifest.read_text())
     next(iter(content["parts"].values()))["files"]["../../../x"] = "0"
-    manifest.write_text(json.dumps(content | {"sha256": freezing._fingerprint(content)}))
+    manifest.write_text(json.dumps(content | {"sha256": freezing.fingerprint(content)}))
     with pytest.raises(InputError, match="leads out of the folder"):
         thaw(frozen)
     for text, message in (

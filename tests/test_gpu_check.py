@@ -108,15 +108,15 @@ def test_what_is_damaged_or_no_runs_is_left_out_and_named(archived: tuple[Path, 
     inner = io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w:xz") as tar:
         for name in ("../../outside.json", "/tmp/outside.json", "status.json"):
-            tar.addfile(archive._header(name, b"{}"), io.BytesIO(b"{}"))
+            tar.addfile(archive.header(name, b"{}"), io.BytesIO(b"{}"))
     hostile = tmp_path / "hostile.tar"
     for name in ("../outside/study.yaml", "/tmp/outside/study.yaml", "tiny/../x.tar.xz", "tiny/made-up.tar.xz"):
-        archive._append(hostile, name, inner.getvalue())
+        archive.append(hostile, name, inner.getvalue())
     link = tarfile.TarInfo("tiny/link.tar.xz")
     link.type, link.linkname = tarfile.SYMTYPE, "../../outside"
     with open(hostile, "ab") as file:
         file.write(link.tobuf())
-    archive._append(hostile, "tiny/study.yaml", b"name: [")
+    archive.append(hostile, "tiny/study.yaml", b"name: [")
     notes = list(unpack(hostile, tmp_path / "deep" / "er"))
     assert [("is no run's" in note) for note in notes] == [True, True, True, False, True, False]
     assert "made-up is not what its status says" in notes[3]
@@ -137,7 +137,7 @@ def test_archives_are_filled_one_after_the_other(
     mixed_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = over(mixed_study)
-    size = max(len(archive._packed(record)) for record in records)
+    size = max(len(archive.packed(record)) for record in records)
     monkeypatch.setattr(archive, "BYTES", size + 4000)  # one run each
     monkeypatch.setattr(archive, "MOST", 2)
     archives = Archives(tmp_path, "tiny", "name: tiny")
@@ -207,7 +207,7 @@ def test_the_larger_plan_counts(tmp_path: Path) -> None:
         f"name: tiny\nmethod: grid\nparameters:\n  seed: {{values: {seeds}}}\n" for seeds in ([0], [0, 1, 2], [0, 1])
     ]
     for plan in plans:
-        archive._append(tmp_path / "runs-0.tar", "tiny/study.yaml", plan.encode())
+        archive.append(tmp_path / "runs-0.tar", "tiny/study.yaml", plan.encode())
     assert not list(unpack(tmp_path / "runs-0.tar", tmp_path / "back"))
     assert (tmp_path / "back" / "tiny" / "study.yaml").read_text() == plans[1]
 
@@ -262,7 +262,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_process_gets_its_time_and_nothing_of_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.gpu.processes._GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("experiments.gpu.processes.GRACE_SECONDS", 1.0)
     log = tmp_path / "log"
     assert run(["sh", "-c", "echo said; exit 3"], log, 20) == 3
     assert log.read_text() == "said\n"
@@ -323,11 +323,11 @@ def test_what_starts_the_check_needs_the_standard_library_alone() -> None:
 
 def test_too_much_to_travel_is_an_error(tmp_path: Path) -> None:
     mib = 2**20
-    assert "10.0 MiB; with the working tree 40.0 of 60 MiB" in kit._checked_size(tmp_path, 10 * mib, 30 * mib)
+    assert "10.0 MiB; with the working tree 40.0 of 60 MiB" in kit.checked_size(tmp_path, 10 * mib, 30 * mib)
     with pytest.raises(InputError, match="the kit may have 20 MiB"):
-        kit._checked_size(tmp_path, 21 * mib, mib)
+        kit.checked_size(tmp_path, 21 * mib, mib)
     with pytest.raises(InputError, match="too much to travel"):
-        kit._checked_size(tmp_path, 15 * mib, 46 * mib)
+        kit.checked_size(tmp_path, 15 * mib, 46 * mib)
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="something else than a kit"):
         kit.make(tmp_path)

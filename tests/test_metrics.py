@@ -84,7 +84,7 @@ def test_kernel_distance_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -
     real, fake = normal(0, 23, 4), 0.5 + normal(1, 17, 4)
     expected = kernel_distance_by_loops(real, fake)
     for block in (1, 5, 128):
-        monkeypatch.setitem(metrics._BLOCKS, "cpu", block)
+        monkeypatch.setitem(metrics.BLOCKS, "cpu", block)
         assert kernel_distance(real, fake) == pytest.approx(expected, rel=1e-10)
     assert kernel_distance(real[::-1], fake[::-1]) == pytest.approx(expected, rel=1e-10)
 
@@ -124,7 +124,7 @@ def test_prdc_is_that_of_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) ->
     assert min(expected) > 0
     assert max(expected[0], expected[1]) < 1
     for block in (1, 7, 128):
-        monkeypatch.setitem(metrics._BLOCKS, "cpu", block)
+        monkeypatch.setitem(metrics.BLOCKS, "cpu", block)
         assert prdc(real, fake, k) == pytest.approx(expected)
     assert prdc(real[::-1], fake[::-1], k) == pytest.approx(expected)
     assert prdc(real + 1e6, fake + 1e6, k) == pytest.approx(expected)  # far from the origin
@@ -184,7 +184,7 @@ def test_diversity_is_the_ratio_of_mean_distances(monkeypatch: pytest.MonkeyPatc
     real, fake = normal(0, 31, 5), 3 + 0.3 * normal(1, 20, 5)
     means = [np.mean([np.linalg.norm(a - b) for a, b in itertools.combinations(x, 2)]) for x in (fake, real)]
     for block in (1, 6, 128):
-        monkeypatch.setitem(metrics._BLOCKS, "cpu", block)
+        monkeypatch.setitem(metrics.BLOCKS, "cpu", block)
         assert diversity(real, fake) == pytest.approx(means[0] / means[1], rel=1e-6)
     assert diversity(real, np.repeat(fake[:1], 9, axis=0)) == pytest.approx(0, abs=1e-6)
 

@@ -52,7 +52,7 @@ def one_sided_correction(family: str, p: list[float]) -> list[float]:
 
 
 one_sided_correction.calls = 0  # type: ignore[attr-defined]
-_ADJUST = claims._adjust
+_ADJUST = claims.adjust
 
 
 def half_unconditional(x: np.ndarray, y: np.ndarray) -> float:
@@ -89,7 +89,7 @@ PLANTED = {
                        test_claims.test_survivors_with_better_coverage_do_not_show_less_collapse),
     "the trivial fd imputed": (test_claims, "judge_runs", with_imputation,
                                test_claims.test_gains_by_brute_force),
-    "correction on one side only": (claims, "_adjust", one_sided_correction,
+    "correction on one side only": (claims, "adjust", one_sided_correction,
                  test_claims.test_families_are_adjusted_apart_and_primary_ones_are_named_by_the_study),
     "never learned at the end": (stability, "find_events", end_dated,
                  test_events.test_an_arm_that_never_learns_is_not_steadier_than_one_that_collapses_late),

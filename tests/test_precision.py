@@ -80,7 +80,7 @@ def test_real_images_are_judged_in_float32_before_any_network_is_built(monkeypat
     seen = []
     features = Classifier.features
     monkeypatch.setattr(Classifier, "features", lambda self, x: (seen.append(flags()), features(self, x))[1])
-    monkeypatch.setattr(evaluate, "_references", {})
+    monkeypatch.setattr(evaluate, "references", {})
     evaluate.Evaluation(small(), load("digits"))
     assert set(seen) == {("ieee", "ieee")}
     assert flags() == ("tf32", "tf32")  # what the process had

@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 def test_a_changed_byte_anywhere_is_never_a_wrong_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = stopped(tmp_path, monkeypatch, 40, None)
     good, rng = record.checkpoint_path.read_bytes(), random.Random(0)
-    expected = checkpoint._fingerprint(checkpoint.read(record.checkpoint_path))
+    expected = checkpoint.fingerprint(checkpoint.read(record.checkpoint_path))
     for _ in range(50):
         place, bit = rng.randrange(len(good)), 1 << rng.randrange(8)
         record.checkpoint_path.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
@@ -176,7 +176,7 @@ def test_a_changed_byte_anywhere_is_never_a_wrong_state(tmp_path: Path, monkeypa
             found = checkpoint.read(record.checkpoint_path)
         except InputError:
             continue
-        assert checkpoint._fingerprint(found) == expected  # a byte that nothing reads
+        assert checkpoint.fingerprint(found) == expected  # a byte that nothing reads
 
 
 @_SLOW

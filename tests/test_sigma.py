@@ -280,7 +280,7 @@ def test_a_basis_that_memory_is_too_small_for_is_started_again(monkeypatch: pyte
     with torch.no_grad():
         layer.weight.copy_(weight)
     expected = conv_sigma(layer, (13, 13)).item()
-    monkeypatch.setattr(sigma, "_BASIS_BYTES", 1000)
+    monkeypatch.setattr(sigma, "BASIS_BYTES", 1000)
     assert conv_sigma(layer, (13, 13)).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -356,8 +356,8 @@ def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -
     expected = pytest.approx(largest(dense(layer, (9, 9))), rel=1e-4)
     assert found() == expected
     if fault == "no stride":
-        monkeypatch.setattr(ConvSigma, "_apply", lambda self, x, weight: nn.functional.conv2d(x[None], weight)[0])
+        monkeypatch.setattr(ConvSigma, "apply", lambda self, x, weight: nn.functional.conv2d(x[None], weight)[0])
     else:
-        real = sigma._largest
-        monkeypatch.setattr(sigma, "_largest", lambda *a: (real(*a)[0], 2 * real(*a)[1]))
+        real = sigma.largest
+        monkeypatch.setattr(sigma, "largest", lambda *a: (real(*a)[0], 2 * real(*a)[1]))
     assert found() != expected

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sngan.data import _Order
+from sngan.data import Order
 from sngan.streams import Ahead, Normal, Source, numpy_generator, torch_generator
 
 SHAPES = (
@@ -26,8 +26,8 @@ def normals(shape: tuple[int, ...], dtype: torch.dtype) -> Normal:
     return Normal(torch_generator(3, "z_d"), shape, dtype)
 
 
-def order(n_images: int, batch_size: int) -> _Order:
-    return _Order(n_images, batch_size, numpy_generator(3, "data"))
+def order(n_images: int, batch_size: int) -> Order:
+    return Order(n_images, batch_size, numpy_generator(3, "data"))
 
 
 SOURCES: list[Callable[[], Source]] = [

@@ -39,7 +39,7 @@ class Archives:
 
     def add(self, record: Record) -> None:
         """Append a run that ended, unless that would make a seventh archive."""
-        content = _packed(record)
+        content = packed(record)
         path = self._path()
         if path is None or path.stat().st_size + len(content) + 1024 > BYTES:
             if self._number + 1 == MOST:
@@ -47,15 +47,15 @@ class Archives:
                 return
             self._number += 1
             path = self._folder / f"runs-{self._number}.tar"
-            _append(path, f"{self._study}/study.yaml", self._plan)
-        _append(path, f"{self._study}/{record.run_id}.tar.xz", content)
+            append(path, f"{self._study}/study.yaml", self._plan)
+        append(path, f"{self._study}/{record.run_id}.tar.xz", content)
         self.runs.setdefault(path.name, []).append(record.run_id)
 
     def _path(self) -> Path | None:
         return self._folder / f"runs-{self._number}.tar" if self._number >= 0 else None
 
 
-def _packed(record: Record) -> bytes:
+def packed(record: Record) -> bytes:
     """The run's files, each as it is, as a compressed tar file."""
     kept = [record.config_path, record.protocol_path, record.metrics_path, record.evaluations_path]
     kept += [record.folder / "status.json", *sorted(record.samples_path.glob("step-*.png"))[-1:]]
@@ -65,21 +65,21 @@ def _packed(record: Record) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
         for name, content in files.items():
-            tar.addfile(_header(name, content), io.BytesIO(content))
+            tar.addfile(header(name, content), io.BytesIO(content))
     return buffer.getvalue()
 
 
-def _header(name: str, content: bytes) -> tarfile.TarInfo:
+def header(name: str, content: bytes) -> tarfile.TarInfo:
     header = tarfile.TarInfo(name)
     header.size = len(content)
     return header
 
 
-def _append(path: Path, name: str, content: bytes) -> None:
+def append(path: Path, name: str, content: bytes) -> None:
     """One member, without the zeros that end a tar file: readers take the file's end for them."""
     padding = b"\0" * (-len(content) % tarfile.BLOCKSIZE)
     with open(path, "ab") as file:
-        file.write(_header(name, content).tobuf() + content + padding)
+        file.write(header(name, content).tobuf() + content + padding)
         file.flush()
         os.fsync(file.fileno())
 

@@ -53,13 +53,13 @@ def make(folder: Path, data_dir: str = "") -> str:
         (made / "data" / raw).mkdir(parents=True)
         for path in sorted((data_root(data_dir) / raw).glob("*-ubyte")):
             (made / "data" / raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-        line = _checked_size(folder, _size(made), tree_bytes())
+        line = checked_size(folder, _size(made), tree_bytes())
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(made, folder)
     return line
 
 
-def _checked_size(folder: Path, kit: int, tree: int) -> str:
+def checked_size(folder: Path, kit: int, tree: int) -> str:
     line = f"{folder}: {kit / _MIB:.1f} MiB; with the working tree {(kit + tree) / _MIB:.1f} of {TOGETHER_MIB} MiB"
     if kit > KIT_MIB * _MIB:
         raise InputError(f"{line}: the kit may have {KIT_MIB} MiB")

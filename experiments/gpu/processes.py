@@ -9,7 +9,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-_GRACE_SECONDS = 11.0  # from SIGTERM to SIGKILL: a sweep lets its runs write checkpoints for 10
+GRACE_SECONDS = 11.0  # from SIGTERM to SIGKILL: a sweep lets its runs write checkpoints for 10
 GRACE_SECONDS_OUTSIDE = 16.0  # for a process that gives others that time
 
 
@@ -34,7 +34,7 @@ def stop(process: subprocess.Popen[bytes], grace_seconds: float = 0) -> None:
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(grace_seconds or _GRACE_SECONDS)
+            process.wait(grace_seconds or GRACE_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -45,8 +45,8 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
     Runs of the study only, grouped by arm (and by what else the study varies, except seeds), a line for the median
     over seeds with a band for their range; x axis `step`; arms in the report's colours.
     """
-    groups = _groups(study.configs)
-    paths = {tuple(str(getattr(config, name)) for name in groups): config.arm for config in study.configs}
+    grouped = groups(study.configs)
+    paths = {tuple(str(getattr(config, name)) for name in grouped): config.arm for config in study.configs}
     sections = [_about(study), *(_section(title, _panels(study.configs, title)) for title in SECTIONS)]
     view = ws.Workspace(
         entity=entity,
@@ -56,7 +56,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100, group_by_prefix="first"),
         runset_settings=ws.RunsetSettings(
             filters=[expr.Config("study") == study.name],
-            groupby=[expr.Config(name) for name in groups],
+            groupby=[expr.Config(name) for name in grouped],
             group_colors={ws.GroupPath(*path): ARMS[arm].colour for path, arm in paths.items()},
             order=[expr.Ordering(expr.Config("arm")), expr.Ordering(expr.Config("seed"))],
             pinned_columns=[
@@ -193,7 +193,7 @@ def _panel(quantity: Quantity, name: str) -> Any:
     )  # fmt: skip
 
 
-def _groups(configs: Sequence[RunConfig]) -> list[str]:
+def groups(configs: Sequence[RunConfig]) -> list[str]:
     """`arm`, and the fields without which runs that differ in more than their seed would be one group."""
     groups = ["arm", *(name for name in ("dataset", "setting") if len({getattr(c, name) for c in configs}) > 1)]
     cells: dict[tuple[Any, ...], dict[str, set[Any]]] = {}

@@ -21,6 +21,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from analysis.terms import OURS
+from analysis.variants import arm_of, in_order, label_of
 from sngan.arms import ARMS
 
 _STYLE = {
@@ -36,25 +37,8 @@ _STYLE = {
     "text.parse_math": False,  # a dollar sign in a name is one
 }
 _DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
-_ORDER = list(ARMS)
 _FAR = 1e100  # what is larger cannot be drawn
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-
-
-def arm_of(variant: str) -> str:
-    return variant.split(",")[0]
-
-
-def label_of(variant: str) -> str:
-    """The arm's label in words, with the variant's parameters."""
-    arm, *parameters = variant.split(",", 1)
-    label = ARMS[arm].label if arm in ARMS else arm
-    return ", ".join([label, *(p.strip().replace("_", " ") for p in parameters)])
-
-
-def in_order(variants: pd.Series) -> list[str]:
-    """The distinct variants in the order of the arm table, arms of others behind it by name."""
-    return sorted(variants.unique(), key=lambda v: (_ORDER.index(arm_of(v)) if arm_of(v) in ARMS else len(ARMS), v))
 
 
 @dataclass(frozen=True)

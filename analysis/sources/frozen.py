@@ -3,7 +3,7 @@
 manifest.json        the study's name and plan, the SHA-256 of every file, by part, and its own; replaced last
 parts/<digest>/      some runs that ended; never changed
     runs.parquet         per run: configuration, status (attempts, digests) and protocol, as JSON
-    history.parquet      the rows, in the types of `analysis.load`
+    history.parquet      the rows, in the types of `analysis.study`
     evaluations.parquet  per evaluation: samples by class, singular values of D's layers
     weights/RUN.safetensors   D's final weights as trained, of the first three seeds of a cell
     samples/RUN/*.png         sample grids in 16 greys (256 colours): eight steps of one seed of a cell, the last step
@@ -30,16 +30,19 @@ import pyarrow
 from PIL import Image
 from pyarrow import compute, parquet
 
-from analysis.load import COUNTS, Found, Study, assemble, grids
-from experiments.record import RESULTS, to_json, write_atomically
+from analysis.history import COUNTS
+from analysis.sources.records import grids
+from analysis.study import Found, Study, assemble
+from experiments.record import RESULTS, to_json
 from experiments.study import Study as Plan
 from experiments.study import check_primary
 from experiments.study import parse as parse_study
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
+from sngan.files import write_atomically
 
 _SCHEMA = 2
 _MANIFEST = "manifest.json"
-_PART_BYTES = 4_000_000
+PART_BYTES = 4_000_000
 _WITH_WEIGHTS, _FILMS, _WITH_GRIDS = 3, 1, 3  # runs of a cell with D's weights, with a film, with grids at all
 _FILM_STEPS, _GREYS = 8, 16
 
@@ -107,7 +110,7 @@ def freeze(
             runs[run_id] = from_parameters({name: run[name] for name in IDENTITY_FIELDS})
     writer = _Writer(study, folder, weights, tell, manifest)
     manifest["parts"] |= (parts := dict(writer.write(runs)))
-    manifest["sha256"] = _fingerprint(manifest)
+    manifest["sha256"] = fingerprint(manifest)
     write_atomically(folder / _MANIFEST, to_json(manifest, indent=1) + "\n")
     n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
     there = len(before.keys() & set(study.runs["run_id"]))
@@ -215,7 +218,7 @@ class _Writer:
         """In one part, or if that would be too large in two halves, between two seeds if they have several."""
         files = self._tables(runs) | {name: content for run_id in runs for name, content in extras[run_id].items()}
         ids = list(runs)
-        if len(ids) > 1 and sum(map(len, files.values())) > _PART_BYTES:
+        if len(ids) > 1 and sum(map(len, files.values())) > PART_BYTES:
             seeds = [runs[run_id].seed for run_id in ids]
             places = [i for i in range(1, len(ids)) if seeds[i] != seeds[i - 1]] or range(1, len(ids))
             place = min(places, key=lambda i: abs(i - len(ids) / 2))
@@ -331,12 +334,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         isinstance(entry, dict) and isinstance(entry.get(name), dict) for entry in entries for name in ("runs", "files")
     ):
         raise InputError(f"{path}: not the manifest of a frozen study (study, plan, and parts with runs and files)")
-    if manifest.get("sha256") != _fingerprint(manifest):
+    if manifest.get("sha256") != fingerprint(manifest):
         raise InputError(f"{path} is not what was frozen: it was changed")
     return manifest
 
 
-def _fingerprint(manifest: dict[str, Any]) -> str:
+def fingerprint(manifest: dict[str, Any]) -> str:
     """SHA-256 of all else that the manifest says."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

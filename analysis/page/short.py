@@ -1,76 +1,18 @@
-"""Another program's arms in sentences, and over all its data sets."""
+"""Another program's arms compared, in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.claims import LEVEL
-from analysis.inference import stratified_bootstrap
-from analysis.load import Study
-from analysis.stats import APPROXIMATE_BELOW, benjamini_hochberg, signed_rank_p
-from analysis.tables import Table, against, iqm
+from analysis.stats import APPROXIMATE_BELOW
+from analysis.study import Study
 from analysis.terms import Terms
 
 _SENTENCES = 12  # as many comparisons are said one by one, and of more those that are decided
-
-
-def across_table(study: Study, summary: pd.DataFrame) -> Table:
-    """Another program's arms over all its data sets, as in `rliable`: interquartile mean, and probability of
-    improvement."""
-    terms, rows = study.terms, []
-    over = summary[summary["failure"].notna() & (summary[terms.location].notna() | summary["ended"].eq(False))]
-    level = np.where(over["ended"].eq(True), over["q_end"].astype(float), terms.worst)
-    by_arm = {
-        arm: {context: of["q"].to_numpy() for context, of in runs.groupby("context", sort=False)}
-        for arm, runs in over.assign(q=level).groupby("variant")
-    }
-    order = against(over["variant"], study.baseline) if over["context"].nunique() > 1 else []
-    for arm in order:
-        of, base = by_arm[arm], by_arm[order[0]]
-        row = {"arm": arm, "data_sets": len(of), "n": sum(map(len, of.values()))}
-        pooled = stratified_bootstrap(_pooled_iqm, *of.values())
-        row |= dict(zip(("q_iqm", "iqm_low", "iqm_high"), pooled, strict=True))
-        shared = [context for context in of if context in base]
-        if arm != order[0] and shared:
-            pairs = [group for context in shared for group in (of[context], base[context])]
-            found = stratified_bootstrap(lambda *groups: _chances(groups, terms).mean(axis=0), *pairs)
-            row |= {"baseline": order[0], "shared": len(shared)}
-            row |= dict(zip(("prob_improvement", "prob_low", "prob_high"), found, strict=True))
-            if len(shared) >= APPROXIMATE_BELOW:
-                row["p"] = signed_rank_p(_chances(pairs, terms) - 0.5)
-        rows.append(row)
-    columns = [
-        *("arm", "data_sets", "n", "q_iqm", "iqm_low", "iqm_high", "baseline", "shared"),
-        *("prob_improvement", "prob_low", "prob_high", "p"),
-    ]
-    caption = (
-        "Over all data sets. {q} iqm: interquartile mean of {q} over all n runs of all data sets at once, which means "
-        "something only if the data sets share a scale (normalized scores). prob improvement: the chance that a run of "
-        "the arm is better than one of the baseline, ties half, mean over the shared data sets; it needs no scale. "
-        "Runs are not paired here. Intervals: 95 % percentile bootstrap over the runs within each data set, 2,000 "
-        "draws. p: signed rank test over data sets of that chance against one half, from "
-        f"{APPROXIMATE_BELOW} of them on; p adjusted by Benjamini-Hochberg over the arms."
-    )
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy(float))
-    return Table("across", "Over data sets", terms.fill(caption), frame, "two data sets", terms.quality)
-
-
-def _pooled_iqm(*groups: np.ndarray) -> np.ndarray:
-    """(.., n) each -> (..): of all groups' values at once."""
-    return iqm(np.concatenate(groups, axis=-1))
-
-
-def _chances(groups: Sequence[np.ndarray], terms: Terms) -> np.ndarray:
-    """For each pair of groups, (.., n) and (.., m), P(a value of the first is better than one of the second), ties
-    half: (pairs, ..)."""
-    sides = [(y, x) if terms.maximize else (x, y) for x, y in zip(groups[::2], groups[1::2], strict=True)]
-    of_pairs = ((x[..., :, None], y[..., None, :]) for x, y in sides)
-    return np.array([((x < y).mean(axis=(-2, -1)) + (x <= y).mean(axis=(-2, -1))) / 2 for x, y in of_pairs])
 
 
 def in_short(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame, across: pd.DataFrame) -> list[str]:

@@ -1,135 +1,50 @@
-"""Anyone's runs, from a table or a W&B project -> the frames of `analysis.load`.
+"""Anyone's runs, from a table or a W&B project -> the frames of `analysis.study`.
 
-A table has a row per logged step, or a row per run. What its columns mean is said by a mapping; a column that already
-has the name needs no mention. Names (arm, dataset, setting, state) are texts, as they are written: `1`, `1.0` and `01`
-are three arms.
+A table has a row per logged step, or a row per run. What its columns mean: `analysis.sources.columns`.
 
-| name | | what |
-|---|---|---|
-| `arm` | required | what is compared |
-| `seed` | required | whole numbers; runs of different arms with one seed are pairs |
-| `quality` | required | less is better, and positive; or more is better (`maximize`) |
-| `step` | if a run has several rows | training step |
-| `loss`, `loss_g` | | of D and of G, or any two losses |
-| `grad_g` | | norm of G's gradient |
-| `dataset`, `setting` | | runs that differ there are not compared |
-| `state` | | `finished`, `diverged`, `failed` |
-| `run` | | a run's name, of which a regular expression's groups `arm`, `seed` (`dataset`, `setting`) are parts |
-
-Without `state` a run has diverged by what `analysis.lost` says.
+Without `state` a run has diverged by what `analysis.sources.lost` says.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import formats
-from analysis.load import Study
-from analysis.lost import NAN_WORDS, Lost, lost_runs
+from analysis.sources import formats
+from analysis.sources.columns import (
+    COLUMNS,
+    IN_NAME,
+    METRICS,
+    NAMES,
+    REQUIRED,
+    RUN_NAMES,
+    Reading,
+    advice,
+    may_be_negative,
+    quality_doubts,
+)
+from analysis.sources.lost import NAN_WORDS, Lost, lost_runs
+from analysis.study import STATES, Study
 from analysis.terms import Terms
-from experiments.record import STATES
 from sngan.config import InputError, suggestion
 
-METRICS = {"quality": "eval/fd", "loss": "loss/d", "loss_g": "loss/g", "grad_g": "grad_norm/g"}
-REQUIRED = ("arm", "seed", "quality")
-NAMES = ("arm", "dataset", "setting", "state")
-COLUMNS = (*("arm", "seed", "step", "dataset", "setting", "state", "run"), *METRICS)
-_IN_NAME = ("arm", "seed", "dataset", "setting")
 _NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none", "null")
 _LARGEST = 2**63 - 1
-_UNKNOWN = (  # of what `analysis.load` tells of a run
+_UNKNOWN = (  # of what `analysis.study` tells of a run
     *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
     *("git_dirty", "training_version", "wandb_url", "metrics_sha256"),
 )
-_LESS = (
-    *("fid", "kid", "fd", "kd", "mmd", "loss", "error", "err", "mse", "rmse", "mae", "perplexity", "ppl", "nll"),
-    *("bpd", "regret"),
-)
-_MORE = (
-    *("accuracy", "acc", "is", "inception", "reward", "rewards", "return", "returns", "score", "scores", "recall"),
-    *("coverage", "precision", "density", "f1", "auc", "auroc", "psnr", "ssim", "success", "win", "bleu", "rew", "iou"),
-)
-_MAY_BE_NEGATIVE = ("kid", "kd", "mmd")  # estimates of distances without bias
-_CALLED = {  # what columns are often called, in any case
-    "arm": ("arm", "method", "algorithm", "algo", "model", "variant", "approach", "agent", "optimizer"),
-    "seed": ("seed", "random_seed", "trial", "replicate", "repeat", "run"),
-    "step": (
-        *("step", "iteration", "iterations", "iter", "it", "epoch", "kimg", "global_step", "timestep", "timesteps"),
-        *("total_timesteps", "env_step", "frame", "frames", "update", "updates"),
-    ),
-    "quality": (
-        *("quality", "fid", "kid", "fd", "kd", "is", "inception_score", "accuracy", "acc", "test_accuracy"),
-        *("episode_return", "episode_reward", "return", "reward", "score", "error"),
-    ),
-    "loss": ("loss", "d_loss", "loss_d", "loss_discriminator", "discriminator_loss"),
-    "loss_g": ("loss_g", "g_loss", "loss_generator", "generator_loss"),
-    "grad_g": ("grad_g", "grad_norm_g", "g_grad_norm"),
-    "dataset": ("dataset", "task", "env", "environment", "env_id", "env_name", "game", "domain"),
-    "setting": ("setting",),
-    "state": ("state",),
-    "run": ("run", "run_name", "experiment"),
-}
-_RUN_NAMES = (r"(?P<arm>.+?)[-_ /.]*(?:seed|s)[-_ =]?(?P<seed>\d+)$", r"(?P<arm>.+?)[-_ /.](?P<seed>\d+)$")
-
-
-class Reading(NamedTuple):
-    """How a table is to be read: its columns' meaning, the arm to compare with, which side of quality is better.
-
-    `implied`: what columns mean by the kind of file, unless the mapping says otherwise.
-    """
-
-    mapping: Mapping[str, str] = {}
-    baseline: str = ""
-    maximize: bool = False
-    run_name: str = ""
-    implied: Mapping[str, str] = {}
-
-    def arguments(self) -> str:
-        """As arguments of `sngan report`."""
-        options = {"--map": written(self.mapping), "--run-name": self.run_name, "--baseline": self.baseline}
-        said = [f" {option} {shlex.quote(value)}" for option, value in options.items() if value]
-        return "".join(said) + (" --maximize" if self.maximize else "")
-
-
-def parse_mapping(text: str) -> dict[str, str]:
-    """`quality=fid,arm=method` -> {"quality": "fid", "arm": "method"}; a part that holds a comma is quoted, as in CSV.
-
-    Raises InputError for a name that means nothing here.
-    """
-    parts = [part.partition("=") for part in next(csv.reader([text], skipinitialspace=True), []) if part.strip()]
-    pairs = [(name.strip(), column.strip()) for name, _, column in parts]
-    for values, what in zip(zip(*pairs, strict=True), ("name", "column"), strict=False):
-        if twice := [value for value in values if value and values.count(value) > 1]:
-            raise InputError(f"--map {text!r}: the {what} {twice[0]!r} stands there twice")
-    for name, column in pairs:
-        if name not in COLUMNS:
-            known = f"{', '.join(COLUMNS)}{suggestion(name, COLUMNS)}"
-            raise InputError(f"--map {text!r}: {name!r} is none of {known}; write NAME=COLUMN,..")
-        if not column:
-            raise InputError(f"--map {text!r}: {name} lacks its column; write {name}=COLUMN")
-    return dict(pairs)
-
-
-def written(mapping: Mapping[str, str]) -> str:
-    """A mapping as `parse_mapping` reads it."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([f"{known}={column}" for known, column in mapping.items()])
-    return line.getvalue() if mapping else ""
 
 
 def read(path: Path, reading: Reading, folder: Path) -> Study:
-    """A file of runs (`analysis.formats`) as a study whose report belongs into `folder`.
+    """A file of runs (`analysis.sources.formats`) as a study whose report belongs into `folder`.
 
     Raises InputError if it cannot be read.
     """
@@ -142,7 +57,7 @@ def read(path: Path, reading: Reading, folder: Path) -> Study:
         metrics = [name for name in table.columns if name not in ("run", table.columns[0])]
         implied = {"step": table.columns[0]} | ({"quality": metrics[0]} if len(metrics) == 1 else {})
         reading = reading._replace(implied=implied)
-    command = f"sngan report --csv {shlex.quote(path.name)}{reading.arguments()}"
+    command = f"sngan report {shlex.quote(f'table:{path.name}')}{reading.arguments()}"
     study = from_table(table.frame, reading, formats.name_of(path), folder, command, table.columns)
     return replace(study, warnings=[*table.notes, *study.warnings])
 
@@ -166,20 +81,10 @@ def from_table(
     rows, column = _columns(table, reading, name, columns)
     if rows.empty:
         raise InputError(f"{name} has no rows")
-    for known in set(rows) & {*NAMES}:
-        rows[known] = _texts(rows[known])
-        if (lacking := rows[known].str.strip() == "").any():
-            raise InputError(f"{name}: {known} (column {column[known]!r}) is empty in row {lacking.argmax() + 1}")
-    for known in ("seed", "step"):
-        if known in rows:
-            rows[known] = _whole(rows[known], f"{name}: {known} (column {column[known]!r})")
-    words = {}
-    for known in METRICS.keys() & set(rows):
-        rows[known], words[known] = _numbers(rows[known], f"{name}: {known} (column {column[known]!r})")
+    rows, words = _typed(rows, column, name)
     taken = set(re.compile(reading.run_name).groupindex)  # from the runs' names, whatever columns there are
-    unused = [
-        c for c in columns if c not in {column[known] for known in rows if known in column and known not in taken}
-    ]
+    used = {column[known] for known in rows if known in column and known not in taken}
+    unused = [called for called in columns if called not in used]
     terms = _terms(rows, column, reading, name)
     rows = _told_apart(rows.assign(**{f"{known}?": of for known, of in words.items()}), unused, name)
     rows = rows.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
@@ -188,33 +93,55 @@ def from_table(
         arms = sorted(rows["arm"].unique())
         raise InputError(f"{name}: no arm {reading.baseline!r}{suggestion(reading.baseline, arms)} ({', '.join(arms)})")
     baseline = reading.baseline or min(rows["arm"])
-    without = sorted(set(rows["context"]) - set(rows.loc[rows["arm"] == baseline, "context"]))
     found, doubts = lost_runs(rows, words, {known: column[known] for known in METRICS})
+    runs = _runs(rows, found, name)
+    finite = {known: rows[known].where(~np.isinf(rows[known])) for known in words}  # an infinity has said what it says
+    history = rows.assign(**finite).rename(columns=METRICS).drop(columns=["state", "run"], errors="ignore")
+    account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
+    warnings = [*quality_doubts(column["quality"], reading.maximize), *_alike(rows), *doubts]
+    warnings += _left_out(rows, baseline, unused)
+    side = "more" if terms.maximize else "less"
+    return Study(
+        name, f"By {terms.quality}, of which {side} is better.", folder, runs, history, account, [],
+        baseline=baseline, command=command, foreign=True, terms=terms, warnings=warnings,
+    )  # fmt: skip
+
+
+def _typed(rows: pd.DataFrame, column: Mapping[str, str], name: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Names as texts, seeds and steps as whole numbers, metrics as numbers; and in which cells of these NaN stands."""
+    words = {}
+    for known in set(rows) & {*NAMES}:
+        rows[known] = _texts(rows[known])
+        if (lacking := rows[known].str.strip() == "").any():
+            raise InputError(f"{name}: {known} (column {column[known]!r}) is empty in row {lacking.argmax() + 1}")
+    for known in ("seed", "step"):
+        if known in rows:
+            rows[known] = _whole(rows[known], f"{name}: {known} (column {column[known]!r})")
+    for known in METRICS.keys() & set(rows):
+        rows[known], words[known] = _numbers(rows[known], f"{name}: {known} (column {column[known]!r})")
+    return rows, words
+
+
+def _runs(rows: pd.DataFrame, found: Mapping[str, Lost], name: str) -> pd.DataFrame:
+    """`Study.runs`; `found`: which are lost."""
     last = rows.groupby("run_id").tail(1).set_index("run_id")
     states, lost_step, reasons = _states(rows, last, found, name)
     runs = last[["dataset", "setting", "arm", "seed", "variant", "context", "step"]].assign(
         state=states, error=reasons, lost_step=lost_step, damage="", trivial_fd=np.nan, trivial_fd_pixels=np.nan,
         attempts=1, **dict.fromkeys(_UNKNOWN),
     )  # fmt: skip
-    runs = runs.reset_index()
-    measured = {
-        known: rows[known].where(~np.isinf(rows[known])) for known in words
-    }  # an infinity has said what it says
-    history = rows.assign(**measured).rename(columns=METRICS).drop(columns=["state", "run"], errors="ignore")
-    account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
-    warnings = [*_quality_doubts(column["quality"], reading.maximize), *_alike(rows), *doubts]
+    return runs.reset_index()
+
+
+def _left_out(rows: pd.DataFrame, baseline: str, unused: list[str]) -> Iterable[str]:
+    """What nothing is made of."""
+    without = sorted(set(rows["context"]) - set(rows.loc[rows["arm"] == baseline, "context"]))
     if without:
-        warnings.append(f"without the baseline {baseline}, so nothing is compared there: {', '.join(without)}")
+        yield f"without the baseline {baseline}, so nothing is compared there: {', '.join(without)}"
     if unused:
-        shown = ", ".join(text or "(without a name)" for text in unused[:12]) + (
-            f" and {len(unused) - 12} more" if len(unused) > 12 else ""
-        )
-        warnings.append(f"columns that are not used: {shown}")
-    side = "more" if terms.maximize else "less"
-    return Study(
-        name, f"By {terms.quality}, of which {side} is better.", folder, runs, history, account, [],
-        baseline=baseline, command=command, foreign=True, terms=terms, warnings=warnings,
-    )  # fmt: skip
+        shown = ", ".join(text or "(without a name)" for text in unused[:12])
+        more = f" and {len(unused) - 12} more" if len(unused) > 12 else ""
+        yield f"columns that are not used: {shown}{more}"
 
 
 def _columns(
@@ -232,8 +159,9 @@ def _columns(
     missing = [known for known in COLUMNS if (known in REQUIRED or known in reading.mapping) and known not in rows]
     if missing:
         wanted = ", ".join(f"{known} (column {column[known]!r})" for known in missing)
-        advice = _advice(reading, missing, columns, rows.get("run"))
-        raise InputError(f"{name} lacks {wanted}; its columns are {', '.join(columns)}: {advice}")
+        names = _texts(rows["run"]).unique().tolist() if "run" in rows else []
+        said = advice(reading, missing, columns, names)
+        raise InputError(f"{name} lacks {wanted}; its columns are {', '.join(columns)}: {said}")
     return rows, column
 
 
@@ -244,13 +172,13 @@ def _of_names(rows: pd.DataFrame, pattern: str, name: str, column: str) -> dict[
     except re.error as error:
         raise InputError(f"--run-name {shlex.quote(pattern)} is no regular expression: {error}") from error
     groups = compiled.groupindex
-    if unknown := set(groups) - {*_IN_NAME}:
+    if unknown := set(groups) - {*IN_NAME}:
         raise InputError(
-            f"--run-name {shlex.quote(pattern)}: the group {unknown.pop()!r} is none of {', '.join(_IN_NAME)}"
+            f"--run-name {shlex.quote(pattern)}: the group {unknown.pop()!r} is none of {', '.join(IN_NAME)}"
         )
     if lacking := [known for known in ("arm", "seed") if known not in groups and known not in rows]:
         raise InputError(
-            f"--run-name {shlex.quote(pattern)} needs named groups arm and seed, such as {shlex.quote(_RUN_NAMES[0])}; "
+            f"--run-name {shlex.quote(pattern)} needs named groups arm and seed, such as {shlex.quote(RUN_NAMES[0])}; "
             f"it lacks {lacking[0]}"
         )
     if "run" not in rows:
@@ -262,47 +190,6 @@ def _of_names(rows: pd.DataFrame, pattern: str, name: str, column: str) -> dict[
             f"--run-name {shlex.quote(pattern)} does not match the run {wrong[0]!r} ({len(wrong)} of {len(matches)})"
         )
     return {known: names.map({text: match[known] for text, match in matches.items() if match}) for known in groups}
-
-
-def _advice(reading: Reading, missing: list[str], columns: list[str], runs: pd.Series | None) -> str:
-    """What to write so that it can be read."""
-    if not columns:
-        return "it has no columns"
-    names = [] if runs is None else _texts(runs).unique().tolist()
-    plain: dict[str, str] = {}
-    for text in reversed(columns):
-        plain[re.split(r"[/.]", text)[-1].strip().lower()] = text
-    plain |= {re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_"): text for text in reversed(columns)}
-    if names and not all(text.isdecimal() for text in names):
-        plain.pop("run", None)  # is no number of a run
-    said = {known: text for known, text in reading.mapping.items() if text in columns}
-    for known, called in _CALLED.items():
-        if known in said or known in reading.implied or (known in columns and known not in missing):
-            continue
-        fitting = [plain[text] for text in called if text in plain and plain[text] not in said.values()]
-        if known == "quality" and not fitting:
-            fitting = [text for text in columns if _side(text) and text not in said.values()]
-        if fitting and fitting[0] != known:
-            said[known] = fitting[0]
-    options = [f"--map {shlex.quote(written(said))}"] if said else []
-    rest = [f"{known}=COLUMN" for known in missing if known not in said]
-    if reading.run_name:
-        options.append(f"--run-name {shlex.quote(reading.run_name)}")
-    elif "arm=COLUMN" in rest and (names or "run" in said):
-        fitting = [pattern for pattern in _RUN_NAMES if names and all(re.search(pattern, text) for text in names)]
-        rest = [text for text in rest if text not in ("arm=COLUMN", "seed=COLUMN")]
-        if fitting:
-            options.append(f"--run-name {shlex.quote(fitting[0])}")
-        else:
-            of = repr(names[0]) if names else "a run's name"
-            rest.append(f"--run-name, a regular expression that says which part of {of} is arm and which is seed")
-    if reading.baseline:
-        options.append(f"--baseline {shlex.quote(reading.baseline)}")
-    if reading.maximize or _side({**reading.implied, **said}.get("quality", "")) == "more":
-        options.append("--maximize")
-    if not said and not options:
-        return f"try {rest[-1]}" if names else "say which with --map NAME=COLUMN,.."
-    return f"try {' '.join(options)}" + (f", with {', '.join(rest)}" if rest else "")
 
 
 def _texts(values: pd.Series) -> pd.Series:
@@ -352,8 +239,7 @@ def _terms(rows: pd.DataFrame, column: Mapping[str, str], reading: Reading, name
     """The table's own words, and on which scale its quality is compared."""
     quality, known = column["quality"], rows["quality"][np.isfinite(rows["quality"])]
     positive = bool((known > 0).all())
-    negative = bool({*_tokens(quality)} & {*_MAY_BE_NEGATIVE})
-    if not positive and not negative and not reading.maximize:
+    if not positive and not may_be_negative(quality) and not reading.maximize:
         raise InputError(
             f"{name}: quality (column {quality!r}) must be positive, lower being better; of a score of which more is "
             "better, say so with --maximize"
@@ -446,28 +332,6 @@ def _states(
     lost = last["step"].where(states == "diverged").astype(float)
     first = {run: of.step for run, of in found.items() if states[run] == "diverged"}
     return states, lost.where(~ids.isin(list(first)), ids.map(first)), pd.Series(None, ids, dtype=object)
-
-
-def _tokens(text: str) -> list[str]:
-    parts = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text).lower()
-    return [re.sub(r"(?<=[a-z])\d+[a-z]*$", "", part) or part for part in re.split(r"[^a-z0-9]+", parts) if part]
-
-
-def _side(quality: str) -> str:
-    """Which side of a quality of that name is usually better: less, more, or nothing is known."""
-    tokens = _tokens(quality)
-    if {*tokens} & {*_LESS}:
-        return "less"
-    known = {*_MORE} - ({"is"} if tokens[-1:] != ["is"] else set())  # a word, but for the score's name
-    return "more" if {*tokens} & known else ""
-
-
-def _quality_doubts(quality: str, maximize: bool) -> Iterable[str]:
-    side = _side(quality)
-    if side == "more" and not maximize:
-        yield f"of a quality called {quality!r} more is usually better, and it is read as if less were: see --maximize"
-    if side == "less" and maximize:
-        yield f"of a quality called {quality!r} less is usually better, and --maximize says that more is"
 
 
 def _alike(rows: pd.DataFrame) -> Iterable[str]:

@@ -1,0 +1,61 @@
+"""The report as Markdown, with its figures between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis.page.pictures import Picture
+
+
+def markdown(parts: list[str | Picture]) -> str:
+    return "\n".join(
+        part
+        if isinstance(part, str)
+        else f"![{_plain(part.title)}](figures/{part.file}.png)\n\n{_plain(part.caption)}\n"
+        for part in parts
+    )
+
+
+def parts_of(content: dict[str, Any], pictures: list[Picture]) -> list[str | Picture]:
+    """The report as Markdown, with its figures between."""
+    states = ", ".join(f"{count} {state}" for state, count in content["account"].items() if count)
+    head = [
+        f"# {_plain(content['name'])}",
+        "",
+        content["question"],
+        "",
+        *(f"{'' if i else '**In short.** '}{_plain(text)}\n" for i, text in enumerate(content["short"])),
+        *(f"Note: {_plain(text)}.\n" for text in content["warnings"]),
+        f"{content['total']} {'runs' if content['foreign'] else 'planned runs'}: {states}.",
+        "",
+        *([content["primary"], ""] if content["primary"] else []),
+        "## How to read this page",
+        "",
+        *(f"{i}. {text}" for i, text in enumerate(content["reading"], start=1)),
+        "",
+    ]
+    lines = []
+    for table in content["tables"]:
+        lines += [f"## {table.title}", "", _plain(table.caption), ""]
+        if table.frame.empty:
+            lines += [f"Nothing to show: this needs {table.needs}.", ""]
+            continue
+        lines += ["| " + " | ".join(map(_markdown_cell, table.heads())) + " |", "|" + "---|" * table.shown.shape[1]]
+        lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.cells()]
+        lines.append("")
+    if content["thresholds"]:
+        lines += ["## Thresholds", "", "| name | value | what it decides |", "|---|---|---|"]
+    lines += [f"| {name} | {value} | {_markdown_cell(meaning)} |" for name, value, meaning in content["thresholds"]]
+    lines += ["", "## Versions and how to rebuild", ""]
+    lines += [f"- {key}: {value}" for key, value in content["versions"].items()]
+    lines += ["", f"Made by `{content['command']}`.", ""]
+    return ["\n".join(head), *pictures, "\n".join(lines)]
+
+
+def _markdown_cell(text: str) -> str:
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """One line that Markdown takes for text, whatever names it holds."""
+    return " ".join(text.split()).replace("<", "&lt;")

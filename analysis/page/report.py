@@ -1,0 +1,172 @@
+"""Records -> one self-contained HTML page, the same tables as CSV, LaTeX and Markdown, figures, statistics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from analysis.claims import judge
+from analysis.comparisons import compare_arms
+from analysis.events import Thresholds
+from analysis.load import load
+from analysis.page import figures, plots, tables
+from analysis.page.content import content_of
+from analysis.page.markdown import markdown, parts_of
+from analysis.page.pictures import Film, Picture, film, save
+from analysis.page.short import in_short
+from analysis.page.tables import Table
+from analysis.stability import summarize
+from analysis.study import Study, sound
+from analysis.variants import against
+from experiments.record import to_json
+from sngan.config import InputError
+from sngan.files import write_atomically
+
+KINDS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report: the page's path, and its parts in order: Markdown, and figures between."""
+
+    page: Path
+    parts: list[str | Picture]
+
+
+def write_report(
+    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS
+) -> Path:
+    """`write` the report and return the page's path."""
+    return write(source, thresholds, kinds).page
+
+
+def write(source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS) -> Written:
+    """Write the study's report into its folder's report/.
+
+    `source`: as of `analysis.load.load`, or a Study that was loaded. `kinds` of the figures' files: png, svg, pdf. Runs
+    whose metrics were changed after they ended are named and left out of every number. Of the same data the same bytes.
+    Raises InputError if there are no runs, one cannot be read, or a kind is not known.
+    """
+    study, thresholds = sound(source if isinstance(source, Study) else load(source)), thresholds or Thresholds()
+    single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
+    study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
+    if unknown := set(kinds) - {"png", "svg", "pdf"}:
+        raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
+    out = study.folder / "report"
+    for sub in ("tables", "figures"):
+        (out / sub).mkdir(parents=True, exist_ok=True)
+    planned = {run_id: i for i, run_id in enumerate(study.runs["run_id"])}
+    summary = summarize(study.history, study.runs, thresholds, study.terms)
+    summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
+    found = (_foreign if study.foreign else _ours)(study, summary, thresholds)
+    drawn = figures.draw(study, summary, found.sensitivity, _look(study))
+    pictures = [save(figure, out / "figures", kinds) for figure in drawn]
+    for table in found.tables:
+        write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
+        write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
+    content = content_of(study, found.tables, thresholds, found.short)
+    write_atomically(out / "index.html", rendered(content, pictures, film(study)))
+    parts = parts_of(content, pictures)
+    write_atomically(out / "report.md", markdown(parts))
+    write_atomically(out / "statistics.json", to_json(_statistics(study, found), indent=1) + "\n")
+    return Written(out / "index.html", parts)
+
+
+def _look(study: Study) -> plots.Look:
+    variants = study.runs["variant"]
+    if study.foreign:
+        return plots.foreign_look(against(variants, study.baseline), study.terms.step)
+    return plots.look_of(variants)
+
+
+class _Found(NamedTuple):
+    """What a report says: its tables, failures under other thresholds, the result in short, and what only
+    statistics.json has."""
+
+    tables: list[Table]
+    sensitivity: pd.DataFrame
+    short: list[str]
+    beside: dict[str, Any]
+
+
+def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found:
+    claims, sensitivity = judge(study, summary), tables.sensitivity(study, thresholds)
+    shown = [
+        tables.account(study),
+        tables.reach(claims),
+        tables.verdicts(claims),
+        tables.arms(summary),
+        tables.causes(summary),
+        tables.paired_failures(summary),
+        sensitivity,
+        tables.rates(study, summary),
+        tables.tuned(study, summary),
+        tables.quality(study),
+        tables.protocols(study),
+        tables.sigmas(study),
+        tables.operators(study),
+        tables.lipschitz(study),
+        tables.statistics(study, summary),
+        tables.paired(study, compare_arms(study, summary)),
+        tables.runs_statistics(study, summary),
+        tables.interactions(study, summary),
+        tables.spread_power(summary),
+        tables.evidence(claims),
+        tables.operating(),
+        tables.calibration(),
+        tables.runs(study),
+    ]
+    beside = {"extra": study.extra, "primary": dict(study.primary), "thresholds": asdict(thresholds)}
+    return _Found(shown, sensitivity.frame, [], beside | {"claims": _records(claims)})
+
+
+def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Found:
+    """What can be said of another program's runs: the papers' claims are of our arms, thresholds of our evaluations."""
+    compared, across = compare_arms(study, summary), tables.across(study, summary)
+    shown = [tables.account(study), tables.arms(summary, study.terms), across]
+    if summary["failure"].eq(True).any():
+        shown += [tables.causes(summary, foreign=True), tables.paired_failures(summary, study.baseline)]
+    shown += [tables.statistics(study, summary), tables.paired(study, compared)]
+    shown += [tables.runs_statistics(study, summary), tables.interactions(study, summary)]
+    shown += [tables.runs(study), tables.calibration()]
+    short = in_short(study, summary, compared, across.frame)
+    beside = {"short": short, "warnings": list(study.warnings)}
+    return _Found([table for table in shown if len(table.frame)], pd.DataFrame(), short, beside)
+
+
+def _statistics(study: Study, found: _Found) -> dict[str, Any]:
+    """statistics.json: every table's rows by its name."""
+    by_name = {table.file: _records(table.frame) for table in found.tables}
+    return {
+        "schema": 3,
+        "study": study.name,
+        "account": {name: n for name, n in study.account.to_dict().items() if n or not study.foreign},
+        "quality_name": study.terms.quality,
+        "quality_better": study.terms.better,
+        **found.beside,
+        **{name: records for name, records in by_name.items() if name != "account"},
+        "runs": by_name["runs_statistics"],
+        "account_table": by_name["account"],
+    }
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, which knows no infinity: as in the CSV the words inf and -inf."""
+    return [
+        {name: str(value) if isinstance(value, float) and np.isinf(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def rendered(content: dict[str, Any], pictures: list[Picture], frames: Film | None) -> str:
+    """The page; the first table is the account."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html.j2").render(**content, pictures=pictures, film=frames)

@@ -1,0 +1,425 @@
+"""The tables of the report: frames with a title, and a caption that says how to read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import arms as by_arm
+from analysis import comparisons, failures, measured, power
+from analysis.claims import LEVEL
+from analysis.events import CAUSES, Thresholds
+from analysis.stability import OUTCOME, SIGMA_TOLERANCE, STATISTICS
+from analysis.stats import APPROXIMATE_BELOW, SPREAD_FROM
+from analysis.study import Study
+from analysis.terms import OURS, Terms
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; `file` is its CSV's name."""
+
+    file: str
+    title: str
+    caption: str
+    frame: pd.DataFrame
+    needs: str = "records that hold it"  # where there are no rows
+    quality: str = "q"  # what the q of its columns is called where people read it
+
+    @cached_property
+    def shown(self) -> pd.DataFrame:
+        """Without the context where there is only one; the CSV has it always."""
+        single = "context" in self.frame and self.frame["context"].nunique() == 1
+        return self.frame.drop(columns="context") if single else self.frame
+
+    def heads(self) -> list[str]:
+        """Names of the columns as people read them."""
+        plain = [str(name).replace("_", " ") for name in self.shown]
+        return [re.sub(r"^q ", lambda _: f"{self.quality} ", name) for name in plain]
+
+    def cells(self) -> list[list[str]]:
+        return [[_text(value) for value in row] for row in self.shown.itertuples(index=False)]
+
+    def latex(self) -> str:
+        """A tabular with booktabs' rules, of the cells as the page shows them."""
+        return pd.DataFrame(self.cells(), columns=self.heads()).to_latex(index=False, escape=True)
+
+
+def _text(value: Any) -> str:
+    """A cell as people read it: four significant digits, nothing for what is missing."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def account(study: Study) -> Table:
+    caption = (
+        f"Every {'run' if study.foreign else 'planned run'} is counted. The failure rate is that of diverged and "
+        "failed runs among those that ended, with its exact (Clopper-Pearson) 95 % interval"
+        + ("." if study.foreign else "; collapses of finished runs are counted further below.")
+    )
+    return Table("account", "Account of runs", caption, failures.account(study))
+
+
+def reach(claims: pd.DataFrame) -> Table:
+    """What this study can decide, before it is read what it did decide."""
+    caption = (
+        "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
+        "with 10 and with 20 seeds in which it was supported. In these SN halves the spread of log fd (sd .30 to .15), "
+        "fails in 5 instead of 30 % of its runs and has an fd of 8 instead of 10 (C11: 10 against 8 with batch norm), "
+        "with heavy tails and pairs correlated .3; and spikes 2 instead of 4, the lowest gradients e^.4 higher, modes "
+        "8.5 instead of 8, a late change of -.1, |dD/dx| e^-.5, C6 with a setting that costs the others 2.5 x, C17 "
+        "with failures of .05 to .6 instead of .1 to .9 over four rates. n: the most paired seeds of a part, before "
+        "any is left out. A claim that is out of reach and inconclusive has not been answered either way."
+    )
+    return Table("reach", "What this study can decide", caption, power.reach(claims), "runs that ended")
+
+
+def verdicts(claims: pd.DataFrame) -> Table:
+    """One row per claim and context."""
+    caption = (
+        "What the papers claim, tested one by one. A claim's parts are tested together (intersection-union test: its p "
+        "is the largest of theirs). Supported: every part lies beyond a threshold that was fixed beforehand with its "
+        f"whole interval, and the claim's adjusted p is at most {LEVEL:g}. Contradicted: a part lies on the other side "
+        "of no effect, with a p that is adjusted in the same way. Depends on the view: one of these two by fd, and the "
+        "opposite direction by fd_pixels. Refused: a number there is, and it would mislead, for the reason that is "
+        f"given. Not tested: what is named is missing, or there are fewer than {APPROXIMATE_BELOW} paired seeds. "
+        "Everything else is inconclusive. The two p are of either verdict, adjusted by Holm over the two primary "
+        "claims, by Benjamini-Hochberg over the outcomes of all contexts, and apart over mechanism and cost. "
+        "Benjamini-Hochberg bounds the expected share of false ones among the verdicts, not the chance that there is "
+        "one, which is up to .12 where half of the claims are true. p of contradiction is adjusted over outcome, "
+        "mechanism and cost together. The evidence table has every part."
+    )
+    columns = [
+        *("claim", "context", "family", "statement", "verdict", "reason", "p_supported", "p_contradicted"),
+        *("source", "figure"),
+    ]
+    frame = claims.drop_duplicates(["claim", "context"]).drop(columns="p_contradicted")
+    frame = frame.rename(columns={"p_adjusted": "p_supported", "p_contradicted_adjusted": "p_contradicted"})[columns]
+    return Table("verdicts", "Verdicts", caption, frame, "runs that ended")
+
+
+def evidence(claims: pd.DataFrame) -> Table:
+    """One row for each part of a claim."""
+    caption = (
+        "Effects per seed: their Hodges-Lehmann centre with the interval that inverts the signed rank test; of "
+        "failures the difference of the shares of seeds in which one arm alone failed, with the interval that inverts "
+        "the unconditional exact test; of spread the ratio of typical distances from the median, with the interval "
+        "that inverts the paired Brown-Forsythe test. 95 % intervals, of equality 90 %. expected: above or below the "
+        "threshold, or within (equality: inside +- threshold, by two one-sided tests). p: of the part, in the expected "
+        "direction; adjusted is the claim's (see the verdicts). verdict is the part's alone: it holds, the opposite "
+        "holds, or it is open. What does not decide is shown beside the claim. n: paired seeds, of spread those in "
+        "which neither arm failed."
+    )
+    frame = claims.loc[claims["evidence"] != ""].drop(columns=["p", "verdict", "reason"])
+    frame = frame.rename(columns={"p_part": "p", "part": "verdict", "part_reason": "reason"})
+    columns = [
+        *("claim", "context", "evidence", "decides", "n", "effect", "low", "high", "expected", "threshold", "p"),
+        *("verdict", "reason"),
+    ]
+    return Table("evidence", "Evidence", caption, frame[columns], "runs that ended")
+
+
+def operating() -> Table:
+    """How often whole studies come to verdicts, if the truth is known."""
+    caption = (
+        "The whole machinery of claims, families and verdicts on simulated studies: the share of studies in which any "
+        "claim is supported, or any contradicted, where nothing differs (arms are exchangeable, with heavy tails, "
+        "failures and correlated pairs; claims of one arm, of equality and of speed have their thresholds as truth), "
+        "and the power of each claim in its first context where what is claimed is true. low and high: 95 % interval "
+        "of the share."
+    )
+    return Table("operating", "How often verdicts mislead, and how often they find", caption, power.operating())
+
+
+def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
+    """Location, spread and failures of each arm, over the runs that ended."""
+    frame = by_arm.arms(summary, terms)
+    gain = (
+        "gain: log of the trivial sampler's {q} over the run's, at least 0, and 0 for a run without an end (it "
+        "diverged or failed): the Hodges-Lehmann centre over n runs with the 95 % interval that inverts the signed "
+        "rank test. "
+    )
+    said = (
+        "{q} at the end is the {mean} over the last quarter of the evaluations. Over all n runs, of which a run "
+        f"without an end counts for {terms.worst:g}: the Hodges-Lehmann centre with the 95 % interval that inverts the "
+        "signed rank test, the median, and the interquartile mean (iqm). Over the runs that have an end: their median "
+        "({q} ended), mean and standard deviation, as they are usually printed. "
+    )
+    if "q_line" in frame.dropna(axis=1, how="all"):
+        said += (
+            "{q} line: the median of the values that a line through that quarter has at the end, which does not lag; "
+            "order: differs, where it puts the arm at another place. "
+        )
+    said += (
+        "Spread of {scale} at the end among the n steady runs without any failure: standard deviation, 1.4826 MAD, and "
+        "the 10 to 90 % range of {q}; sd ended: of all that ended. "
+    )
+    if "sd_persistent" in frame.dropna(axis=1, how="all"):
+        said += (
+            "Of it sd within run is from evaluation to evaluation, about the line, and sd persistent is what stays "
+            "with a seed: the root of the covariance over seeds with the mean {scale} between a third and a half of "
+            "the run, at least 0. "
+        )
+    what = "any of the events in the next table" if terms is OURS else "an error or a divergence"
+    said += (
+        f"A failure is {what}; its rate has the exact interval. Below {APPROXIMATE_BELOW} seeds intervals of location "
+        "are approximate."
+    )
+    caption = terms.fill(gain + said if "gain" in frame else said)
+    if terms is not OURS:  # what a table without curves cannot have
+        frame = frame.dropna(axis=1, how="all")
+        frame = frame if "q_line" in frame else frame.drop(columns="order", errors="ignore")
+    title = "Quality, spread and failures by arm"
+    return Table("arms", title, caption, frame, "runs that ended", terms.quality)
+
+
+def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
+    """Runs by the cause of their first event, and when it came."""
+    of = failures.FOREIGN_CAUSES if foreign else CAUSES
+    said = "; ".join(f"{cause}: {meaning}" for cause, meaning in of.items())
+    caption = f"By the first event of each run. {said}. "
+    if not foreign:
+        caption += (
+            "without_end: diverged or failed at any time, whatever came first; the table of runs has every event. "
+            "healthy: runs that ever were, and the median step of the first healthy evaluation, never being infinite. "
+        )
+    caption += (
+        "The last columns: mean number of steps without failure, up to the end of the longest run (restricted mean of "
+        f"the Kaplan-Meier curve){'' if foreign else '; a run that never was healthy has none'}."
+    )
+    return Table("failures", "What went wrong", caption, failures.causes(summary, foreign), "runs that ended")
+
+
+def sensitivity(study: Study, thresholds: Thresholds) -> Table:
+    """Failures of each arm under other thresholds."""
+    caption = (
+        "Runs with any event where quality collapse is fd above 1.5, 2 and 3 times the best so far; where healthy is "
+        "below a quarter, half and three quarters of the trivial sampler's fd; and where a third, half and two thirds "
+        f"of the modes are enough. The others stay. Everywhere else {thresholds.quality_collapse:g}, "
+        f"{thresholds.healthy:g} and {thresholds.modes:g} are used."
+    )
+    frame = failures.under_other_thresholds(study, thresholds)
+    return Table("sensitivity", "Failures under other thresholds", caption, frame, "runs that ended")
+
+
+def paired_failures(summary: pd.DataFrame, named: str = "") -> Table:
+    """Each arm against the baseline: which failed, and which failed first, seed by seed."""
+    caption = (
+        "Of the seeds in which one arm failed and the other did not, or in which it can be told which failed first: "
+        "how many were the arm's. difference: of the shares of seeds in which one alone failed, with the interval that "
+        "inverts the unconditional exact test (Suissa and Shuster); below zero the arm is the steadier one. McNemar's "
+        "test, which needs one more seed to see the same, stands beside it. The log-rank test compares the arms' "
+        "curves over all their seeds. p adjusted by Benjamini-Hochberg over the context."
+    )
+    needs, frame = "at least two arms with runs that ended", failures.paired(summary, named)
+    return Table("paired_failures", "Failures compared, paired by seed", caption, frame, needs)
+
+
+def interactions(study: Study, summary: pd.DataFrame) -> Table:
+    """Whether the difference between two arms is another one in another context of the same data set."""
+    terms = study.terms
+    what = f"{terms.scale[:1].upper()}{terms.scale[1:]}, turned so that more is better" if study.foreign else (
+        "Gain over the trivial sampler"
+    )  # fmt: skip
+    caption = (
+        f"{what}: the arm minus the baseline in one context, minus the same in another "
+        "(against), per seed. Below zero the arm loses more by the change. Hodges-Lehmann centre with 95 % interval; p "
+        "by the permutation of signs, adjusted by Benjamini-Hochberg."
+    )
+    needs, frame = "two contexts of one data set, with the same arms", comparisons.interactions(study, summary)
+    return Table("interactions", "Arm by setting", caption, frame, needs)
+
+
+def tuned(study: Study, summary: pd.DataFrame) -> Table:
+    """Each arm at its own best learning rate."""
+    caption = (
+        "Beside the comparison at equal settings: each arm at the learning rate of its best median gain over the first "
+        "half of the seeds, judged on the others, which had no part in the choice. shift: gain of the arm minus that "
+        "of the baseline at its own best, per seed; above zero the arm is better. n: seeds that judge. Description, "
+        f"not one of the claims; fewer than {APPROXIMATE_BELOW} seeds that judge do not test."
+    )
+    title, frame = "Each arm at its own best learning rate", comparisons.tuned(study, summary)
+    return Table("tuned", title, caption, frame, "two learning rates")
+
+
+def rates(study: Study, summary: pd.DataFrame) -> Table:
+    """Of each arm and seed, at which learning rates it worked."""
+    caption = (
+        "At how many of the learning rates that were tried a run of the arm and seed ends healthy, and the largest of "
+        "them; empty if there is none."
+    )
+    return Table("rates", "Learning rates that work", caption, comparisons.rates(study, summary), "two learning rates")
+
+
+def spread_power(summary: pd.DataFrame) -> Table:
+    """Power of the primary test of spread with the seeds and the correlation that were found."""
+    caption = (
+        "The second primary question is whether sn_dcgan spreads less over seeds than dcgan. Power of its test (paired "
+        "Brown-Forsythe) to find a spread twice as large, on normal data with the correlation between paired seeds "
+        "that was found (0 where it is not known), at the levels 0.05 and 0.025 (Holm over two primary tests), by a "
+        "seeded simulation; and the number of seeds that 80 % power at 0.025 would need. n_pairs: seeds in which "
+        f"neither arm failed, of which the test needs {SPREAD_FROM}."
+    )
+    return Table("power", "Power of the test of spread", caption, power.spread(summary), "runs of sn_dcgan and dcgan")
+
+
+def calibration() -> Table:
+    """What `analysis.calibration` found."""
+    caption = (
+        "The procedures of this report on simulated studies whose truth is known: how often 95 % intervals cover it, "
+        "how often tests at 5 % err where nothing differs, and the power of the test of spread. Lowest and highest "
+        "over normal, heavy-tailed (t with 3 degrees of freedom) and, where that means something, lognormal, "
+        "contaminated and tied data and failed runs, and over correlations 0, 0.3 and 0.6 of paired seeds. Widths are "
+        "in robust standard deviations; their required_low is the width for normal data with a known spread. The test "
+        "of spread tells typical distances from the median apart, not standard deviations: two shapes with equal ones "
+        "are rejected as often as is said. Replicates 0: enumerated."
+    )
+    return Table("calibration", "How far the statistics can be trusted", caption, power.calibrated())
+
+
+def quality(study: Study) -> Table:
+    """How good and varied the samples are at the end, between what reals and the trivial sampler score."""
+    caption = (
+        "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
+        "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
+        "classifier that the next table names; they are no FID. fd_pixels compares the means of 2x2 pixels instead. "
+        "Each can be fooled: noise and grey backgrounds hardly move fd; noise with each pixel's own mean and spread "
+        "has a lower fd_pixels than legible digits on grey. precision and density: whether samples lie among the "
+        "reals, which noise does as well; recall and coverage: whether all reals are near some sample; modes: classes "
+        "hit (modes_5: at least five times), effective_modes: exp of the entropy over classes, mode_kl: from the "
+        "data's classes, in nats; "
+        "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
+        "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
+        "diverged or failed counts with the last evaluation that it had."
+    )
+    return Table("quality", "Samples at the end", caption, measured.quality(study))
+
+
+def protocols(study: Study) -> Table:
+    """How samples were judged."""
+    caption = (
+        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
+        "compared. "
+        "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
+        "running statistics; k is the neighbour of precision, recall, density and coverage. The classifier is known by "
+        "its accuracy on images that it was not trained on and by the SHA-256 of its weights."
+    )
+    return Table("protocol", "How samples were judged", caption, measured.protocols(study))
+
+
+def sigmas(study: Study) -> Table:
+    """Exact spectral norms of D's layers at the last row of each run."""
+    caption = (
+        "Exact largest singular value of each discriminator layer's matrix at the run's last row: of the weight the "
+        "forward pass uses (sigma) and of the parameter itself (sigma_raw); median over n seeds, low and high are "
+        f"their range. The last column is the share of rows, from the first update of the discriminator on, whose "
+        f"sigma exceeds {SIGMA_TOLERANCE}."
+    )
+    return Table("sigma", "Spectral norms at the end", caption, measured.sigmas(study))
+
+
+def operators(study: Study) -> Table:
+    """What a layer does as it runs, and the shape of its spectrum."""
+    caption = (
+        "sigma_conv: operator norm of the convolution at its stride and input size, a lower bound within about 0.1 %; "
+        "it lies between sigma and a multiple of it that kernel and stride decide (bound), so a sigma of 1 does not "
+        "make the layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. "
+        "Stable rank, effective rank and the share of singular values above half the largest are of the raw "
+        "parameter. Medians over n seeds, low and high are the range."
+    )
+    return Table("operators", "Operator norms and spectra at the end", caption, measured.operators(study))
+
+
+def lipschitz(study: Study) -> Table:
+    """Bounds of D's Lipschitz constant from both sides."""
+    caption = (
+        "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
+        "dD/dx over real, generated and interpolated images, a lower bound; tightness: empirical over product. D in "
+        "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
+        "over n seeds."
+    )
+    return Table("lipschitz", "How steep the discriminator is", caption, measured.lipschitz(study))
+
+
+def meanings(terms: Terms) -> Mapping[str, str]:
+    """What each statistic says, in words."""
+    return {name: terms.fill(text) for name, text in STATISTICS.items()}
+
+
+def statistics(study: Study, summary: pd.DataFrame) -> Table:
+    """Every statistic by arm."""
+    frame = by_arm.statistics(summary)
+    frame = frame.assign(meaning=frame["statistic"].map(meanings(study.terms)))
+    caption = (
+        "Median and range over the n runs that have the statistic: those of quality at the end over runs with an end, "
+        "the others of diverged and failed runs up to where they came."
+    )
+    return Table("statistics", "Stability statistics by arm", caption, frame, "runs that ended")
+
+
+def paired(study: Study, compared: pd.DataFrame) -> Table:
+    """Arms compared. `compared`: of `comparisons.compare_arms`."""
+    by_gain = "gain" in set(compared["statistic"])
+    without = "has gain 0, and ranks worst by all else" if by_gain else "ranks worst"
+    floor = "one has gain 0" if by_gain else "one has no end"
+    caption = (
+        "Hodges-Lehmann shift, arm minus baseline, with 95 % interval and Wilcoxon signed rank p, adjusted by "
+        "Benjamini-Hochberg over the arms and contexts of a statistic; better says which side is the better one. A run "
+        f"without an end {without}; n pairs are the seeds in which both arms have the statistic; at floor is the share "
+        f"of pairs in which {floor}, shift both ended the shift among the n both ended seeds in which both have an "
+        "end. prob improvement: the chance that a run of the arm is better than one of the baseline. spread ratio: "
+        f"typical distance from the median, arm over baseline (paired Brown-Forsythe), among the n spread seeds in "
+        f"which neither failed; tested from {SPREAD_FROM} on. refused: why a comparison would mislead. Fewer than "
+        f"{APPROXIMATE_BELOW} pairs describe, they do not test."
+    )
+    frame = compared.assign(meaning=compared["statistic"].map(meanings(study.terms)))
+    needs = "at least two arms with runs that ended"
+    return Table("comparisons", "Arms compared, paired by seed", caption, frame, needs)
+
+
+def runs_statistics(study: Study, summary: pd.DataFrame) -> Table:
+    """Every statistic of every run."""
+    columns = [name for name in ("context", "variant", "seed") if name in summary]
+    outcome = [name for name in OUTCOME if not study.foreign or not name.startswith("healthy")]
+    frame = summary[["run_id", *columns, "last_step", *by_arm.present(summary), *outcome]]
+    caption = (
+        "Every statistic of every run, and what became of it: whether it has an end; "
+        + ("" if study.foreign else "the first evaluation at which it was healthy, and whether it was at the last; ")
+        + "the first failure and all of them with their steps; what is not known, and why."
+    )
+    title, frame = "Stability statistics by run", frame.rename(columns={"variant": "arm"})
+    return Table("runs_statistics", title, caption, frame, quality=study.terms.quality)
+
+
+def across(study: Study, summary: pd.DataFrame) -> Table:
+    """Arms over all data sets."""
+    caption = (
+        "Over all data sets. {q} iqm: interquartile mean of {q} over all n runs of all data sets at once, which means "
+        "something only if the data sets share a scale (normalized scores). prob improvement: the chance that a run of "
+        "the arm is better than one of the baseline, ties half, mean over the shared data sets; it needs no scale. "
+        "Runs are not paired here. Intervals: 95 % percentile bootstrap over the runs within each data set, 2,000 "
+        "draws. p: signed rank test over data sets of that chance against one half, from "
+        f"{APPROXIMATE_BELOW} of them on; p adjusted by Benjamini-Hochberg over the arms."
+    )
+    caption, frame = study.terms.fill(caption), comparisons.across(study, summary)
+    return Table("across", "Over data sets", caption, frame, "two data sets", study.terms.quality)
+
+
+def runs(study: Study) -> Table:
+    """Every run."""
+    columns = ["run_id", "context", "variant", "seed", "state", "step", "error"]
+    if not study.foreign:
+        columns += ["wall_seconds", "device_name", "torch", "git_commit", "git_dirty", "wandb_url"]
+    frame = study.runs[columns].rename(columns={"variant": "arm"})
+    return Table("runs", "Runs", "Every run, with the reason if it did not finish.", frame)

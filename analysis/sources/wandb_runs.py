@@ -1,0 +1,278 @@
+"""What W&B has of a study's runs: files beside the records, or the runs of a project on its server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.sources.columns import COLUMNS, REQUIRED
+from analysis.study import Found
+from experiments.record import KILLED, RESULTS
+from sngan import cache
+from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
+
+_NOT_METRICS = ("_", "time/", "spectrum/", "class_counts", "samples", "real", "evolution")
+_LOG = logging.getLogger(__name__)
+PER_PAGE = 50  # runs at a request
+_NON_FINITE = {"NaN", "Infinity", "-Infinity"}
+Tell = Callable[[int, int], None]
+"""tell(done, total)"""
+
+
+class Mirrored(NamedTuple):
+    """A run that W&B has: its configuration, the study that it says, and that study's file as it was launched."""
+
+    config: RunConfig
+    study: str
+    study_file: str
+    started: str  # ISO time
+    items: list[dict[str, Any]]  # rows as W&B has them
+    found: Found
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a W&B run: fetched when it is first read, then kept in the cache."""
+
+    cached: Path
+    fetch: Callable[[], bytes]
+
+    def read_bytes(self) -> bytes:
+        if (content := cache.read(self.cached)) is None:
+            cache.write(self.cached, content := self.fetch())
+        return content
+
+
+def offline_runs(folder: Path) -> list[Mirrored]:
+    """The runs in W&B's folder of a study. Raises InputError if there are none."""
+    files = sorted(folder.glob("*run-*/run-*.wandb"))
+    if not files:
+        raise InputError(f"no W&B files at {folder}: expected folders such as offline-run-20260101_000000-<id> in it")
+    runs, refusals = [], []
+    for file in files:
+        try:
+            run = _offline_run(file)
+        except InputError as error:  # such as of a run that was killed before W&B wrote anything
+            refusals.append(error)
+            _LOG.warning("%s; it is left out", error)
+            continue
+        runs += [run] if run else []
+    if refusals and not runs:
+        raise refusals[0]
+    return runs
+
+
+def _offline_run(file: Path) -> Mirrored | None:
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    items: list[dict[str, Any]] = []
+    started, over = "", False
+    for kind, content in inspected(file):
+        if kind == "run":
+            config |= content.get("config", {}).get("update", {})
+            started = started or content.get("start_time", "")
+        elif kind == "config":
+            config |= content.get("update", {})
+        elif kind == "summary":
+            summary |= content.get("update", {})
+        elif kind == "history":
+            items.append(content["item"])
+        over |= kind == "exit"
+    known = over or summary.get("state") not in (None, "running")
+    state, files = "" if known else "interrupted", file.parent / "files"
+    return _mirrored(config, summary, state, started, lambda: items, files.joinpath)
+
+
+def inspected(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(type, content) of every record in a .wandb file, by the reader that W&B ships.
+
+    Its output is not promised to stay as it is: this is the only function that knows it (W&B 0.31). Of a file that was
+    cut off, what is whole. Raises InputError if nothing can be read.
+    """
+    from wandb.util import get_core_path
+
+    command = [get_core_path(), "leet", "inspect", "--json", "--no-observability"]
+    command += ["--run-file", file.name, "."]
+    done = subprocess.run(command, cwd=file.parent, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    any_read = False
+    for line in done.stdout.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        any_read = True
+        yield found["type"], found.get(found["type"], {})
+    if not any_read:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it is empty"]
+        raise InputError(f"{file}: W&B's reader cannot read it: {reason[0]}")
+
+
+def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored]:
+    """The runs of the W&B project `entity/project` that match W&B's `filters`.
+
+    Rows of runs that ended are kept in the platform's cache folder, each run's when it was read, so that a reading that
+    was cut off resumes. Raises InputError if the project is unavailable.
+    """
+    return [found for found in _each_run(path, filters, tell, _online_run) if found]
+
+
+def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], by_name: bool, tell: Tell) -> pd.DataFrame:
+    """The runs of any W&B project as a table for `analysis.sources.table`: a row per logged step.
+
+    A column comes from the rows, or else from the run's configuration or summary; `run` is the run's name, of which
+    arm and seed are parts if `by_name`; W&B's own count is the step unless there is another. Runs without an arm, a
+    seed or any quality are left out, which is said; of none but such the table is empty, and has all that they have as
+    columns. Raises InputError if the project is unavailable.
+    """
+    columns = {known: mapping.get(known, known) for known in COLUMNS}
+    seen: dict[str, None] = {}
+    required = ("quality",) if by_name else REQUIRED
+
+    def rows_of(run: Any) -> pd.DataFrame:
+        rows = pd.DataFrame(list(run.scan_history()))
+        of_run = {"run": run.name, **run.summary_metrics, **run.config}
+        if "step" not in mapping and "step" not in rows and "_step" in rows:
+            rows["step"] = rows["_step"]
+        seen.update(dict.fromkeys(name for name in [*rows, *of_run] if not name.startswith("_")))
+        for column in columns.values():
+            if column not in rows and isinstance(of_run.get(column), str | int | float):
+                rows[column] = of_run[column]
+        if lacking := [column for known, column in columns.items() if known in required and column not in rows]:
+            _LOG.warning("%s is left out: it has no %s", run.url, ", ".join(lacking))
+            return pd.DataFrame()
+        return rows[[column for column in columns.values() if column in rows]]
+
+    found = [rows for rows in _each_run(path, filters, tell, rows_of) if len(rows)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(seen))
+
+
+def _each_run(path: str, filters: dict[str, Any], tell: Tell, call: Callable[[Any], Any]) -> list[Any]:
+    try:
+        from wandb import Api
+
+        api = Api(timeout=60)
+        runs = api.runs(path, filters=filters, order="+created_at", per_page=PER_PAGE, lazy=False)
+        total, results = len(runs), []
+        for done, run in enumerate(runs, start=1):
+            results.append(call(run))
+            tell(done, total)
+        return results
+    except InputError:
+        raise
+    except Exception as error:  # W&B's client raises errors of many kinds
+        text = " ".join(str(error).split()).rstrip(".")
+        if "wandb login" not in text:
+            text += "; is it ENTITY/PROJECT, and is this the account that may see it?"
+        raise InputError(f"cannot read W&B's project {path}: {text}") from error
+
+
+def _online_run(run: Any) -> Mirrored | None:
+    summary = dict(run.summary_metrics)
+    live = run.state in ("running", "pending")
+    state = ("running" if live else "interrupted") if summary.get("state") in (None, "running") else ""
+    identity = json.dumps([run.url, summary.get("metrics_sha256")]).encode()
+    folder = cache.folder("wandb") / hashlib.sha256(identity).hexdigest()
+    kept = folder / "rows.json"
+
+    def items() -> list[dict[str, Any]]:
+        content = None if state else cache.read(kept)
+        return json.loads(content) if content else list(run.scan_history())
+
+    def sample(name: str) -> RemoteFile:
+        return RemoteFile(folder / name, lambda: _downloaded(run, name))
+
+    found = _mirrored(dict(run.config), summary, state, run.created_at, items, sample)
+    if found and found.found.status["state"] in RESULTS and not found.found.damage and cache.read(kept) is None:
+        cache.write(kept, json.dumps(found.items).encode())
+    return found
+
+
+def _downloaded(run: Any, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(run.file(name).download(folder).name).read_bytes()
+        except Exception as error:  # W&B's client raises errors of many kinds
+            raise InputError(f"cannot fetch {name} of {run.url}: {' '.join(str(error).split())}") from error
+
+
+def _mirrored(
+    config: dict[str, Any], summary: dict[str, Any], state: str, started: str,
+    items: Callable[[], list[dict[str, Any]]], sample: Callable[[str], Any],
+) -> Mirrored | None:  # fmt: skip
+    """A run of this program; None for any other. `state`: of a run whose summary does not say how it ended."""
+    if "run_id" not in config or not {"dataset", "arm", "seed", "steps"} <= config.keys():
+        return None
+    try:
+        identity = from_parameters({name: config[name] for name in IDENTITY_FIELDS if name in config})
+    except InputError:
+        return None
+    rows = cut_back(items())
+    status = {"attempts": [], "error": None} | (summary.get("status") or {})
+    url = None
+    if state or "state" not in summary:
+        status |= {"state": state or "interrupted", "step": rows[-1]["step"] if rows else 0}
+        status["error"] = KILLED if status["state"] == "interrupted" else None
+    else:
+        status |= {name: summary.get(name) for name in ("state", "error", "metrics_sha256")}
+        url = summary.get("wandb_url")
+    status["step"] = status.get("step", rows[-1]["step"] if rows else 0)
+    status |= {"wandb_url": url} if url else {}
+    samples = {row["step"]: sample(path) for row in rows if (path := _sample_path(row))}
+    found = Found(status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: frame(rows), samples)
+    return Mirrored(identity, str(config.get("study", "")), summary.get("study_file") or "", started, rows, found)
+
+
+def _sample_path(row: dict[str, Any]) -> str | None:
+    nested = row.get("samples")
+    path = nested.get("path") if isinstance(nested, dict) else row.get("samples.path")
+    inside = isinstance(path, str) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+    return path if inside else None
+
+
+def cut_back(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in order of steps: where a resumed run logged a step again, what came from there on before is dropped."""
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        if not isinstance(item.get("step"), int | float):
+            continue
+        step = int(item["step"])
+        while rows and rows[-1]["step"] >= step:
+            rows.pop()
+        rows.append(item | {"step": step})
+    return rows
+
+
+def _missing(config: RunConfig, status: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """What W&B lacks of a run that ended, or nothing."""
+    if status["state"] not in RESULTS:
+        return ""
+    expected = {*range(0, status["step"] + 1, config.log_every), status["step"]}
+    lacking = len(expected - {row["step"] for row in rows})
+    return f"W&B lacks {lacking} of {len(expected)} rows" if lacking else ""
+
+
+def frame(rows: list[dict[str, Any]]) -> tuple[pd.DataFrame, str]:
+    """The metrics of the record, non-finite numbers as NaN like its nulls."""
+    kept = [
+        {key: _number(value) for key, value in row.items() if not key.startswith(_NOT_METRICS) and _is_number(value)}
+        for row in rows
+    ]
+    return pd.DataFrame(kept), ""
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool)) or value in _NON_FINITE
+
+
+def _number(value: Any) -> float | int:
+    return value if isinstance(value, int | float) and math.isfinite(value) else math.nan

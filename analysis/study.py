@@ -1,0 +1,187 @@
+"""What a source has of a study's runs -> tidy frames, and an account of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow
+
+from analysis.history import history_of
+from analysis.terms import OURS, Terms
+from experiments.record import RESULTS, State, spent
+from experiments.study import CONTEXT_FIELDS, contexts_of
+from experiments.study import Study as Plan
+from sngan.architectures import ARCHITECTURES
+from sngan.arms import ARMS
+from sngan.config import RunConfig
+
+STATES = [str(state) for state in State]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it was found.
+
+    `runs`: one row per planned run, with its state, step, error, identity fields, `damage` (what is wrong with the
+    metrics of a run that ended; else empty), `variant` (the arm, with those of its parameters that differ within the
+    study), `context` (data set and settings that variants are compared within), the last attempt's device and `exact`
+    (False: it was resumed under other conditions), `wall_seconds` of all attempts since its start, and `trivial_fd` and
+    `trivial_fd_pixels` (what the trivial sampler scores; of a run without protocol that of its context).
+    `history`: one row per logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
+    (NaN where null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
+    every source of this program's runs. `account`: number of runs in each state. `extra`: run ids on disk that the
+    study does not plan; they are left out of all else. `protocols`: run id -> how its samples were judged, of the runs
+    that say so. `bench`: where benchmarks' files lie. `samples`: run id -> step -> sample grid, a PNG file with
+    `read_bytes`. `found`: run id -> what the source has of the run, `plan`: the study's file. `folder`: of the records,
+    or where a report of what has none belongs. `baseline`: the variant that others are compared with, if it is not the
+    first; `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another
+    program's, `terms`: what it calls its quality, losses and steps, `warnings`: what its table leaves in doubt.
+    `primary`: outcome -> the context that it is judged in, of those that the study's file names.
+    """
+
+    name: str
+    description: str
+    folder: Path
+    runs: pd.DataFrame
+    history: pd.DataFrame
+    account: pd.Series
+    extra: list[str]
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bench: Path | None = None
+    samples: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    baseline: str = ""
+    command: str = ""
+    foreign: bool = False
+    terms: Terms = OURS
+    warnings: Sequence[str] = ()
+    found: Mapping[str, Found] = field(default_factory=dict)
+    plan: str = ""
+    primary: Mapping[str, str] = field(default_factory=dict)
+
+
+class Found(NamedTuple):
+    """What a source has of one run: status as in status.json, what is wrong with it, protocol, rows, sample grids.
+
+    `rows()`: one row per logged step, and what is wrong with those that cannot be read. `evaluations()`: at each
+    evaluation `class_counts` (samples by class) and `spectrum/<layer>` (singular values, float32), by `step`; of what
+    W&B has, nothing.
+    """
+
+    status: dict[str, Any]
+    damage: str
+    protocol: dict[str, Any]
+    rows: Callable[[], tuple[pd.DataFrame, str]]
+    samples: Mapping[int, Any]
+    evaluations: Callable[[], pyarrow.Table] = lambda: evaluation_table([])
+
+
+def evaluation_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
+    """Rows of evaluations.jsonl with their types."""
+    names = sorted({name for row in rows for name in row} - {"step", "class_counts"})
+    kinds = {name: pyarrow.list_(pyarrow.float32()) for name in names}
+    fields = {"step": pyarrow.int64(), "class_counts": pyarrow.list_(pyarrow.int32()), **kinds}
+    return pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields.items()))
+
+
+def assemble(
+    plan: Plan, folder: Path, found: dict[str, Found], extra: list[str] | None = None, cached: bool = False
+) -> Study:
+    """The frames of a plan's runs. `cached`: whether rows of results may be kept in `folder`."""
+    planned = {config.run_id: config for config in plan.configs}
+    if extra is None:
+        extra = sorted(set(found) - set(planned))
+    nothing = Found({"state": "missing", "step": 0, "attempts": []}, "", {}, lambda: (pd.DataFrame(), ""), {})
+    found = {run_id: found.get(run_id, nothing) for run_id in planned}
+    runs = pd.DataFrame([_run(config, found[run_id]) for run_id, config in planned.items()])
+    runs = runs.assign(variant=_variants(list(planned.values())), context=_contexts(list(planned.values())))
+    rows_of = {run_id: run.rows for run_id, run in found.items()}
+    history, unreadable = history_of(runs, rows_of, folder if cached else None)
+    damage = zip(runs["damage"], runs["run_id"].map(unreadable), strict=True)
+    runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in damage]
+    account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
+    protocols = {run_id: run.protocol for run_id, run in found.items() if run.protocol}
+    trivial = {
+        "trivial_fd": {run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()},
+        "trivial_fd_pixels": {
+            run_id: (protocol.get("trivial_sampler") or {}).get("fd_pixels") for run_id, protocol in protocols.items()
+        },
+    }
+    for name, scores in trivial.items():
+        runs[name] = runs["run_id"].map(scores).astype(float)
+        runs[name] = runs[name].fillna(runs.groupby("context")[name].transform("median"))  # of runs without a protocol
+    samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
+    context_of = dict(zip(map(_context_key, plan.configs), runs["context"], strict=True))
+    primary = {name: context_of[contexts_of(plan.configs, fields)[0]] for name, fields in plan.primary.items()}
+    return Study(
+        plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples,
+        found=found, plan=plan.text, primary=primary,
+    )  # fmt: skip
+
+
+def _context_key(config: RunConfig) -> tuple[Any, ...]:
+    return contexts_of([config], {})[0]
+
+
+def sound(study: Study) -> Study:
+    """Without the rows of runs that ended and have other metrics than they ended with: no result is made of them.
+
+    What a killed or failed run left stays, as far as it is readable.
+    """
+    runs = study.runs
+    changed = runs.loc[runs["state"].isin(RESULTS) & (runs["damage"] != ""), "run_id"]
+    kept = study.history[~study.history["run_id"].isin(changed)].reset_index(drop=True)
+    return replace(study, history=kept)
+
+
+def _run(config: RunConfig, found: Found) -> dict[str, Any]:
+    status = found.status
+    attempt = status["attempts"][-1] if status["attempts"] else {}
+    row = {"run_id": config.run_id, "state": str(status["state"]), "step": status["step"], "error": status.get("error")}
+    row |= config.identity() | {"damage": found.damage}
+    row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
+    row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
+    row |= {
+        name: status.get(name)
+        for name in ("git_commit", "git_tree", "git_dirty", "training_version", "wandb_url", "metrics_sha256")
+    }
+    return row | {"attempts": len(status["attempts"])}
+
+
+def _variants(configs: list[RunConfig]) -> list[str]:
+    """The arm, with the values of those of its parameters that differ between the study's runs of that arm."""
+    fields = {arm: list(ARMS[arm].parameters) for arm in {config.arm for config in configs}}
+    differing = _differing(configs, lambda config: config.arm, fields)
+    return [_label(config.arm, config, differing[config.arm]) for config in configs]
+
+
+def _contexts(configs: list[RunConfig]) -> list[str]:
+    """Data set and setting, with the values of the further fields that differ within those."""
+
+    def start(config: RunConfig) -> str:
+        return f"{config.dataset}, setting {config.setting}"
+
+    names = [name for name in CONTEXT_FIELDS if name not in ("dataset", "setting")]
+    differing = _differing(configs, start, dict.fromkeys(map(start, configs), names))
+    return [_label(start(config), config, differing[start(config)]) for config in configs]
+
+
+def _differing(
+    configs: list[RunConfig], group: Callable[[RunConfig], str], fields: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Of each group those of its fields that have several values among its configurations."""
+    values: dict[tuple[str, str], set[Any]] = {}
+    for config in configs:
+        of = group(config)
+        for name in fields[of]:
+            value = getattr(config, name)
+            own = getattr(ARCHITECTURES[config.architecture], name, None)  # what the networks' row says needs no word
+            values.setdefault((of, name), set()).add(None if value == own else value)
+    return {of: [name for name in names if len(values[of, name]) > 1] for of, names in fields.items()}
+
+
+def _label(start: str, config: RunConfig, names: list[str]) -> str:
+    return ", ".join([start, *(f"{name} {getattr(config, name):}" for name in names)])
