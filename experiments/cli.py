@@ -265,67 +265,47 @@ class Dashboard:
 
 @dataclass(frozen=True)
 class Report:
-    """Statistics, figures, tables and one self-contained HTML page from a study's records, or from what W&B has."""
+    """Statistics, figures, tables and one self-contained HTML page.
 
-    study: Positional[Annotated[str, arg(metavar="[STUDY]", help="a study's name, or its folder of records")]] = ""
+    SOURCE is a study's name, its folder of records, frozen:DIR (what --freeze kept), wandb:ENTITY/PROJECT (a project on
+    W&B's server), wandb-files:DIR (W&B's files beside a study's records), or table:FILE (anyone's runs: CSV, JSON lines,
+    Parquet, TensorBoard's event files, a chart that W&B exported).
+    """
+
+    target: Positional[Annotated[str, arg(metavar="[SOURCE]", help="where the runs are, see above")]] = ""
     freeze: Annotated[str, arg(metavar="DIR", help="also add the runs that ended to what is frozen there")] = ""
     report: Annotated[bool, arg(help="--no-report: only --freeze, which prints counts and computes no outcome")] = True
-    frozen: Annotated[str, arg(name="from", metavar="DIR", help="instead of STUDY: what --freeze kept")] = ""
-    csv: Annotated[
-        str,
-        arg(metavar="FILE", help="instead of STUDY: anyone's runs, as CSV, JSON lines, Parquet, TensorBoard's files"),
-    ] = ""
     map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns are, as quality=fid,arm=method")] = ""
     run_name: Annotated[
         str, arg(metavar="REGEX", help="takes arm and seed from the runs' names: '(?P<arm>.+)-seed(?P<seed>[0-9]+)'")
     ] = ""
-    maximize: Annotated[bool, arg(help="with --csv or --map: more of the quality is better")] = False
-    baseline: Annotated[str, arg(help="with --csv or --map: the arm that others are compared with")] = ""
-    source: Annotated[
-        Literal["local", "wandb-files", "wandb"],
-        arg(help="local: the records; wandb-files: W&B's files beside them; wandb: a project on W&B's server"),
-    ] = "local"
-    project: Annotated[str, arg(metavar="ENTITY/PROJECT", help="on W&B: to read from with --source wandb")] = ""
+    maximize: Annotated[bool, arg(help="of a table: more of the quality is better")] = False
+    baseline: Annotated[str, arg(help="of a table: the arm that others are compared with")] = ""
     filter: Annotated[str, arg(help="of W&B's runs: FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
     figures: Annotated[str, arg(help="files of the figures: some of png,svg,pdf")] = "png,svg"
     publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
+    frozen: Annotated[str, arg(name="from", metavar="DIR", help="the same as frozen:DIR")] = ""
+    csv: Annotated[str, arg(metavar="FILE", help="the same as table:FILE")] = ""
+    source: Annotated[
+        Literal["local", "wandb-files", "wandb"], arg(help="the same as wandb:.. or wandb-files:.., of a study")
+    ] = "local"
+    project: Annotated[str, arg(metavar="ENTITY/PROJECT", help="of --source wandb")] = ""
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        named = self.study or ((self.map or self.run_name) and self.project.rpartition("/")[2])
-        if [bool(named), bool(self.frozen), bool(self.csv)].count(True) != 1:
-            raise InputError("give a study, or --from with a frozen one, or --csv with a table")
-        if not named and self.source != "local":
-            raise InputError("--source says where a study's runs are: it does not go with --csv or --from")
-        if self.publish and (self.csv or self.map or self.run_name):
-            raise InputError("--publish is for studies of this program: their runs are on W&B")
-        if self.publish and client.resolve_mode("auto") != "online":
-            raise InputError("--publish needs W&B's server: log in with `wandb login`")
-        foreign = self.csv or self.map or (self.run_name and self.source == "wandb")
-        if self.baseline and not foreign:
-            raise InputError("--baseline is for --csv or --map; a study's baseline is the first of its arms")
-        if self.maximize and not foreign:
-            raise InputError("--maximize is for --csv or --map; a study's quality is fd, of which less is better")
-        if (self.map or self.run_name) and not (self.csv or self.source == "wandb"):
-            raise InputError("--map and --run-name say what a table holds: they need --csv, or --source wandb")
-        if (self.source == "wandb") != bool(self.project):
-            raise InputError("--source wandb and --project ENTITY/PROJECT belong together")
-        if self.filter and self.source != "wandb":
-            raise InputError("--filter chooses among W&B's runs: it needs --source wandb")
-        if self.freeze and (self.frozen or self.csv or self.source != "local"):
-            raise InputError("--freeze keeps the records of a study: it does not go with --from, --csv or --source")
-        if not self.report and (not self.freeze or self.publish):
-            raise InputError("--no-report is for --freeze alone")
-        from analysis.freeze import thaw
+        from analysis.load import kind_of
 
-        study = thaw(Path(self.frozen)) if self.frozen else self._load()
+        source, name = self._source()
+        kind, _ = kind_of(source)
+        self._check(kind)
+        study = self._load(source, name)
         for text in study.warnings:
             print(f"warning: {study.name}: {text}", file=sys.stderr)
         if self.freeze:
             self._freeze(study)
         if not self.report:
             return DONE
-        from analysis.report import write
+        from analysis.page.report import write
 
         report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
         print(report.page)
@@ -335,8 +315,57 @@ class Report:
             print(publish(f"sngan {study.name}", study.name, report.parts))
         return DONE
 
+    def _source(self) -> tuple[str, str]:
+        """The source as one word, whichever way it was given, and the study's name if W&B is asked for one."""
+        given = {"SOURCE": self.target, "--from": self.frozen, "--csv": self.csv, "--project": self.project}
+        named = [option for option, value in given.items() if value]
+        if (self.source == "wandb") != bool(self.project):
+            raise InputError(
+                "--source wandb and --project ENTITY/PROJECT belong together: or write wandb:ENTITY/PROJECT"
+            )
+        if self.source == "wandb" and named in (["--project"], ["SOURCE", "--project"]):
+            if not (self.target or self.map or self.run_name):
+                raise InputError("give the study too, of whose runs on W&B the report is")
+            return f"wandb:{self.project}", study_name(self.target)
+        if len(named) != 1:
+            raise InputError(
+                f"give one source: {' and '.join(named) or 'a study, a folder, frozen:DIR, wandb:.. or table:FILE'}"
+                + (" were given" if named else "")
+            )
+        if self.source == "wandb-files":
+            if not self.target:
+                raise InputError("--source says where a study's runs are: it does not go with --csv or --from")
+            folder = Path(self.target)
+            folder = folder if folder.name == "wandb" else folder / "wandb"
+            return f"wandb-files:{folder if folder.is_dir() else records_of(self.target, self.runs_dir)}", ""
+        if self.frozen:
+            return f"frozen:{self.frozen}", ""
+        return (f"table:{self.csv}" if self.csv else self.target), ""
+
+    def _check(self, kind: str) -> None:
+        """Raises InputError for options that do not go with a source of this kind."""
+        foreign = kind == "table" or (kind == "wandb" and bool(self.map or self.run_name))
+        if self.publish and foreign:
+            raise InputError("--publish is for studies of this program: their runs are on W&B")
+        if self.publish and client.resolve_mode("auto") != "online":
+            raise InputError("--publish needs W&B's server: log in with `wandb login`")
+        if (self.map or self.run_name) and kind not in ("table", "wandb"):
+            raise InputError(
+                "--map and --run-name say what a table holds: they need table:FILE or wandb:ENTITY/PROJECT"
+            )
+        if self.baseline and not foreign:
+            raise InputError("--baseline is for tables; a study's baseline is the first of its arms")
+        if self.maximize and not foreign:
+            raise InputError("--maximize is for tables; a study's quality is fd, of which less is better")
+        if self.filter and kind != "wandb":
+            raise InputError("--filter chooses among W&B's runs: it needs wandb:ENTITY/PROJECT")
+        if self.freeze and kind:
+            raise InputError("--freeze keeps the records of a study: it goes with a study or a folder of records alone")
+        if not self.report and (not self.freeze or self.publish):
+            raise InputError("--no-report is for --freeze alone")
+
     def _freeze(self, study: Any) -> None:
-        from analysis.freeze import freeze
+        from analysis.sources.frozen import freeze
         from experiments.display import counting
         from experiments.export import discriminator_weights
 
@@ -344,51 +373,35 @@ class Report:
             weights = lambda run_id: discriminator_weights(record.Record(study.folder / run_id))  # noqa: E731
             print(freeze(study, Path(self.freeze), weights, tell))
 
-    def _load(self) -> Any:
-        from analysis.foreign import Reading, from_table, parse_mapping, read
-        from analysis.formats import name_of
-        from analysis.load import load
-
-        reading = Reading(parse_mapping(self.map), self.baseline, self.maximize, self.run_name)
-        if self.csv:
-            path = Path(self.csv)
-            return read(path, reading, self._foreign_folder(name_of(path)))
-        if self.source == "local":
-            return load(self._folder())
-        if self.source == "wandb-files":
-            given = Path(self.study)
-            files = given if given.name == "wandb" else given / "wandb"
-            return load(f"wandb-files:{files if files.is_dir() else self._folder()}")
+    def _load(self, source: str, name: str) -> Any:
+        from analysis.load import kind_of, load
+        from analysis.sources.columns import Reading, parse_mapping
         from experiments.display import counting
 
-        name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
-        name = name or self.project.rpartition("/")[2]
-        with counting(f"runs read from {self.project}") as tell:
-            if self.map or self.run_name:
-                from analysis.mirror import table
+        kind, place = kind_of(source)
+        reading = Reading(parse_mapping(self.map), self.baseline, self.maximize, self.run_name)
+        if not kind:
+            return load(records_of(place, self.runs_dir))
+        if kind != "wandb":
+            return load(source, runs_dir=self.runs_dir, reading=reading)
+        with counting(f"runs read from {place}") as tell:
+            return load(source, name, wandb_filters(self.filter), self.runs_dir, tell, reading)
 
-                folder = self._foreign_folder(studies.check_name(name))
-                rows = table(self.project, reading.mapping, _filters(self.filter), bool(self.run_name), tell)
-                command = f"sngan report {name} --source wandb --project {self.project}{reading.arguments()}"
-                return from_table(rows, reading, name, folder, command)
-            return load(f"wandb:{self.project}", name, _filters(self.filter), self.runs_dir, tell)
 
-    def _foreign_folder(self, name: str) -> Path:
-        """For the report of another program's runs. Raises InputError where it would replace that of records."""
-        folder = record.runs_root(self.runs_dir) / name
-        if (folder / "study.yaml").exists() or record.run_folders(folder):
-            raise InputError(f"{folder} holds records of a study; give the table another name, or another --runs-dir")
-        return folder
+def study_name(text: str) -> str:
+    """The name of a study that is given as that, or as the path of its file."""
+    return studies.read(Path(text)).name if text.endswith((".yaml", ".yml")) else text
 
-    def _folder(self) -> Path:
-        """Of the study of that name, or else that folder itself."""
-        name = studies.read(Path(self.study)).name if self.study.endswith((".yaml", ".yml")) else self.study
-        root, itself = record.runs_root(self.runs_dir), Path(name)
-        candidates = [root / name, itself] if itself.name == name else [itself]
-        with_records = [f for f in candidates if (f / "study.yaml").is_file() or record.run_folders(f)]
-        if not with_records and itself.name == name:
-            studies.find(name, self.runs_dir)  # raises, with the nearest names, where there is no such study
-        return with_records[0] if with_records else root / studies.check_name(name)
+
+def records_of(target: str, runs_dir: str) -> Path:
+    """The folder of records of the study of that name, or else that folder itself. Raises InputError for neither."""
+    name = study_name(target)
+    root, itself = record.runs_root(runs_dir), Path(name)
+    candidates = [root / name, itself] if itself.name == name else [itself]
+    with_records = [f for f in candidates if (f / "study.yaml").is_file() or record.run_folders(f)]
+    if not with_records and itself.name == name:
+        studies.find(name, runs_dir)  # raises, with the nearest names, if there is no such study
+    return with_records[0] if with_records else root / studies.check_name(name)
 
 
 @dataclass(frozen=True)
@@ -545,7 +558,7 @@ def _note_unused(config: RunConfig, arguments: list[str]) -> None:
         print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users})", file=sys.stderr)
 
 
-def _filters(text: str) -> dict[str, Any]:
+def wandb_filters(text: str) -> dict[str, Any]:
     """W&B's filters from its JSON, or from FIELD=VALUE of a run's configuration, separated by commas."""
     import yaml
 
