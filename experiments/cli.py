@@ -268,8 +268,8 @@ class Report:
     """Statistics, figures, tables and one self-contained HTML page.
 
     SOURCE is a study's name, its folder of records, frozen:DIR (what --freeze kept), wandb:ENTITY/PROJECT (a project on
-    W&B's server), wandb-files:DIR (W&B's files beside a study's records), or table:FILE (anyone's runs: CSV, JSON lines,
-    Parquet, TensorBoard's event files, a chart that W&B exported).
+    W&B's server), wandb-files:DIR (W&B's files beside a study's records), or table:FILE (anyone's runs: CSV, JSON
+    lines, Parquet, TensorBoard's event files, a chart that W&B exported).
     """
 
     target: Positional[Annotated[str, arg(metavar="[SOURCE]", help="where the runs are, see above")]] = ""
@@ -501,7 +501,7 @@ _COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sngan` with the command line, or with `arguments`; exits: 0 done, 1 failed, 2 bad input, 3 interrupted."""
-    code = _run(sys.argv[1:] if arguments is None else arguments)
+    code = run(sys.argv[1:] if arguments is None else arguments)
     if code == INTERRUPTED:
         from experiments.tracking.tracker import is_busy
 
@@ -523,7 +523,7 @@ def parse(arguments: list[str]) -> Any:
         )
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     try:
         command = parse(arguments)
         if isinstance(command, Train):

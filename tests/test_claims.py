@@ -13,12 +13,13 @@ from scipy import stats
 
 from analysis import claims as claims_module
 from analysis.claims import CLAIMS, Part, judge, judge_runs
+from analysis.comparisons import compare_arms
 from analysis.inference import MARGIN, paired_rates_p
-from analysis.load import Study
+from analysis.page import tables
 from analysis.stability import summarize
 from analysis.stats import Interval, signed_rank_p
+from analysis.study import Study
 from analysis.synthetic import outcomes, study
-from analysis.tables import compare_arms, reach_table
 
 ALL = ("dcgan", "sn_dcgan", "plain", "sn", "penalty", "penalty_dcgan")
 POWERS = ("sn, n_power_iterations 1", "sn, n_power_iterations 2", "sn, n_power_iterations 5")
@@ -478,7 +479,7 @@ def test_each_claim_has_its_own_seeds(tmp_path: Path) -> None:
     each = {arm: {"each": [1.0] * 25} for arm in ("plain", "sn", "penalty")}
     (tmp_path / "bench.json").write_text(json.dumps({"made": "x", "rows": each}))
     found = judge_runs(table({arm: {} for arm in ALL}, 7), {}, tmp_path)
-    reach = reach_table(found).frame.set_index("claim")
+    reach = tables.reach(found).frame.set_index("claim")
     assert (reach.loc["C12", "n"], reach.loc["C8", "n"]) == (25, 7)
     assert reach.loc["C8", "decidable"] == "hardly: 7 seeds, fewer than 10"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, small, write_study
 
-from experiments.cli import Report
+from experiments.cli import records_of
 from experiments.record import Record, run_folders
 from sngan.config import TRAINING_VERSION
 from sngan.datasets import DATASETS
@@ -167,8 +167,8 @@ def test_a_report_is_of_the_study_of_that_name_before_the_folder_of_that_name(
     for folder in (tmp_path / "tiny", tmp_path / "runs" / "tiny"):
         folder.mkdir(parents=True)
         write_study(folder, "study")
-        assert Report("tiny")._folder().resolve() == folder
-    assert Report("./tiny")._folder().resolve() == tmp_path / "tiny"
+        assert records_of("tiny", "").resolve() == folder
+    assert records_of("./tiny", "").resolve() == tmp_path / "tiny"
 
 
 def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: Path) -> None:

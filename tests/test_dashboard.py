@@ -19,7 +19,7 @@ import wandb_workspaces.workspaces as ws
 from conftest import ROOT, Terminal, needs, write_study
 from test_tracking import train_offline
 
-from analysis.report import Picture, write
+from analysis.page.report import Picture, write
 from experiments.study import bundled_names, find, read
 from experiments.tracking.dashboard import groups, report_blocks, view_offline, workspace
 from sngan.arms import ARMS

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from analysis.events import Thresholds, find_events
+from analysis.failures import survival_of
 from analysis.inference import order_counts, survival
 from analysis.stability import STATISTICS, failures_under, summarize
-from analysis.tables import survival_of
 
 TRIVIAL = 40.0
 

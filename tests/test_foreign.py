@@ -14,13 +14,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from analysis.foreign import Reading, from_table, parse_mapping, read, written
-from analysis.freeze import freeze
-from analysis.load import Study, load
-from analysis.report import write, write_report
+from analysis.comparisons import compare_arms
+from analysis.load import load
+from analysis.page import tables
+from analysis.page.report import write, write_report
+from analysis.sources.frozen import freeze
+from analysis.sources.table import Reading, from_table, parse_mapping, read, written
 from analysis.stability import summarize
+from analysis.study import Study
 from analysis.synthetic import study as synthetic_study
-from analysis.tables import arms_table, compare_arms, interactions_table, paired_failures_table
 from sngan.config import InputError
 
 MAPPING = {"quality": "fid", "arm": "method", "loss": "d_loss", "step": "iteration"}
@@ -241,12 +243,12 @@ def test_survivors_do_not_stand_for_all(tmp_path: Path) -> None:
     """Five of eight without an end: the median of all is infinite, that of the three stands beside a 3."""
     text = "arm,seed,quality\n" + "\n".join(f"a,{seed},{seed + 1 if seed < 3 else 'inf'}" for seed in range(8))
     study = read_text(tmp_path, text)
-    row = arms_table(summary_of(study), study.terms).frame.iloc[0]
+    row = tables.arms(summary_of(study), study.terms).frame.iloc[0]
     assert (row["n"], row["ended"], row["q_median"], row["q_iqm"]) == (8, 3, math.inf, math.inf)
     assert (row["q_ended"], row["q_mean"]) == (pytest.approx(2), pytest.approx(2))
-    assert "imputed" not in arms_table(summary_of(study), study.terms).caption
+    assert "imputed" not in tables.arms(summary_of(study), study.terms).caption
     study = read_text(tmp_path, text.replace("inf", "-inf"), maximize=True)
-    row = arms_table(summary_of(study), study.terms).frame.iloc[0]
+    row = tables.arms(summary_of(study), study.terms).frame.iloc[0]
     assert (row["q_median"], row["q_ended"]) == (-math.inf, pytest.approx(2))
 
 
@@ -623,12 +625,12 @@ def test_every_table_compares_with_the_named_baseline(tmp_path: Path, command: C
     assert {row["baseline"] for row in statistics["across"]} == {"b", None}
     study = read(tmp_path / "t.csv", Reading({"quality": "score"}, "b", True), tmp_path)
     summary = summary_of(study)
-    assert set(paired_failures_table(summary, "b").frame["baseline"]) == {"b"}
-    assert interactions_table(study, summary).frame.empty  # data sets do not compare, settings do
+    assert set(tables.paired_failures(summary, "b").frame["baseline"]) == {"b"}
+    assert tables.interactions(study, summary).frame.empty  # data sets do not compare, settings do
     study = from_table(
         table.rename(columns={"dataset": "setting"}), Reading({"quality": "score"}, "b", True), "t", tmp_path
     )
-    frame = interactions_table(study, summary_of(study)).frame
+    frame = tables.interactions(study, summary_of(study)).frame
     assert (set(frame["baseline"]), set(frame["arm"])) == ({"b"}, {"a", "c"})
 
 

@@ -19,10 +19,10 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load as load_safetensors
 
-from analysis import freeze as freezing
-from analysis.freeze import freeze, thaw
 from analysis.load import load
-from analysis.report import write_report
+from analysis.page.report import write_report
+from analysis.sources import frozen as freezing
+from analysis.sources.frozen import freeze, thaw
 from experiments.export import discriminator_weights, networks
 from experiments.record import Record
 from experiments.run import execute
@@ -395,9 +395,9 @@ def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, com
 
 
 def test_a_report_can_be_made_of_a_loaded_study(mixed_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import analysis.report as report
+    import analysis.page.report as report
 
-    monkeypatch.setattr(report, "_pictures", lambda *_: [])  # the figures take most of the time
+    monkeypatch.setattr(report.figures, "draw", lambda *_: [])  # the figures take most of the time
     assert write_report(load(mixed_study)) == mixed_study / "report" / "index.html"
 
 

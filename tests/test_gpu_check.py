@@ -21,8 +21,8 @@ import pytest
 from conftest import ROOT, wait_for
 from test_data import write_idx
 
-from analysis.freeze import thaw
 from analysis.load import load
+from analysis.sources.frozen import thaw
 from experiments.gpu import agreement, archive, kit
 from experiments.gpu.archive import Archives, unpack
 from experiments.gpu.merge import merge

@@ -13,7 +13,8 @@ import pytest
 import wandb
 from conftest import small, write_study
 
-from analysis.load import load, sound
+from analysis.load import load
+from analysis.study import sound
 from experiments.messages import Message
 from experiments.record import Record, State, read_rows, run_folders
 from experiments.run import execute

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from conftest import HOSTILE, ROOT, small, write_study
 
-from analysis import load as loading
 from analysis.events import Thresholds
-from analysis.load import assemble, load
-from analysis.report import _content
-from analysis.tables import bounds_of, operator_table, sigma_table
+from analysis.load import load
+from analysis.measured import bounds_of
+from analysis.page import tables
+from analysis.page.content import content_of
+from analysis.sources import records
+from analysis.study import assemble
 from experiments.record import STATES, Record, run_folders
 from experiments.run import execute
 from experiments.study import find, read
@@ -67,7 +69,7 @@ def test_metrics_that_a_run_did_not_end_with_are_named(mixed_study: Path) -> Non
     assert damage[changed.run_id] == "metrics.jsonl was changed after the run ended"
     assert damage[missing.run_id] == "metrics.jsonl is missing"
     assert (damage != "").sum() == 2
-    problems = {run["run_id"]: run["error"] for run in _content(load(mixed_study), [], Thresholds())["problems"]}
+    problems = {run["run_id"]: run["error"] for run in content_of(load(mixed_study), [], Thresholds())["problems"]}
     assert {run_id: problems[run_id] for run_id in (changed.run_id, missing.run_id)} == dict(damage[damage != ""])
 
 
@@ -107,7 +109,7 @@ def test_where_there_is_nothing_the_message_says_what_to_do(tmp_path: Path, mixe
 
 def test_analysis_imports_no_torch_and_no_wandb() -> None:
     code = (
-        "import sys, analysis.load, analysis.stability, analysis.stats, analysis.plots, analysis.report;"
+        "import sys, analysis.load, analysis.stability, analysis.stats, analysis.page.plots, analysis.page.report;"
         "sys.exit(', '.join({'torch', 'wandb', 'torchvision'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -116,8 +118,8 @@ def test_analysis_imports_no_torch_and_no_wandb() -> None:
 
 def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second look reads what is no result yet; a changed or new run is read, and a damaged cache not believed."""
-    read, real = [], loading._rows
-    monkeypatch.setattr(loading, "_rows", lambda path: (read.append(path.parent.name), real(path))[1])
+    read, real = [], records.rows
+    monkeypatch.setattr(records, "rows", lambda path: (read.append(path.parent.name), real(path))[1])
     first = load(mixed_study)
     results = set(first.runs.loc[first.runs["state"].isin(["finished", "diverged"]), "run_id"])
     assert len(read) == 6
@@ -178,7 +180,7 @@ def test_networks_of_two_kinds_are_two_contexts_with_their_own_layers(
     study = load(folder)
     contexts = [f"digits, setting C, architecture {name}" for name in ("dcgan28", "other")]
     assert list(study.runs["context"]) == contexts
-    for table in (sigma_table(study).frame, operator_table(study).frame):
+    for table in (tables.sigmas(study).frame, tables.operators(study).frame):
         assert list(zip(table["context"], table["layer"], table["n"], strict=True)) == [
             *((contexts[0], layer, 1) for layer in ("conv1", "conv2", "conv3")),
             *((contexts[1], layer, 1) for layer in ("conv10", "conv2", "last")),

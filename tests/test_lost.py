@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from analysis.foreign import Reading, read
-from analysis.lost import FAR
+from analysis.sources.lost import FAR
+from analysis.sources.table import Reading, read
 
 Row = dict[str, Any]
 _CELL = st.sampled_from(["1.5", "2", "3e-1", "", "", "NaN", "inf"])

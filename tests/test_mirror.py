@@ -12,10 +12,11 @@ import pytest
 from conftest import launched_study, small
 from test_tracking import train_offline
 
-from analysis import mirror
-from analysis.load import Study, load
-from analysis.report import write_report
-from experiments.cli import _filters
+from analysis.load import load
+from analysis.page.report import write_report
+from analysis.sources import wandb_runs
+from analysis.study import Study
+from experiments.cli import wandb_filters
 from experiments.record import KILLED, Record
 from experiments.run import execute
 from sngan.config import InputError
@@ -93,7 +94,7 @@ def test_the_words_of_wandb_for_numbers_that_are_none() -> None:
         {"step": 0, "a/b": "Infinity", "c/d": "NaN", "e/f": None, "g/h": 1, "samples": "x", "time/x": 1, "_step": 4},
         {"step": 10, "a/b": math.inf, "c/d": math.nan, "e/f": "-Infinity", "g/h": 2, "spectrum/x": [1.0]},
     ]
-    frame, damage = mirror._frame(rows)
+    frame, damage = wandb_runs.frame(rows)
     assert (list(frame), damage) == (["step", "a/b", "c/d", "e/f", "g/h"], "")
     assert frame[["a/b", "c/d", "e/f"]].isna().all(axis=None)
     assert frame["g/h"].to_list() == [1, 2]
@@ -103,7 +104,7 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
     """As W&B has it after a kill: fragments that overlap, of which the later one is right."""
     rows = [{"step": s, "loss/d": s / 10, "_step": i} for i, s in enumerate((0, 10, 20, 30))]
     again = [{"step": s, "loss/d": s / 10 + 1, "_step": i} for i, s in enumerate((20, 30, 40), start=4)]
-    found = mirror._cut_back([*rows, {"_step": 99}, *again])
+    found = wandb_runs.cut_back([*rows, {"_step": 99}, *again])
     assert [(row["step"], row["loss/d"]) for row in found] == [(0, 0.0), (10, 1.0), (20, 3.0), (30, 4.0), (40, 5.0)]
 
 
@@ -142,9 +143,9 @@ def test_a_run_whose_summary_says_how_it_ended_has_ended(study_folder: Path) -> 
 
 
 def test_rows_that_wandb_lacks_are_named(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = mirror.inspected
+    real = wandb_runs.inspected
     lost = lambda kind, content: kind == "history" and content["item"]["step"] in (20, 30)  # noqa: E731
-    monkeypatch.setattr(mirror, "inspected", lambda file: (found for found in real(file) if not lost(*found)))
+    monkeypatch.setattr(wandb_runs, "inspected", lambda file: (found for found in real(file) if not lost(*found)))
     study = load(f"wandb-files:{study_folder}")
     finished = study.runs[study.runs["state"] == "finished"]
     assert set(finished["damage"]) == {"W&B lacks 2 of 7 rows"}
@@ -196,12 +197,12 @@ def test_the_command_reads_wandbs_files(study_folder: Path, command: Command) ->
 
 
 def test_filters() -> None:
-    assert _filters("") == {}
-    assert _filters("lr=0.001,arm=sn") == {"config.lr": 0.001, "config.arm": "sn"}
-    assert _filters('{"tags": "v1"}') == {"tags": "v1"}
+    assert wandb_filters("") == {}
+    assert wandb_filters("lr=0.001,arm=sn") == {"config.lr": 0.001, "config.arm": "sn"}
+    assert wandb_filters('{"tags": "v1"}') == {"tags": "v1"}
     for wrong in ("lr", "{", "a=["):
         with pytest.raises(InputError, match="neither FIELD=VALUE"):
-            _filters(wrong)
+            wandb_filters(wrong)
 
 
 def test_bad_sources_are_errors(tmp_path: Path, study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

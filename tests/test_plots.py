@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis import plots
+from analysis.page import plots
 from analysis.stats import bands
 from sngan.arms import ARMS
 

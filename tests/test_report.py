@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import io
 import json
 import re
@@ -16,12 +15,17 @@ import pandas as pd
 import pytest
 from conftest import HOSTILE, needs, small
 
+from analysis.comparisons import compare_arms
 from analysis.events import Thresholds
-from analysis.load import Study, load
-from analysis.report import KINDS, _content, _picture, _sample_pictures, rendered, write_report
+from analysis.load import load
+from analysis.page import tables
+from analysis.page.content import content_of
+from analysis.page.figures import judged, samples
+from analysis.page.pictures import save
+from analysis.page.report import KINDS, rendered, write_report
 from analysis.stability import summarize
+from analysis.study import Study
 from analysis.synthetic import write_records
-from analysis.tables import compare_arms, judged, protocol_table, sigma_table
 from experiments.record import run_folders
 from experiments.run import execute
 from sngan.config import TRAINING_VERSION, InputError
@@ -147,7 +151,7 @@ def synthetic(states: dict[tuple[str, int], str], **metrics: Callable[[np.ndarra
 def test_the_share_above_the_tolerance_is_of_rows_from_the_first_update_on() -> None:
     sigma = lambda step: np.where(step < 100, 2.0, np.where(step == 700, 1.06, 1.0))  # noqa: E731
     study = synthetic({("sn", 0): "finished"}, sigma__conv1=sigma, sigma_raw__conv1=sigma)
-    row = sigma_table(study).frame.iloc[0]
+    row = tables.sigmas(study).frame.iloc[0]
     assert row["share_above_1.05"] == pytest.approx(1 / 10)  # of 100, 200, .. 1000
     assert (row["sigma"], row["n"]) == (1, 1)
 
@@ -167,12 +171,11 @@ def test_a_seed_without_the_statistic_costs_its_pair_and_no_more() -> None:
 
 
 def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp_path: Path) -> None:
-    samples = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished").samples_path
-    (samples / "step-later.png").write_text("")
-    (samples / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    pictures = _sample_pictures(
-        load(mixed_study), "digits, setting C", "", functools.partial(_picture, out=tmp_path, kinds=KINDS)
-    )
+    folder = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished").samples_path
+    (folder / "step-later.png").write_text("")
+    (folder / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    drawn = samples(load(mixed_study), "digits, setting C", "")
+    pictures = [save(figure, tmp_path, KINDS) for figure in drawn]
     assert [picture.file for picture in pictures] == ["samples", "evolution"]
     assert "step 60" in pictures[0].title
 
@@ -188,7 +191,7 @@ def test_each_context_has_its_own_protocol() -> None:
 
 
 def page_of(study: Study) -> str:
-    return rendered(_content(study, [protocol_table(study)], Thresholds()), [], None)
+    return rendered(content_of(study, [tables.protocols(study)], Thresholds()), [], None)
 
 
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
@@ -196,17 +199,17 @@ def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
     record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
     record.write_status(record.status() | record.digests())
     study = load(mixed_study)
-    assert protocol_table(study).frame["runs"].tolist() == [1, 4]
+    assert tables.protocols(study).frame["runs"].tolist() == [1, 4]
     assert "samples were judged in more than one way; their numbers cannot be compared" in page_of(study)
     (record.folder / "protocol.json").unlink()  # as in records of an older program
     record.write_status({name: value for name, value in record.status().items() if name != "protocol_sha256"})
     study = load(mixed_study)
-    assert protocol_table(study).frame["runs"].tolist() == [4]
+    assert tables.protocols(study).frame["runs"].tolist() == [4]
     assert "more than one way" not in page_of(study)
     (record.folder / "protocol.json").write_text("[]")
     study = load(mixed_study)
     assert "protocol.json: expected an object" in study.runs.set_index("run_id").loc[record.run_id, "damage"]
-    assert protocol_table(study).frame["runs"].tolist() == [4]
+    assert tables.protocols(study).frame["runs"].tolist() == [4]
 
 
 def test_results_of_different_training_code_are_warned_of(mixed_study: Path) -> None:

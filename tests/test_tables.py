@@ -8,20 +8,11 @@ import pandas as pd
 import pytest
 
 from analysis.calibration import OPERATING, TABLE
-from analysis.load import Study
+from analysis.page import tables
+from analysis.page.tables import Table
 from analysis.stability import summarize
+from analysis.study import Study
 from analysis.synthetic import study
-from analysis.tables import (
-    Table,
-    arms_table,
-    calibration_table,
-    interactions_table,
-    operating_table,
-    paired_failures_table,
-    rates_table,
-    reach_table,
-    tuned_table,
-)
 
 
 def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
@@ -37,7 +28,7 @@ def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
 def test_paired_failures_by_hand() -> None:
     """Seeds 0 to 7: sn fails in 0 alone, dcgan in 1 to 6, of which sn in 6 too and earlier; 7 has no dcgan."""
     summary = outcomes(dcgan=[None, 20, 30, 40, 50, 60, 70], sn=[90, None, None, None, None, None, 10, None])
-    frame = paired_failures_table(summary).frame.set_index("test")
+    frame = tables.paired_failures(summary).frame.set_index("test")
     assert set(frame["arm"]) == {"sn"}
     assert set(frame["baseline"]) == {"dcgan"}
     assert set(frame["n_pairs"]) == {7}
@@ -53,7 +44,7 @@ def test_paired_failures_by_hand() -> None:
     p = np.sort(frame["p"].to_numpy())
     adjusted = np.minimum.accumulate((p * 4 / np.array([1, 2, 3, 4]))[::-1])[::-1]
     assert np.sort(frame["p_adjusted"]) == pytest.approx(np.minimum(adjusted, 1))
-    assert paired_failures_table(outcomes(sn=[None, 3])).frame.empty
+    assert tables.paired_failures(outcomes(sn=[None, 3])).frame.empty
 
 
 def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
@@ -62,7 +53,7 @@ def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     The gain ends at the trivial sampler's 40: from 10 to 30 it falls by log 3.
     """
     of = study(tmp_path, {"dcgan": {}, "sn": {}, "plain": {}}, seeds=12, settings={"C": 1.0, "E": 3.0})
-    frame = interactions_table(of, summarize(of.history, of.runs)).frame.set_index("arm")
+    frame = tables.interactions(of, summarize(of.history, of.runs)).frame.set_index("arm")
     assert set(frame["n"]) == {12}
     assert frame.loc["sn", "effect"] == pytest.approx(np.log(3), abs=0.02)
     assert frame.loc["sn", "low"] > 1
@@ -70,7 +61,7 @@ def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     assert frame.loc["sn", "p_adjusted"] == pytest.approx(4 / 2**12)
     assert abs(frame.loc["plain", "effect"]) < 0.02
     alone = study(tmp_path, {"dcgan": {}, "sn": {}}, seeds=3)
-    assert interactions_table(alone, summarize(alone.history, alone.runs)).frame.empty
+    assert tables.interactions(alone, summarize(alone.history, alone.runs)).frame.empty
 
 
 def test_contexts_are_compared_in_the_studys_order_and_where_both_arms_are(tmp_path: Path) -> None:
@@ -78,7 +69,7 @@ def test_contexts_are_compared_in_the_studys_order_and_where_both_arms_are(tmp_p
     of = study(tmp_path, arms, seeds=8, settings={"E": 1.0, "C": 3.0, "A": 1.0})
     absent = (of.runs["arm"] == "plain") & (of.runs["setting"] == "E")
     of = replace(of, runs=of.runs[~absent], history=of.history[~of.history["run_id"].isin(of.runs[absent]["run_id"])])
-    frame = interactions_table(of, summarize(of.history, of.runs)).frame
+    frame = tables.interactions(of, summarize(of.history, of.runs)).frame
     pairs = {(row["arm"], row["in"][-1], row["against"][-1]) for row in frame.to_dict("records")}
     assert pairs == {("sn", "C", "E"), ("sn", "A", "E"), ("plain", "A", "C")}
 
@@ -101,8 +92,8 @@ def test_noise_from_evaluation_to_evaluation_is_not_taken_for_spread_over_seeds(
     """Seeds that do not differ, evaluations that do by .24: the end's sd is that noise over root 5, none persists."""
     rng, found = np.random.default_rng(0), []
     for _ in range(60):
-        same = arms_table(one_arm(2 + 0.24 * rng.normal(size=(20, 20)))).frame.iloc[0]
-        differing = arms_table(
+        same = tables.arms(one_arm(2 + 0.24 * rng.normal(size=(20, 20)))).frame.iloc[0]
+        differing = tables.arms(
             one_arm(2 + 0.3 * rng.normal(size=(20, 1)) + 0.24 * rng.normal(size=(20, 20)))
         ).frame.iloc[0]
         found.append((same["sd"], same["sd_within_run"], same["sd_persistent"], differing["sd_persistent"]))
@@ -116,25 +107,25 @@ def test_noise_from_evaluation_to_evaluation_is_not_taken_for_spread_over_seeds(
 def test_spread_is_of_runs_without_failure_and_location_of_all() -> None:
     log_q = np.log([[8.0], [9.0], [10.0], [11.0], [30.0], [60.0]]) * np.ones(20)
     failed, ended = np.arange(6) >= 4, np.arange(6) < 5  # one collapsed, one diverged
-    row = arms_table(one_arm(log_q, ended, failed)).frame.iloc[0]
+    row = tables.arms(one_arm(log_q, ended, failed)).frame.iloc[0]
     assert (row["n"], row["ended"], row["failures"], row["n_steady"]) == (6, 5, 2, 4)
     assert row["q_ended"] == pytest.approx(10)  # of those that ended, in its own unit
     assert row["sd"] == pytest.approx(np.log([8.0, 9, 10, 11]).std(ddof=1))
     assert row["sd_ended"] == pytest.approx(np.log([8.0, 9, 10, 11, 30]).std(ddof=1))
-    even = arms_table(one_arm(log_q[:4])).frame.iloc[0]
+    even = tables.arms(one_arm(log_q[:4])).frame.iloc[0]
     assert even["q_ended"] == pytest.approx(9.5)  # not the root of 90
-    assert arms_table(one_arm(log_q[:0])).frame.empty
+    assert tables.arms(one_arm(log_q[:0])).frame.empty
 
 
 def test_another_order_of_arms_by_the_line_is_marked() -> None:
     falling = np.linspace(3, 2, 20) * np.ones((5, 1))  # above 2.12 on average, 2 at the end
     flat = np.full((5, 20), 2.05)
     summary = pd.concat([one_arm(falling).assign(variant="sn"), one_arm(flat).assign(variant="dcgan")])
-    frame = arms_table(summary).frame.set_index("arm")
+    frame = tables.arms(summary).frame.set_index("arm")
     assert frame.loc["sn", "q_ended"] > frame.loc["dcgan", "q_ended"]
     assert frame.loc["sn", "q_line"] < frame.loc["dcgan", "q_line"]
     assert frame["order"].tolist() == ["differs", "differs"]
-    assert set(arms_table(pd.concat([one_arm(flat), one_arm(flat + 1).assign(variant="dcgan")])).frame["order"]) == {
+    assert set(tables.arms(pd.concat([one_arm(flat), one_arm(flat + 1).assign(variant="dcgan")])).frame["order"]) == {
         "same"
     }
 
@@ -159,7 +150,7 @@ def test_each_arm_at_its_own_best_rate_is_chosen_on_one_half_and_judged_on_the_o
         "sn": {0.01: [0.2] * 20, 0.02: [1.5] * 10 + [1.4] * 10},
     }
     of, summary = by_rate(tmp_path, worked)
-    frame = tuned_table(of, summary).frame.set_index("arm")
+    frame = tables.tuned(of, summary).frame.set_index("arm")
     assert frame["lr"].to_dict() == {"dcgan": 0.01, "sn": 0.02}
     assert frame["n"].to_dict() == {"dcgan": 10, "sn": 10}
     assert frame["gain_median"].to_dict() == {"dcgan": 0.5, "sn": 1.4}
@@ -173,12 +164,12 @@ def test_each_arm_at_its_own_best_rate_is_chosen_on_one_half_and_judged_on_the_o
     assert sn["p"] == pytest.approx(2 / 2**10)
     assert np.isnan(frame.loc["dcgan", "shift"])
     one_rate = {arm: {0.01: rates[0.01]} for arm, rates in worked.items()}
-    assert tuned_table(*by_rate(tmp_path, one_rate)).frame.empty
+    assert tables.tuned(*by_rate(tmp_path, one_rate)).frame.empty
 
 
 def test_the_largest_rate_that_worked_is_shown_per_arm_and_seed(tmp_path: Path) -> None:
     of, summary = by_rate(tmp_path, {"sn": {0.01: [1.0, 1.0, 0.1], 0.02: [1.0, 0.1, 0.1], 0.03: [0.1, 1.0, 0.1]}})
-    frame = rates_table(of, summary).frame
+    frame = tables.rates(of, summary).frame
     assert frame["healthy_rates"].tolist() == [2, 2, 0]
     assert frame["largest_healthy_lr"].tolist()[:2] == [0.02, 0.03]
     assert np.isnan(frame["largest_healthy_lr"].iloc[2])
@@ -192,15 +183,15 @@ def test_claims_out_of_reach_are_named_with_their_power() -> None:
         [("C7b", 20, "inconclusive", ""), ("C8", 20, "supported", ""), ("C9", 0, "not tested", "needs sn with ..")],
         columns=["claim", "n", "verdict", "reason"],
     ).assign(decides=True, statement="..", context="c", seeds=lambda of: of["n"])
-    frame = reach_table(judged).frame.set_index("claim")
+    frame = tables.reach(judged).frame.set_index("claim")
     assert frame.loc["C7b", "power_at_20"] == power["C7b", 20] < 0.5
     assert frame.loc["C7b", "decidable"].startswith("no: ")
     assert frame.loc["C9", "decidable"] == "no: needs sn with .."
     assert (
-        reach_table(judged.assign(seeds=8)).frame.set_index("claim").loc["C8", "decidable"]
+        tables.reach(judged.assign(seeds=8)).frame.set_index("claim").loc["C8", "decidable"]
         == "hardly: 8 seeds, fewer than 10"
     )
-    tuned = operating_table().frame
+    tuned = tables.operating().frame
     assert len(tuned) == len(kept)
 
 
@@ -214,7 +205,7 @@ def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
 
 
 def test_calibration_is_the_range_of_what_was_simulated() -> None:
-    frame = calibration_table().frame
+    frame = tables.calibration().frame
     kept = pd.read_csv(TABLE)
     assert frame["conditions"].sum() == len(kept)
     row = frame[(frame["procedure"] == "spread ratio") & (frame["n"] == 10)].iloc[0]

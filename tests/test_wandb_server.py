@@ -26,9 +26,9 @@ from test_mirror import assert_equal
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb_server import KEY, Run, Server, serving
 
-from analysis import mirror
 from analysis.load import load
-from analysis.report import write_report
+from analysis.page.report import write_report
+from analysis.sources import wandb_runs
 from analysis.stability import summarize
 from experiments import cli
 from experiments.images import film_of
@@ -223,7 +223,7 @@ def test_runs_of_another_program_are_read_from_the_server(
     arguments = ["report", "--source", "wandb", "--project", "tester/others", "--maximize", "--runs-dir", str(tmp_path)]
     mapping = "quality=Return,loss=d_loss,step=global_step,dataset=env"
     options = ["--map", mapping, "--run-name", r"(?P<arm>.+)-seed(?P<seed>\d+)", "--figures", "svg"]
-    assert cli._run([*arguments, *options]) == 0
+    assert cli.run([*arguments, *options]) == 0
     statistics = json.loads((tmp_path / "others" / "report" / "statistics.json").read_text())
     runs = {(run["arm"], run["seed"]): (run["q_end"], run["causes"]) for run in statistics["runs"]}
     assert runs == {
@@ -246,7 +246,7 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     server = logged_in
     path = sweep_online(server, tmp_path, arm=["dcgan", "sn"], seed=[0, 1], steps=60)
     expected_study = load(tmp_path / "tiny")
-    monkeypatch.setattr(mirror, "_PER_PAGE", 2)
+    monkeypatch.setattr(wandb_runs, "PER_PAGE", 2)
     told: list[tuple[int, int]] = []
     found = load("wandb:tester/sngan", runs_dir=str(tmp_path), tell=lambda *counts: told.append(counts))
     assert_equal(found, expected_study)
@@ -256,7 +256,7 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     of_records = files_of(report)
     shutil.rmtree(report)
     arguments = ["report", str(path), "--source", "wandb", "--project", "tester/sngan", "--figures", "svg"]
-    assert cli._run([*arguments, "--runs-dir", str(tmp_path)]) == 0
+    assert cli.run([*arguments, "--runs-dir", str(tmp_path)]) == 0
     assert files_of(report) == of_records
 
     histories = server.histories
@@ -268,11 +268,11 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     assert server.histories == histories + 1  # read anew
     some = load("wandb:tester/sngan", filters={"config.arm": "sn"}, runs_dir=str(tmp_path))
     assert some.account[["finished", "missing"]].to_list() == [2, 2]
-    assert cli._run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0
+    assert cli.run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0
 
     mapping = "quality=eval/fd,loss=loss/d,arm=arm,seed=seed,step=step"
     arguments = ["report", "--source", "wandb", "--project", "tester/sngan", "--map", mapping]
-    assert cli._run([*arguments, "--baseline", "sn", "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
+    assert cli.run([*arguments, "--baseline", "sn", "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
     statistics = json.loads((tmp_path / "sngan" / "report" / "statistics.json").read_text())
     theirs = {(run["arm"], run["seed"]): run["q_best"] for run in statistics["runs"]}
     summary = summarize(expected_study.history, expected_study.runs)
@@ -284,7 +284,7 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     del killed.lines["wandb-history.jsonl"][last]
     run = load("wandb:tester/sngan", runs_dir=str(tmp_path)).runs.set_index("run_id").loc[killed.values()["run_id"]]
     assert (run["state"], run["step"], run["error"]) == ("interrupted", 50, KILLED)
-    assert cli._run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 1
+    assert cli.run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 1
     with pytest.raises(InputError, match="no runs of the study other"):
         load("wandb:tester/sngan", study="other")
     server.fault = "404"
