@@ -15,8 +15,8 @@ from sngan.arms import ARMS
 from sngan.config import InputError, from_parameters
 from sngan.constraints import Constraint
 from sngan.measure import N_SAMPLES
+from sngan.state import build, unconstrained
 from sngan.streams import torch_generator
-from sngan.train import build, unconstrained
 
 WEIGHTS = "discriminator.safetensors"  # of a run that came here in an archive
 

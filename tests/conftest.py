@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from experiments.cli import main
-from experiments.record import Record
+from experiments.gpu.archive import Archives
+from experiments.record import RESULTS, Record, run_folders
 from experiments.run import execute
 from experiments.study import read
 from sngan.arms import ARMS
@@ -164,3 +165,20 @@ def mixed_study(_mixed_study: Path, tmp_path: Path) -> Path:
     """
     made = shutil.ignore_patterns("report", ".history.cache")  # by other tests
     return shutil.copytree(_mixed_study, tmp_path / "runs" / "tiny", ignore=made)
+
+
+def ended_records(study: Path) -> list[Record]:
+    return [r for r in run_folders(study) if (s := r.status())["state"] in RESULTS and not r.damage(s)]
+
+
+@pytest.fixture
+def archived(mixed_study: Path, tmp_path: Path) -> tuple[Path, list[Record]]:
+    """One archive, and the records that are in it, in its order."""
+    records = ended_records(mixed_study)
+    assert len(records) >= 3
+    (tmp_path / "out").mkdir()
+    archives = Archives(tmp_path / "out", "tiny", (mixed_study / "study.yaml").read_text())
+    for record in records:
+        archives.add(record)
+    assert archives.runs == {"runs-0.tar": [record.run_id for record in records]}
+    return tmp_path / "out" / "runs-0.tar", records

@@ -13,7 +13,7 @@ from sngan import models
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
 from sngan.losses import adversarial_d, adversarial_g
-from sngan.train import build
+from sngan.state import build
 from sngan.yardstick import load_yardstick
 
 

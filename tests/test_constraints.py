@@ -18,7 +18,8 @@ from sngan.data import load
 from sngan.models import Discriminator
 from sngan.sigma import log_sigmas
 from sngan.spectral import weight_layers
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 
 
 class Told(Constraint):

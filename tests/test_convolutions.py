@@ -15,7 +15,8 @@ from sngan.arms import ARMS
 from sngan.config import RunConfig
 from sngan.convolutions import Conv2d, ConvTranspose2d, toom_cook
 from sngan.data import load
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 
 LAYERS = [  # class, torch's, input, arguments: the networks' own, three channels, odd sizes, and what torch computes
     (ConvTranspose2d, nn.ConvTranspose2d, (4, 64, 1, 1), (64, 256, 3, 2)),
@@ -150,7 +151,7 @@ def gradients(config: RunConfig, monkeypatch: pytest.MonkeyPatch, plain: bool) -
 
     G.deconv4.register_forward_hook(keep)  # type: ignore[union-attr]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sngan.train.build", lambda *_: (G, D, constraint))
+        patch.setattr("sngan.state.build", lambda *_: (G, D, constraint))
         train(replace(config, steps=1), load("digits"), lambda row, samples: rows.append(row))
     monkeypatch.undo()
     return found | {f"{of}.{n}": p.grad.clone() for of, net in (("G", G), ("D", D)) for n, p in net.named_parameters()

@@ -23,7 +23,8 @@ from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
 from sngan.data import ImageData, load, normalized
 from sngan.evaluate import EVALUATED, Evaluation
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 from sngan.yardstick import load_yardstick
 
 DESIGN_KEYS = {

@@ -28,8 +28,9 @@ from sngan.data import Batches, load
 from sngan.evaluate import judge, scores
 from sngan.measure import Window
 from sngan.sigma import conv_sigma
+from sngan.state import build
 from sngan.streams import Ahead, Normal, torch_generator
-from sngan.train import build, train
+from sngan.train import train
 from sngan.yardstick import load_yardstick
 
 DEVICE = os.environ.get("SNGAN_GPU_TESTS_ON", "cuda")

@@ -16,8 +16,8 @@ from analysis.measured import bounds_of
 from analysis.page import tables
 from analysis.page.content import content_of
 from analysis.sources import records
-from analysis.study import assemble
-from experiments.record import STATES, Record, run_folders
+from analysis.study import STATES, assemble
+from experiments.record import Record, run_folders
 from experiments.run import execute
 from experiments.study import find, read
 from sngan.architectures import ARCHITECTURES, Layer

@@ -14,8 +14,10 @@ from experiments.run import execute
 from sngan import train as training
 from sngan.config import InputError, RunConfig
 from sngan.data import load
+from sngan.measure import Instruments
 from sngan.precision import check_precision, set_products
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 from sngan.yardstick import Classifier
 
 
@@ -48,7 +50,7 @@ def seen_in_a_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> dict[st
 
     monkeypatch.setattr(training, "check_precision", lambda *_: None)  # as if the device were a CUDA device
     monkeypatch.setattr(training, "minimize", note("steps", training.minimize))
-    monkeypatch.setattr(training.Instruments, "row", note("rows", training.Instruments.row))
+    monkeypatch.setattr(Instruments, "row", note("rows", Instruments.row))
     monkeypatch.setattr(Classifier, "features", note("yardstick", Classifier.features))
     train(config, load("digits"), lambda row, samples: None)
     return seen

@@ -15,7 +15,8 @@ from sngan.config import RunConfig
 from sngan.data import data_root, load
 from sngan.sigma import ConvSigma, batch_norm_gain, conv_sigma, log_sigmas, matrix_sigma, spectrum
 from sngan.spectral import apply_spectral_norm
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 
 
 @settings(deadline=None, max_examples=60)

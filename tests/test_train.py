@@ -26,7 +26,8 @@ from sngan.config import RunConfig
 from sngan.data import ImageData, load
 from sngan.measure import Instruments, non_finite
 from sngan.spectral import raw_weight, weight_layers
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 
 
 def rows_of(config: RunConfig, data: ImageData | None = None) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ from sngan.data import ImageData, load
 from sngan.evaluate import Evaluation
 from sngan.measure import Instruments, Window
 from sngan.precision import products
-from sngan.train import build, train
+from sngan.state import build
+from sngan.train import train
 
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"

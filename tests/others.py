@@ -1,0 +1,67 @@
+"""Tables of other programs, for tests."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.sources.columns import Reading
+from analysis.sources.table import read
+from analysis.stability import summarize
+from analysis.study import Study
+
+MAPPING = {"quality": "fid", "arm": "method", "loss": "d_loss", "step": "iteration"}
+
+
+def some_table(seeds: int = 8, ratio: float = 0.5) -> pd.DataFrame:
+    """Two methods, the second better by `ratio` at each step and seed; its last seed diverges."""
+    random = np.random.default_rng(0)
+    rows = []
+    for seed in range(seeds):
+        quality = 100 * np.exp(random.normal(0, 0.1, 12)).cumprod()
+        for method, factor in (("base", 1.0), ("better, lr 1", ratio)):
+            for i, fid in enumerate(quality * factor):
+                lost = method != "base" and seed == seeds - 1 and i > 5
+                rows.append({"method": method, "seed": seed, "iteration": 100 * i, "note": "x",
+                             "fid": fid if i % 3 == 2 and not lost else math.nan,
+                             "d_loss": math.nan if lost else 1.0})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary_of(study: Study) -> pd.DataFrame:
+    return summarize(study.history, study.runs, terms=study.terms)
+
+
+def curve(quality: list[object], loss: list[object] | None = None, steps: list[int] | None = None) -> str:
+    steps = steps or [100 * i for i in range(len(quality))]
+    return "\n".join(f"a,0,{step},{q},{'' if loss is None else loss[i]}"
+                     for i, (step, q) in enumerate(zip(steps, quality, strict=True)))  # fmt: skip
+
+
+def results(better: float, arms: tuple[str, ...] = ("a", "b", "c"), sets: int = 1, n: int = 10) -> pd.DataFrame:
+    """Scores around 1; of arm b and c more by `better`."""
+    random = np.random.default_rng(3)
+    table = pd.DataFrame([(arm, seed, f"d{i}") for i in range(sets) for arm in arms for seed in range(n)])
+    score = 1 + 0.1 * random.normal(size=len(table)) + better * (table[0] != "a")
+    return table.set_axis(["arm", "seed", "dataset"], axis=1).assign(score=score)
+
+
+def read_text(folder: Path, text: str, name: str = "t.csv", **how: object) -> Study:
+    path = folder / name
+    path.write_text(text)
+    return read(path, Reading(**how), folder / "out")  # type: ignore[arg-type]
+
+
+def chart(metric: str = "FID", runs: tuple[str, ...] = ("dqn-seed1", "dqn-seed2", "ppo-seed1", "ppo-seed2")) -> str:
+    """As W&B's page exports it: every run's metric with its limits, empty where only others have logged."""
+    names = [f"{run} - {metric}{end}" for run in runs for end in ("", "__MIN", "__MAX")]
+    lines = [",".join(f'"{name}"' for name in ["Step", *names])]
+    for step in (0, 10, 20):
+        cells = [f'"{step + i + 1}"' if (step + 10 * i) % 20 == 0 else '""' for i in range(len(runs)) for _ in range(3)]
+        lines.append(",".join([f'"{step}"', *cells]))
+    return "\n".join(lines)
+
+
+OTHER = "\n".join(f"b,0,{100 * i},2,1" for i in range(10))
+"""Of another run, which has every number in every row."""
