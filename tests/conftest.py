@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,3 +183,39 @@ def archived(mixed_study: Path, tmp_path: Path) -> tuple[Path, list[Record]]:
         archives.add(record)
     assert archives.runs == {"runs-0.tar": [record.run_id for record in records]}
     return tmp_path / "out" / "runs-0.tar", records
+
+
+@pytest.fixture(scope="session")
+def page(_mixed_study: Path) -> Path:
+    """The report of the mixed study, to be read only."""
+    from analysis.page.report import write_report  # no GPU machine has what it needs
+
+    return write_report(_mixed_study)
+
+
+def train_offline(folder: Path, study: str = "tiny", **changes: Any) -> Record:
+    config = small(wandb="offline", **changes)
+    execute(config, study, folder / study, lambda message: None)
+    return Record(folder / study / config.run_id)
+
+
+@pytest.fixture(scope="session")
+def _study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with runs that finished, failed, are missing and are extra, mirrored offline."""
+    folder = tmp_path_factory.mktemp("mirrored") / "tiny"
+    configs = launched_study(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "")
+        for config in (*configs[:5], small(arm="penalty", steps=60)):
+            if config == configs[3]:
+                patch.setattr("experiments.run.train", lambda *_: 1 / 0)
+            execute(replace(config, threads=1, device="cpu", wandb="offline"), "tiny", folder, lambda message: None)
+            if config == configs[3]:
+                patch.undo()
+                patch.setenv("WANDB_API_KEY", "")
+    return folder
+
+
+@pytest.fixture
+def study_folder(_study_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(_study_folder, tmp_path / "runs" / "tiny", ignore=shutil.ignore_patterns(".history.cache"))

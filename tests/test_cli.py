@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, small, write_study
 
-from experiments.cli import records_of
+from experiments.cli import records_of, wandb_filters
 from experiments.record import Record, run_folders
-from sngan.config import TRAINING_VERSION
+from sngan.config import InputError
 from sngan.datasets import DATASETS
 
 COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
@@ -198,48 +198,6 @@ def test_a_failed_run_gives_code_1_and_a_diverged_one_code_0(command: Callable, 
     assert "diverged" in errors
 
 
-def test_plan_and_status_as_tables_and_json(command: Callable, tmp_path: Path) -> None:
-    path = write_study(tmp_path, arm=["dcgan", "penalty"], penalty_weight=[0.01, 0.1])
-    code, output, _ = command("plan", path, "--runs-dir", tmp_path)
-    assert code == 0
-    assert "4 cells, 3 runs: 3 missing" in output
-    plan = json.loads(command("plan", path, "--json", "--runs-dir", tmp_path)[1])
-    assert (plan["cells"], len(plan["runs"]), plan["states"]) == (4, 3, {"missing": 3})
-    evaluating = sum(run["evaluation_seconds"] for run in plan["runs"])
-    assert 0 < plan["evaluation_share"] == evaluating / sum(run["estimated_seconds"] for run in plan["runs"]) < 1
-    assert f"evaluation of samples: about {plan['evaluation_share']:.1%} of the time" in output
-    assert plan["core_seconds_left"] == pytest.approx(sum(run["estimated_seconds"] for run in plan["runs"]))
-    status = json.loads(command("status", path, "--json", "--runs-dir", tmp_path)[1])
-    assert status["account"]["missing"] == len(status["runs"]) == 3
-    assert not (tmp_path / "tiny").exists()
-
-
-def test_what_evaluations_took_is_what_the_plan_says(command: Callable, tmp_path: Path) -> None:
-    path = write_study(tmp_path)
-    record = Record(tmp_path / "tiny" / small().run_id)
-    record.folder.mkdir(parents=True)
-    attempt = {"wall_seconds": 50, "evaluation_seconds": 10.0}
-    record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [attempt]})
-    assert json.loads(command("plan", path, "--json", "--runs-dir", tmp_path)[1])["evaluation_share"] == 0.2
-
-
-def test_runs_of_other_training_code_are_named_with_what_can_be_done(
-    command: Callable, mixed_study: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ("tiny", "--runs-dir", mixed_study.parent)
-    assert "training code" not in command("status", *arguments)[1]
-    begun = Record(mixed_study / small(arm="sn", seed=2, steps=60).run_id)
-    shutil.copytree(mixed_study / small(arm="sn", steps=60).run_id, begun.folder)
-    begun.write_status(begun.status() | {"state": "interrupted"})
-    monkeypatch.setattr("experiments.account.TRAINING_VERSION", 99)
-    for name in ("plan", "status"):
-        output = command(name, *arguments)[1]
-        assert f"4 of 4 results are of version {TRAINING_VERSION} of the training code, this is 99" in output
-    launch = f"sngan sweep tiny --runs-dir {mixed_study.parent}"
-    assert f"version {TRAINING_VERSION}, this is 99): {launch} --force goes on with it all the same" in output
-    assert f"{launch} goes on with it" not in output
-
-
 @pytest.mark.slow
 def test_a_sweep_says_how_to_learn_why_runs_failed(command: Callable, tmp_path: Path) -> None:
     path = write_study(tmp_path)
@@ -269,14 +227,6 @@ def test_a_yardstick_by_one_command(command: Callable, tmp_path: Path, monkeypat
     assert sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
 
 
-def test_a_status_without_time_is_no_obstacle_to_planning(command: Callable, tmp_path: Path) -> None:
-    path = write_study(tmp_path)
-    record = Record(tmp_path / "tiny" / small().run_id)
-    record.folder.mkdir(parents=True)
-    record.write_status({"state": "finished", "step": 30, "error": None, "attempts": [{}, {"wall_seconds": "long"}]})
-    assert command("plan", path, "--runs-dir", tmp_path)[0] == 0
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plan", "mnist-core"], ["status", "demo"]])
 def test_what_should_be_quick_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
@@ -294,3 +244,12 @@ def test_sngan_and_the_module_are_one_program() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"sngan": "experiments.cli:main"}
     assert "from experiments.cli import main" in (ROOT / "experiments" / "__main__.py").read_text()
+
+
+def test_filters() -> None:
+    assert wandb_filters("") == {}
+    assert wandb_filters("lr=0.001,arm=sn") == {"config.lr": 0.001, "config.arm": "sn"}
+    assert wandb_filters('{"tags": "v1"}') == {"tags": "v1"}
+    for wrong in ("lr", "{", "a=["):
+        with pytest.raises(InputError, match="neither FIELD=VALUE"):
+            wandb_filters(wrong)

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from conftest import ROOT, Terminal, needs, write_study
-from test_tracking import train_offline
+from conftest import ROOT, Terminal, needs, train_offline, write_study
 
 from analysis.page.report import Picture, write
 from experiments.study import bundled_names, find, read

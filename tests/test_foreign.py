@@ -1,7 +1,6 @@
 """Runs of other programs: what the table says is what the statistics are of."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from others import MAPPING, results, some_table, summary_of
 from analysis.comparisons import compare_arms
 from analysis.load import load
 from analysis.page import tables
-from analysis.page.report import write, write_report
+from analysis.page.report import write
 from analysis.sources.columns import Reading, written
 from analysis.sources.frozen import freeze
 from analysis.sources.table import from_table, read
@@ -83,14 +82,6 @@ def test_where_the_baseline_is_missing_nothing_is_compared(tmp_path: Path) -> No
         table.replace({"arm": {"a": "x", "b": "dcgan", "c": "sn"}}), Reading({"quality": "score"}), "t", tmp_path
     )
     assert named.baseline == "dcgan"  # the first by name
-
-
-def test_every_data_set_has_its_own_figures(tmp_path: Path) -> None:
-    curve = results(1.0, sets=1).assign(step=0)
-    curve = pd.concat([curve.assign(step=step) for step in range(3)])
-    table = pd.concat([curve.assign(dataset=name) for name in ("d 1", "d-1", "D_1", "x" * 300)])
-    made = write(from_table(table, Reading({"quality": "score"}), "t", tmp_path), kinds=["svg"])
-    assert len(list((made.page.parent / "figures").glob("quality-*.svg"))) == 4
 
 
 def test_a_study_written_as_a_table_gives_the_same_comparisons(tmp_path: Path) -> None:
@@ -211,27 +202,3 @@ def test_a_report_of_others_has_nothing_of_this_project(maximize: bool, tmp_path
     assert ">iteration<" in (made.page.parent / "figures" / "quality.svg").read_text()
     with pytest.raises(InputError, match="keep the table itself"):
         freeze(study, tmp_path / "frozen")
-
-
-def test_an_arm_has_one_colour_in_all_figures(tmp_path: Path) -> None:
-    """Also where a figure does not have all of them: losses of two arms, quality of four; named as ours, too."""
-    arms = ["plain", "dcgan", "x", "y"]
-    rows = [{"arm": arm, "seed": seed, "step": step, "quality": 1 + i, "loss": 0.5 if arm in "xy" else math.nan}
-            for i, arm in enumerate(arms) for seed in range(2) for step in range(5)]  # fmt: skip
-    made = write(from_table(pd.DataFrame(rows), Reading(), "t", tmp_path), kinds=["svg"])
-
-    def colours(figure: str) -> list[str]:
-        """Of the lines of a figure's legend, in its order."""
-        legend = (made.page.parent / "figures" / f"{figure}.svg").read_text().split('id="legend_')[-1]
-        return [part.split(";")[0].strip() for part in legend.split("stroke: ")[1:]]
-
-    of_four = dict(zip(["dcgan", "plain", "x", "y"], colours("quality"), strict=True))
-    assert len(set(of_four.values())) == 4
-    assert colours("losses") == [of_four["x"], of_four["y"]]
-
-
-@pytest.mark.parametrize("quality", [[math.inf, math.inf], [1.0, math.inf], [1e308, 1e-308]])
-def test_numbers_that_cannot_be_drawn_are_no_error(quality: list[float], tmp_path: Path) -> None:
-    table = pd.DataFrame({"arm": ["a", "b"], "seed": 1, "quality": quality, "loss": [-1e308, 1.0]})
-    page = write_report(from_table(table, Reading(), "t", tmp_path), kinds=["svg"])
-    assert page.exists()

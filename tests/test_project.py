@@ -226,3 +226,12 @@ def test_the_lock_has_a_hash_for_every_package_and_no_index() -> None:
     assert len(packages) > 40
     assert all("--hash=sha256:" in package for package in packages)
     assert "index" not in re.sub(r"^[a-z0-9-]*index[a-z0-9-]*==.*$", "", lock, flags=re.MULTILINE)
+
+
+def test_analysis_imports_no_torch_and_no_wandb() -> None:
+    code = (
+        "import sys, analysis.load, analysis.stability, analysis.stats, analysis.page.plots, analysis.page.report;"
+        "sys.exit(', '.join({'torch', 'wandb', 'torchvision'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

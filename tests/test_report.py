@@ -16,19 +16,15 @@ import pytest
 from conftest import HOSTILE, needs, small
 
 from analysis.comparisons import compare_arms
-from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import tables
-from analysis.page.content import content_of
-from analysis.page.figures import judged, samples
-from analysis.page.pictures import save
-from analysis.page.report import KINDS, rendered, write_report
+from analysis.page.report import write_report
 from analysis.stability import summarize
 from analysis.study import Study
 from analysis.synthetic import write_records
 from experiments.record import run_folders
 from experiments.run import execute
-from sngan.config import TRAINING_VERSION, InputError
+from sngan.config import InputError
 
 TABLES = (
     "account",
@@ -55,12 +51,6 @@ TABLES = (
     "calibration",
     "runs",
 )
-
-
-@pytest.fixture(scope="session")
-def page(_mixed_study: Path) -> Path:
-    """The report of the mixed study (see conftest), to be read only."""
-    return write_report(_mixed_study)
 
 
 def table(page: Path, name: str) -> pd.DataFrame:
@@ -170,55 +160,6 @@ def test_a_seed_without_the_statistic_costs_its_pair_and_no_more() -> None:
     assert (comparisons["shift"] == 0).all()  # all are equally bad
 
 
-def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp_path: Path) -> None:
-    folder = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished").samples_path
-    (folder / "step-later.png").write_text("")
-    (folder / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    drawn = samples(load(mixed_study), "digits, setting C", "")
-    pictures = [save(figure, tmp_path, KINDS) for figure in drawn]
-    assert [picture.file for picture in pictures] == ["samples", "evolution"]
-    assert "step 60" in pictures[0].title
-
-
-def test_each_context_has_its_own_protocol() -> None:
-    study = synthetic({("sn", 0): "finished", ("sn", 1): "finished"})
-    study.runs.loc[0, "context"] = "d"
-    protocols = {f"sn-{seed}": {"trivial_fd": 10.0 + seed} for seed in (0, 1)}
-    study = dataclasses.replace(study, protocols=protocols)
-    assert "the trivial sampler one of 10. " in judged(study, "d")
-    assert "the trivial sampler one of 11. " in judged(study, "c")
-    assert "11" not in judged(study, "d")
-
-
-def page_of(study: Study) -> str:
-    return rendered(content_of(study, [tables.protocols(study)], Thresholds()), [], None)
-
-
-def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
-    record = run_folders(mixed_study)[0]
-    record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
-    record.write_status(record.status() | record.digests())
-    study = load(mixed_study)
-    assert tables.protocols(study).frame["runs"].tolist() == [1, 4]
-    assert "samples were judged in more than one way; their numbers cannot be compared" in page_of(study)
-    (record.folder / "protocol.json").unlink()  # as in records of an older program
-    record.write_status({name: value for name, value in record.status().items() if name != "protocol_sha256"})
-    study = load(mixed_study)
-    assert tables.protocols(study).frame["runs"].tolist() == [4]
-    assert "more than one way" not in page_of(study)
-    (record.folder / "protocol.json").write_text("[]")
-    study = load(mixed_study)
-    assert "protocol.json: expected an object" in study.runs.set_index("run_id").loc[record.run_id, "damage"]
-    assert tables.protocols(study).frame["runs"].tolist() == [4]
-
-
-def test_results_of_different_training_code_are_warned_of(mixed_study: Path) -> None:
-    record = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished")
-    assert "training code" not in page_of(load(mixed_study))
-    record.write_status(record.status() | {"training_version": 3})
-    assert f"Trained by versions 3 and {TRAINING_VERSION} of the training code" in page_of(load(mixed_study))
-
-
 def test_statistics_json_holds_the_same_numbers(page: Path) -> None:
     statistics = json.loads((page.parent / "statistics.json").read_text())
     assert statistics["account"] == load(page.parent.parent).account.to_dict()
@@ -301,29 +242,6 @@ def test_one_median_is_one_number(page: Path) -> None:
     assert of.to_dict() == arms["q_ended"].dropna().to_dict()
     runs = table(page, "runs_statistics")
     assert of["dcgan"] == runs.loc[runs["arm"] == "dcgan", "q_end"].median()
-
-
-def test_the_report_says_which_contexts_are_primary_and_that_they_were_named_before(mixed_study: Path) -> None:
-    study = load(mixed_study)
-    assert "have one context here" in page_of(study)
-    named = dataclasses.replace(study, primary={"failures": "mnist, lr 0.03", "spread": "mnist, lr 0.005"})
-    text = page_of(named)
-    assert "Named beforehand, in the study&#39;s file" in text
-    assert "What a launched or frozen study has named stays." in text
-    assert "whether sn_dcgan fails less than dcgan (C7a): mnist, lr 0.03" in text
-    several = study.runs.assign(context=["a", "b"] * 3)
-    assert "names no context for the primary outcomes" in page_of(dataclasses.replace(study, runs=several))
-
-
-def test_markdown_has_every_table_and_no_broken_row(page: Path) -> None:
-    text = (page.parent / "report.md").read_text()
-    assert "6 planned runs: 3 finished, 1 diverged, 1 failed, 1 missing." in text
-    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        lines = block.splitlines()
-        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
-        assert len(columns) == 1, lines[0]
-    for image in re.findall(r"^!\[.*\]\((.*)\)$", text, re.MULTILINE):
-        assert (page.parent / image).is_file()
 
 
 def test_the_page_is_valid_html(page: Path) -> None:

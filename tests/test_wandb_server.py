@@ -22,7 +22,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from conftest import ROOT, small, wait_for, write_study
 from test_dashboard import spec
-from test_mirror import assert_equal
+from test_wandb_runs import assert_equal
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb_server import KEY, Run, Server, serving
 

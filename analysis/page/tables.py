@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import arms as by_arm
+from analysis import by_arm
 from analysis import comparisons, failures, measured, power
 from analysis.claims import LEVEL
 from analysis.events import CAUSES, Thresholds

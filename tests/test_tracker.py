@@ -7,20 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import wandb
-from conftest import ROOT, small
+from conftest import ROOT, small, train_offline
 from PIL import Image
 
-from analysis.events import Thresholds, find_events
 from experiments.messages import Message, Said
 from experiments.record import Record, read_rows
 from experiments.run import execute
-from experiments.tracking.client import resolve_mode
-from experiments.tracking.modes import ModeWatch
 from experiments.tracking.tracker import Tracker
-from sngan.config import InputError
 
 
 def inspect(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -41,12 +36,6 @@ def merged(payloads: list[dict[str, Any]]) -> dict[str, Any]:
 
 def history_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return [payload["item"] for payload in found["history"]]
-
-
-def train_offline(folder: Path, study: str = "tiny", **changes: Any) -> Record:
-    config = small(wandb="offline", **changes)
-    execute(config, study, folder / study, lambda message: None)
-    return Record(folder / study / config.run_id)
 
 
 def wandb_file(record: Record) -> Path:
@@ -174,33 +163,6 @@ def test_alerts_name_what_ended_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "artifact" not in found
 
 
-def test_lost_modes_are_seen_as_the_report_sees_them() -> None:
-    """Against `analysis.events`, which reads the same rows afterwards."""
-    rng = np.random.default_rng(0)
-    seen = 0
-    for case in range(300):
-        classes = (10, 1000)[case % 2]
-        config = small(dataset="digits" if classes == 10 else "stacked_mnist")
-        n, quality = int(rng.integers(2, 12)), rng.uniform(5, 40, 12)
-        rows = [
-            {"step": 10 * i, "eval/fd": quality[i], "eval/effective_modes": classes * rng.uniform(0.3, 1),
-             "eval/mode_kl": rng.uniform(0, 0.55), "eval/diversity": rng.uniform(0.45, 1)}
-            for i in range(n)
-        ]  # fmt: skip
-        watch = ModeWatch(config, 37.0)
-        told = [row["step"] for row in rows if watch.lost(row)]
-        columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-        events = dict(find_events(columns, "finished", classes, 37.0, math.nan, Thresholds()))
-        begin = events.get("mode collapse")
-        if begin is not None and begin < rows[-1]["step"]:  # what begins at the last evaluation is not told
-            assert told == [begin + 10]
-            seen += 1
-        else:
-            assert told == []
-    assert seen > 50
-    assert not ModeWatch(small(), None).lost(rows[0])
-
-
 def test_code_is_named_by_commit_and_difference(tmp_path: Path) -> None:
     file = wandb_file(train_offline(tmp_path))
     (git,) = {json.dumps(e["git"]) for e in inspect(file)["environment"] if "git" in e}
@@ -281,21 +243,3 @@ def test_a_client_that_cannot_start_costs_one_warning(tmp_path: Path) -> None:
     tracker.finish({}, 0)
     assert len(told) <= 1
     assert wandb.run is None
-
-
-def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_mode("disabled") == "disabled"
-    assert resolve_mode("auto") == "offline"  # not logged in
-    monkeypatch.setenv("WANDB_MODE", "dryrun")
-    assert resolve_mode("auto") == "offline"
-    assert resolve_mode("online") == "online"
-    monkeypatch.setenv("WANDB_MODE", "of-line")
-    with pytest.raises(InputError, match="expected one of online, offline, disabled"):
-        resolve_mode("auto")
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    # this process stays logged out
-    code = "from experiments.tracking.client import resolve_mode; print(resolve_mode('auto'))"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "online"

@@ -1,0 +1,54 @@
+"""What the page says besides tables and figures."""
+
+import dataclasses
+from pathlib import Path
+
+from analysis.events import Thresholds
+from analysis.load import load
+from analysis.page import tables
+from analysis.page.content import content_of
+from analysis.page.report import rendered
+from analysis.study import Study
+from experiments.record import run_folders
+from sngan.config import TRAINING_VERSION
+
+
+def page_of(study: Study) -> str:
+    return rendered(content_of(study, [tables.protocols(study)], Thresholds()), [], None)
+
+
+def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
+    record = run_folders(mixed_study)[0]
+    record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
+    record.write_status(record.status() | record.digests())
+    study = load(mixed_study)
+    assert tables.protocols(study).frame["runs"].tolist() == [1, 4]
+    assert "samples were judged in more than one way; their numbers cannot be compared" in page_of(study)
+    (record.folder / "protocol.json").unlink()  # as in records of an older program
+    record.write_status({name: value for name, value in record.status().items() if name != "protocol_sha256"})
+    study = load(mixed_study)
+    assert tables.protocols(study).frame["runs"].tolist() == [4]
+    assert "more than one way" not in page_of(study)
+    (record.folder / "protocol.json").write_text("[]")
+    study = load(mixed_study)
+    assert "protocol.json: expected an object" in study.runs.set_index("run_id").loc[record.run_id, "damage"]
+    assert tables.protocols(study).frame["runs"].tolist() == [4]
+
+
+def test_results_of_different_training_code_are_warned_of(mixed_study: Path) -> None:
+    record = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished")
+    assert "training code" not in page_of(load(mixed_study))
+    record.write_status(record.status() | {"training_version": 3})
+    assert f"Trained by versions 3 and {TRAINING_VERSION} of the training code" in page_of(load(mixed_study))
+
+
+def test_the_report_says_which_contexts_are_primary_and_that_they_were_named_before(mixed_study: Path) -> None:
+    study = load(mixed_study)
+    assert "have one context here" in page_of(study)
+    named = dataclasses.replace(study, primary={"failures": "mnist, lr 0.03", "spread": "mnist, lr 0.005"})
+    text = page_of(named)
+    assert "Named beforehand, in the study&#39;s file" in text
+    assert "What a launched or frozen study has named stays." in text
+    assert "whether sn_dcgan fails less than dcgan (C7a): mnist, lr 0.03" in text
+    several = study.runs.assign(context=["a", "b"] * 3)
+    assert "names no context for the primary outcomes" in page_of(dataclasses.replace(study, runs=several))

@@ -1,0 +1,61 @@
+"""The rows of a study's runs in one frame."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.load import load
+from analysis.sources import records
+from experiments.record import Record, run_folders
+
+
+def test_history_is_the_rows_on_disk(mixed_study: Path) -> None:
+    study = load(mixed_study)
+    for record in run_folders(mixed_study):
+        if record.run_id in study.extra:
+            continue
+        found = study.history[study.history["run_id"] == record.run_id]
+        lines = [line for line in record.metrics_path.read_text().splitlines() if line.endswith("}")]
+        assert len(found) == len(lines)  # a torn last line is no row
+        for row, line in zip(found.to_dict("records"), lines, strict=True):
+            for key, value in json.loads(line).items():
+                kept = value if value is None or key.startswith("eval/") else float(np.float32(value))
+                assert row[key] == kept or (kept is None and np.isnan(row[key]))
+    assert study.history.loc[study.history["step"] == 0, "loss/d"].isna().all()  # absent stays missing
+    assert study.history["step"].dtype == study.history["seed"].dtype == np.int64
+    assert (study.history["context"] == "digits, setting C").all()
+
+
+def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look reads what is no result yet; a changed or new run is read, and a damaged cache not believed."""
+    read, real = [], records.rows
+    monkeypatch.setattr(records, "rows", lambda path: (read.append(path.parent.name), real(path))[1])
+    first = load(mixed_study)
+    results = set(first.runs.loc[first.runs["state"].isin(["finished", "diverged"]), "run_id"])
+    assert len(read) == 6
+
+    def again(expected: set[str]) -> None:
+        read.clear()
+        pd.testing.assert_frame_equal(load(mixed_study).history, first.history)
+        assert set(read) & results == expected
+
+    again(set())
+    cache = mixed_study / ".history.cache"
+    content, rng = cache.read_bytes(), random.Random(0)
+    for _ in range(30):
+        place = rng.randrange(len(content))
+        cache.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
+        pd.testing.assert_frame_equal(load(mixed_study).history, first.history)
+    cache.unlink()
+    again(results)
+    record = Record(mixed_study / sorted(results)[0])
+    record.metrics_path.write_bytes(record.metrics_path.read_bytes().replace(b'"loss/d": 0.', b'"loss/d": 9.'))
+    read.clear()
+    changed = load(mixed_study)
+    assert set(read) & results == {record.run_id}
+    assert (changed.runs["damage"] != "").sum() == 1
+    assert not changed.history.equals(first.history)
