@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -31,6 +32,8 @@ _LIKE_THE_NOTEBOOKS = tuple(
     name for name in JUDGES if (DATASETS[name].channels, DATASETS[name].side) == (1, ARCHITECTURES["dcgan28"].side)
 )
 if TYPE_CHECKING:
+    from experiments.engines.engine import Engine
+
     _Judge = _Grey = str
 else:
     _Judge, _Grey = Literal[JUDGES], Literal[_LIKE_THE_NOTEBOOKS]
@@ -117,7 +120,6 @@ class Sweep:
     def run(self) -> int:
         from experiments.account import command, other_versions
         from experiments.display import Display, duration
-        from experiments.engines.engine import Engine
         from experiments.engines.sweep import pending, shard, sweep
         from experiments.run import Policy
         from experiments.signals import stop_on_signals
@@ -144,20 +146,6 @@ class Sweep:
             load(dataset, data_dir)
             load_yardstick(dataset, data_dir, say=_to_stderr)
 
-        def open_engine(jobs: int) -> Engine:
-            if self.engine == "local":
-                from experiments.engines.local import LocalEngine
-                from experiments.machine import cores
-
-                workers = self.workers or (len(devices) * self.per_gpu if devices[0] != "cpu" else cores())
-                return LocalEngine(min(workers, jobs), devices)
-            if not self.address:  # Ray's servers then listen on 127.0.0.1 only, as they do on macOS
-                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            from experiments.engines.on_ray import RayEngine
-
-            threads, device = self.execution.threads, self.execution.device
-            return RayEngine(self.address, self.workers, threads, device, self.per_gpu, self.retries)
-
         with Display(total=len(todo)) as display:
             part = f" of part {self.shard}" if self.shard else ""
             where = ", ".join(devices) or f"Ray{' at ' * bool(self.address)}{self.address}"
@@ -165,6 +153,7 @@ class Sweep:
             if note := other_versions(record.Record(folder / config.run_id).status() for config in study.configs):
                 display.say(f"warning: {note}")
             try:
+                open_engine = functools.partial(self._open_engine, devices)
                 with stop_on_signals():
                     account = sweep(study, folder, display, open_engine, execution, policy, 1 / self.per_gpu)
             except KeyboardInterrupt:
@@ -179,6 +168,20 @@ class Sweep:
                 print(f"failed runs again: {command('sweep', self.study, self.runs_dir)} --retry failed")
             return SOME_FAILED
         return INTERRUPTED if account["interrupted"] or account["running"] else DONE
+
+    def _open_engine(self, devices: list[str], jobs: int) -> Engine:
+        if self.engine == "local":
+            from experiments.engines.local import LocalEngine
+            from experiments.machine import cores
+
+            workers = self.workers or (len(devices) * self.per_gpu if devices[0] != "cpu" else cores())
+            return LocalEngine(min(workers, jobs), devices)
+        if not self.address:  # Ray's servers then listen on 127.0.0.1 only, as they do on macOS
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        from experiments.engines.on_ray import RayEngine
+
+        threads, device = self.execution.threads, self.execution.device
+        return RayEngine(self.address, self.workers, threads, device, self.per_gpu, self.retries)
 
     def _check(self) -> None:
         """Raises InputError for options that are out of range, or not for this engine."""

@@ -171,6 +171,68 @@ def test_a_report_is_of_the_study_of_that_name_before_the_folder_of_that_name(
     assert records_of("./tiny", "").resolve() == tmp_path / "tiny"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "give one source: a study, a folder, frozen:DIR"),
+        ("tiny --from frozen", "give one source: SOURCE and --from were given"),
+        ("frozen:x --csv y.csv", "give one source: SOURCE and --csv were given"),
+        ("tiny --source wandb", "--source wandb and --project ENTITY/PROJECT belong together"),
+        ("tiny --project a/b", "--source wandb and --project ENTITY/PROJECT belong together"),
+        ("--source wandb --project a/b", "give the study too"),
+        ("--source wandb-files --csv x.csv", "it does not go with --csv or --from"),
+        ("wandb-file:x", "is no source of runs; did you mean 'wandb-files'?"),
+        (
+            "tables:x.csv",
+            "expected a study, a folder, frozen:DIR, table:FILE.csv, wandb:ENTITY/PROJECT, wandb-files:DIR",
+        ),
+        ("frozen:", "says no place: write frozen:DIR"),
+        ("frozen:nowhere", "manifest.json is missing"),
+        ("table:nowhere.csv", "there is no such file"),
+        ("wandb-files:nowhere", "no W&B files at nowhere"),
+        ("nowhere", "no study 'nowhere'"),
+        ("frozen:x --freeze y", "--freeze keeps the records of a study"),
+        ("--csv x.csv --freeze y", "--freeze keeps the records of a study"),
+        ("tiny --no-report", "--no-report is for --freeze alone"),
+        ("tiny --map arm=x", "they need table:FILE or wandb:ENTITY/PROJECT"),
+        ("frozen:x --run-name x", "they need table:FILE or wandb:ENTITY/PROJECT"),
+        ("wandb:a/b --maximize", "--maximize is for tables"),
+        ("frozen:x --baseline sn", "--baseline is for tables"),
+        ("wandb-files:x --filter lr=1", "it needs wandb:ENTITY/PROJECT"),
+        ("table:x.csv --publish", "--publish is for studies of this program"),
+    ],
+)
+def test_sources_and_options_that_do_not_go_together(
+    arguments: str, message: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = command("report", *arguments.split())
+    assert code == 2
+    assert message in errors
+
+
+def test_a_source_is_the_same_in_one_word_and_by_its_older_flags(
+    mixed_study: Path, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text(
+        "arm,seed,quality\n" + "".join(f"{a},{s},{s + 1}\n" for a in "ab" for s in range(3))
+    )
+    freeze = ("--freeze", tmp_path / "kept", "--no-report")
+    assert command("report", mixed_study, *freeze)[0] == 0
+    for new, old in (
+        (["frozen:kept"], ["--from", "kept"]),
+        (["table:mine.csv"], ["--csv", "mine.csv"]),
+        ([mixed_study], ["tiny", "--source", "local", "--runs-dir", mixed_study.parent]),
+    ):
+        pages = []
+        for arguments in (new, old):
+            code, output, errors = command("report", *arguments, "--figures", "svg")
+            assert code == 0, errors
+            pages.append(Path(output.strip()).read_bytes())
+        assert pages[0] == pages[1]
+
+
 def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: Path) -> None:
     arguments = ["train", "--steps", 20, "--batch_size=16", "--g-width", 8, "--penalty_weight=0.1", "--n-fake", 100,
                  "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir", tmp_path]  # fmt: skip

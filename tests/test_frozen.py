@@ -355,7 +355,7 @@ def test_a_changed_byte_is_named(frozen: Path) -> None:
         thaw(frozen)
 
 
-def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, command: Callable) -> None:
+def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(InputError, match="is not empty, and no frozen study"):
@@ -381,17 +381,6 @@ def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path, com
         manifest.write_text(text)
         with pytest.raises(InputError, match=message):
             thaw(frozen)
-    for arguments, message in (
-        ([], "give a study, or --from"),
-        ([mixed_study, "--from", frozen], "give a study, or --from"),
-        ([mixed_study, "--figures", "gif"], "expected some of png, svg, pdf"),
-        ([mixed_study, "--no-report"], "--no-report is for --freeze alone"),
-        (["--from", frozen, "--freeze", tmp_path / "x"], "--freeze keeps the records of a study"),
-        (["--csv", "x.csv", "--freeze", tmp_path / "x"], "--freeze keeps the records of a study"),
-    ):
-        code, _, errors = command("report", *arguments)
-        assert code == 2
-        assert message in errors
 
 
 def test_a_report_can_be_made_of_a_loaded_study(mixed_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ from conftest import small
 from test_train import rows_of, stream, torch_stream
 from torch import nn
 
-from sngan import measure
-from sngan import train as training
+from sngan import measure, state
 from sngan.config import RunConfig
 from sngan.data import load
 from sngan.measure import Instruments, non_finite
@@ -58,7 +57,7 @@ def test_gradient_norms_and_sigmas_at_a_known_step(monkeypatch: pytest.MonkeyPat
         networks["G"], networks["D"], penalty = build(config, device)
         return networks["G"], networks["D"], penalty
 
-    monkeypatch.setattr(training, "build", recorded)
+    monkeypatch.setattr(state, "build", recorded)
     row = rows_of(small(arm="sn", steps=3, log_every=1))[-1]
     squares = sum(float((p.grad.double() ** 2).sum()) for p in networks["G"].parameters())
     assert row["grad_norm/g"] == pytest.approx(squares**0.5, rel=1e-5)
@@ -78,7 +77,7 @@ def networks_at_the_end(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> t
         networks[:] = build(config, device)
         return tuple(networks)
 
-    monkeypatch.setattr(training, "build", recorded)
+    monkeypatch.setattr(state, "build", recorded)
     row = rows_of(config)[-1]
     return networks[0].eval(), networks[1].eval(), row
 

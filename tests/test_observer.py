@@ -9,7 +9,7 @@ from conftest import ONE_EACH, small
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sngan import train as training
+from sngan import observer
 from sngan.arms import ARMS
 from sngan.config import RunConfig
 from sngan.data import load
@@ -56,8 +56,8 @@ def test_measuring_every_step_moves_no_bit(arm: str) -> None:
 
 
 def test_step_time_and_images_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.time, "perf_counter", lambda: 12.0)
-    timing = training.elapsed(2.0, 5, small(n_dis=3))
+    monkeypatch.setattr(observer.time, "perf_counter", lambda: 12.0)
+    timing = observer.elapsed(2.0, 5, small(n_dis=3))
     assert timing == {"time/step_seconds": 2, "time/images_per_second": 3 * 16 / 2}
 
 

@@ -9,7 +9,7 @@ from conftest import small
 from test_train import rows_of
 from torch import Tensor
 
-from sngan import train as training
+from sngan import state
 from sngan.arms import ARMS
 from sngan.config import RunConfig
 from sngan.data import load
@@ -36,7 +36,7 @@ def test_arms_share_initial_weights_batches_and_latents(monkeypatch: pytest.Monk
             weights[config.arm] |= {f"D.{name}.w": raw_weight(layer).clone(), f"D.{name}.b": layer.bias.clone()}
         return G, D, penalty
 
-    monkeypatch.setattr(training, "build", recorded)
+    monkeypatch.setattr(state, "build", recorded)
     for arm in ARMS:
         train(small(arm=arm, steps=5), load("digits"), None)
     for arm in ARMS:
@@ -57,7 +57,7 @@ def test_every_d_update_has_a_fresh_real_batch(monkeypatch: pytest.MonkeyPatch) 
         D.register_forward_pre_hook(lambda m, args: batches.append(args[0].clone()))
         return G, D, penalty
 
-    monkeypatch.setattr(training, "build", recorded)
+    monkeypatch.setattr(state, "build", recorded)
     train(small(setting="A", steps=1), load("digits"), None)
     real = batches[1:-1:2]
     assert len(real) == 5

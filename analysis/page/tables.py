@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import by_arm
-from analysis import comparisons, failures, measured, power
+from analysis import by_arm, comparisons, failures, measured, power
 from analysis.claims import LEVEL
 from analysis.events import CAUSES, Thresholds
 from analysis.stability import OUTCOME, SIGMA_TOLERANCE, STATISTICS

@@ -11,12 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import wandb_workspaces.expr as expr
-import wandb_workspaces.reports.v2.interface as wr
-import wandb_workspaces.workspaces as ws
-from wandb_workspaces.workspaces import internal
+from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.study import Study
 from experiments.tracking import client
@@ -24,6 +19,10 @@ from sngan.architectures import layer_names
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
 from sngan.quantities import QUANTITIES, SECTIONS, Quantity
+
+if TYPE_CHECKING:
+    import wandb_workspaces.reports.v2.interface as wr
+    import wandb_workspaces.workspaces as ws
 
 
 class Figure(Protocol):
@@ -45,6 +44,10 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
     Runs of the study only, grouped by arm (and by what else the study varies, except seeds), a line for the median
     over seeds with a band for their range; x axis `step`; arms in the report's colours.
     """
+    import wandb_workspaces.expr as expr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.workspaces import internal
+
     grouped = groups(study.configs)
     paths = {tuple(str(getattr(config, name)) for name in grouped): config.arm for config in study.configs}
     sections = [_about(study), *(_section(title, _panels(study.configs, title)) for title in SECTIONS)]
@@ -74,8 +77,9 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
 
 
 def save_workspace(study: Study) -> str:
-    """Create the study's workspace on W&B, or replace it, and return its URL. Raises InputError where W&B refuses."""
+    """Create the study's workspace on W&B, or replace it, and return its URL. Raises InputError if W&B refuses."""
     import wandb
+    from wandb_workspaces.workspaces import internal
 
     with _Refusal("save the workspace"):
         entity, project = _place()
@@ -92,9 +96,10 @@ def publish(title: str, study: str, parts: Iterable[str | Figure]) -> str:
     """Create the W&B report of this title, or replace it, and return its URL.
 
     `parts`: Markdown and figures, in order. Figures are logged to a W&B run of their own, `<study>-report`, because a
-    W&B report shows images of runs. At the end stand the study's runs. Raises InputError where W&B refuses.
+    W&B report shows images of runs. At the end stand the study's runs. Raises InputError if W&B refuses.
     """
     import wandb
+    import wandb_workspaces.reports.v2.interface as wr
 
     parts = list(parts)
     with _Refusal("publish the report"):
@@ -116,6 +121,8 @@ def publish(title: str, study: str, parts: Iterable[str | Figure]) -> str:
 
 def report_blocks(study: str, run_id: str, parts: Iterable[str | Figure], entity: str, project: str) -> list[Any]:
     """W&B's blocks of a report's parts. Empty `entity` and `project` ask no server."""
+    import wandb_workspaces.expr as expr
+    import wandb_workspaces.reports.v2.interface as wr
 
     def grid(panels: list[Any], filters: Any, hidden: bool, **kwargs: Any) -> wr.PanelGrid:
         runs = wr.Runset(entity=entity, project=project, filters=[filters], **kwargs)
@@ -141,7 +148,7 @@ def report_blocks(study: str, run_id: str, parts: Iterable[str | Figure], entity
 def view_offline(folder: Path) -> int:
     """Open W&B's terminal viewer on the study's W&B folder; without a terminal say how. Returns its exit code.
 
-    Raises InputError where W&B has no files there.
+    Raises InputError if W&B has no files there.
     """
     files = folder / "wandb"
     if not any(files.glob("*run-*/run-*.wandb")):
@@ -154,6 +161,9 @@ def view_offline(folder: Path) -> int:
 
 
 def _about(study: Study) -> ws.Section:
+    import wandb_workspaces.reports.v2.interface as wr
+    import wandb_workspaces.workspaces as ws
+
     arms = dict.fromkeys(config.arm for config in study.configs)
     listed = "\n".join(f"- `{arm}`: {ARMS[arm].label} ({ARMS[arm].source})" for arm in arms)
     text = f"{study.description}\n\n{listed}\n\nLines: median over seeds; bands: their range. Never compare losses of "
@@ -163,6 +173,8 @@ def _about(study: Study) -> ws.Section:
 
 
 def _section(title: str, panels: list[Any]) -> ws.Section:
+    import wandb_workspaces.workspaces as ws
+
     columns = 1 if title == "Samples" else 3
     layout = ws.SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns))
     settings = ws.SectionPanelSettings(x_axis="step")
@@ -180,6 +192,8 @@ def _panels(configs: Sequence[RunConfig], section: str) -> list[Any]:
 
 
 def _panel(quantity: Quantity, name: str) -> Any:
+    import wandb_workspaces.reports.v2.interface as wr
+
     if quantity.recorded == "image":
         return wr.MediaBrowser(title=name, media_keys=[name], mode="grid", grid_x_axis="step", grid_y_axis="run")
     over_seeds: dict[str, Any] = {"groupby_aggfunc": "median", "groupby_rangefunc": "minmax"}
@@ -207,6 +221,8 @@ def groups(configs: Sequence[RunConfig]) -> list[str]:
 
 def _text_blocks(text: str) -> list[Any]:
     """Markdown, its headings as W&B's, for the table of contents."""
+    import wandb_workspaces.reports.v2.interface as wr
+
     blocks: list[Any] = []
     for paragraph in text.split("\n\n"):
         level = len(paragraph) - len(paragraph.lstrip("#"))
