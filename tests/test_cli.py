@@ -215,9 +215,8 @@ def test_a_source_is_the_same_in_one_word_and_by_its_older_flags(
     mixed_study: Path, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.csv").write_text(
-        "arm,seed,quality\n" + "".join(f"{a},{s},{s + 1}\n" for a in "ab" for s in range(3))
-    )
+    rows = [f"{arm},{seed},{seed + 1}\n" for arm in "ab" for seed in range(3)]
+    (tmp_path / "mine.csv").write_text("arm,seed,quality\n" + "".join(rows))
     freeze = ("--freeze", tmp_path / "kept", "--no-report")
     assert command("report", mixed_study, *freeze)[0] == 0
     for new, old in (

@@ -144,6 +144,6 @@ def test_bad_sources_are_errors(tmp_path: Path, study_folder: Path, monkeypatch:
     with pytest.raises(InputError, match="no runs of the study other"):
         load(f"wandb-files:{study_folder}", study="other")
     execute(small(wandb="offline"), "second", study_folder, lambda message: None)
-    with pytest.raises(InputError, match="runs of 2 studies; name one .*: second, tiny"):
+    with pytest.raises(InputError, match=r"runs of 2 studies; name one .*: second, tiny"):
         load(f"wandb-files:{study_folder}")
     assert len(load(f"wandb-files:{study_folder}", study="tiny").runs) == 6

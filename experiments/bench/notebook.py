@@ -28,7 +28,7 @@ class Images(Dataset):
         return self._transform(Image.fromarray(self._images[index, 0].numpy())), int(self._labels[index])
 
 
-def _generator(z_dim: int, width: int) -> nn.Sequential:
+def generator(z_dim: int, width: int) -> nn.Sequential:
     def block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
         return [
             nn.ConvTranspose2d(inputs, outputs, kernel, stride),
@@ -45,7 +45,7 @@ def _generator(z_dim: int, width: int) -> nn.Sequential:
     )
 
 
-def _discriminator(width: int, sn: bool) -> nn.Sequential:
+def discriminator(width: int, sn: bool) -> nn.Sequential:
     def conv(inputs: int, outputs: int) -> nn.Module:
         layer = nn.Conv2d(inputs, outputs, 4, 2)
         return spectral_norm(layer) if sn else layer
@@ -65,7 +65,7 @@ def notebook_steps(
     `in_memory`: the images are one tensor on the device, as in many tutorials; else a data loader transforms them.
     """
     device, batch_size, z_dim, lr = data.images.device, config.batch_size, config.z_dim, config.lr
-    G, D = _generator(z_dim, 64).to(device), _discriminator(16, sn).to(device)
+    G, D = generator(z_dim, 64).to(device), discriminator(16, sn).to(device)
     opt_g = torch.optim.Adam(G.parameters(), lr=lr, betas=(0.5, 0.999))
     opt_d = torch.optim.Adam(D.parameters(), lr=lr, betas=(0.5, 0.999))
     criterion = nn.BCEWithLogitsLoss()

@@ -1,0 +1,31 @@
+"""Variants: their names, order and baseline."""
+
+import pandas as pd
+
+from analysis.variants import against, arm_of, groups, in_order, label_of
+from sngan.arms import ARMS
+
+
+def test_names_say_the_arm_and_what_differs() -> None:
+    variant = "penalty, penalty_weight 0.3"
+    assert arm_of(variant) == "penalty"
+    assert label_of(variant) == f"{ARMS['penalty'].label}, penalty weight 0.3"
+    assert label_of("someone's") == "someone's"
+
+
+def test_order_is_that_of_the_arm_table_and_of_others_behind_it() -> None:
+    variants = pd.Series(["zeta", "sn", "alpha", *reversed(ARMS), "sn, n_power_iterations 2"])
+    order = in_order(variants)
+    assert [v for v in order if v in ARMS] == list(ARMS)
+    assert order.index("sn, n_power_iterations 2") == order.index("sn") + 1
+    assert order[-2:] == ["alpha", "zeta"]
+    assert against(variants, "") == order
+    assert against(variants, "sn")[0] == "sn"
+    assert sorted(against(variants, "sn")) == sorted(order)
+
+
+def test_groups_are_every_context_and_variant_with_its_rows() -> None:
+    frame = pd.DataFrame({"context": ["b", "a", "b", "b"], "variant": ["sn", "sn", "dcgan", "sn"], "x": [1, 2, 3, 4]})
+    assert [(key, of["x"].tolist()) for key, of in groups(frame)] == [
+        (("b", "dcgan"), [3]), (("b", "sn"), [1, 4]), (("a", "sn"), [2]),
+    ]  # fmt: skip
