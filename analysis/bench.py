@@ -20,7 +20,7 @@ from experiments.record import to_json, write_atomically
 from sngan.config import InputError
 
 SIZES = ((250, 500, 40), (1000, 500, 40), (200, 2500, 60))
-"""runs, rows a run, keys a row; the first shows whether the second is linear in rows"""
+"""runs, rows per run, keys per row; the first shows whether the second is linear in rows"""
 
 
 def bench_report(out: Path, as_json: bool, sizes: tuple[tuple[int, int, int], ...] = SIZES) -> int:

@@ -2,7 +2,7 @@
 
 `python -m analysis.calibration` (10 minutes on a core) writes calibration.csv: interval by interval and test by test.
 `python -m analysis.calibration --claims` (20 minutes on two cores) writes operating.csv: what the whole machinery of
-claims, families and verdicts does where nothing differs, and where spectral normalization is what is claimed of it.
+claims, families and verdicts does if nothing differs, and if spectral normalization does what is claimed of it.
 The report prints both.
 """
 
@@ -81,7 +81,7 @@ CHECKS = (
     Check("sign flips", _ERROR, 0, 0.06, (*_TAILS, "ties"),
            lambda arms: sign_flip_p(arms[0] - arms[1]) <= _LEVEL),
     Check("equality (TOST), at its margin", _ERROR, 0, 0.06, (*_TAILS, "ties"),
-           lambda arms: equality_p(4 + arms[0] - arms[1], 4.0) <= _LEVEL),  # exact where there are ties
+           lambda arms: equality_p(4 + arms[0] - arms[1], 4.0) <= _LEVEL),  # exact if there are ties
     Check("Page's trend", _ERROR, 0, 0.06, (*_TAILS, "ties"),
            lambda arms: trend_p(pd.DataFrame(np.array(arms).T)) <= _LEVEL),
     Check("paired rates (Suissa and Shuster)", _ERROR, 0, 0.06, _TAILS,
@@ -165,7 +165,7 @@ def _locations() -> Iterator[dict[str, object]]:
         found = [location_interval(_shaped(rng, shape, n))[0] for _ in range(check.replicates)]
         yield _row(check, shape, n, 0.0, float(np.mean([_covers(interval, centre) for interval in found])))
         widths = [(interval.high - interval.low) / robust for interval in found]
-        ideal = 2 * 1.96 / np.sqrt(n)  # of a mean, where the sd is known
+        ideal = 2 * 1.96 / np.sqrt(n)  # of a mean, if the sd is known
         check = check._replace(measures=_WIDTH, low=ideal, high=_WIDEST[n] * _TIMES[shape])
         yield _row(check, shape, n, 0.0, float(np.quantile(widths, 0.95)))
 

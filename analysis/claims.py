@@ -65,7 +65,7 @@ class Part:
     p_against: float = np.nan
     """of an effect beyond `none` on the other side, two-sided; of an equality beyond the threshold on either side"""
     none: float = 0.0
-    """no effect, or the threshold, where no effect lies on the expected side of it"""
+    """no effect, or the threshold if no effect lies on the expected side of it"""
     untested: str = ""
     """which arm, setting or seeds it lacks"""
     refused: str = ""
@@ -132,7 +132,7 @@ class _Table:
             found = self.runs[name] if name in self.runs else pd.Series(np.nan, self.runs.index)
             values = pd.to_numeric(found, errors="coerce").to_numpy(float)
             without = ~self.ended
-            if name in WITHOUT_END and not name.startswith("gain"):  # where no run has it, it was not measured
+            if name in WITHOUT_END and not name.startswith("gain"):  # if no run has it, it was not measured
                 measured = not np.isnan(values[~without]).all() or not (~without).any()
                 values = np.where(without, WITHOUT_END[name] if measured else np.nan, values)
             self._columns[name] = values
@@ -148,7 +148,7 @@ class _Table:
 
     @cached_property
     def first_healthy(self) -> np.ndarray:
-        """log step; +inf for never, NaN where that is not known."""
+        """log step; +inf for never, NaN if that is not known."""
         steps = self.column("healthy_step")
         unknown = self.runs["trivial_fd"].isna().to_numpy() if "trivial_fd" in self.runs else np.isnan(steps)
         if "q_best" in self.runs:  # without any evaluation
@@ -176,7 +176,7 @@ class _Cell:
     context: str
     dataset: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    """context -> its optimizer's settings in words, where the claim spans several"""
+    """context -> its optimizer's settings in words, if the claim spans several"""
     lrs: Mapping[float, str] = field(default_factory=dict)
     """learning rate -> context, of those that differ in nothing else"""
     bench: Path | None = None
@@ -263,7 +263,7 @@ def _contrast(
     threshold: float = 0.0,
     learned: bool = False,
 ) -> Part:
-    """arm - other of a statistic, per seed. `learned`: refused where neither ever learned in half of its runs.
+    """arm - other of a statistic, per seed. `learned`: refused if neither ever learned in half of its runs.
 
     Where one of the two ended too early for the statistic to exist, the pair counts as no difference.
     """
@@ -282,7 +282,7 @@ def _contrast(
 
 
 def _if_learned(cell: _Cell, part: Part, *arms: tuple[_Arm, np.ndarray]) -> Part:
-    """The part, refused where none of the arms was ever healthy in half of its runs."""
+    """The part, refused if none of the arms was ever healthy in half of its runs."""
     if part.untested:
         return part
     if any(np.isnan(cell.table.first_healthy[rows]).any() for _, rows in arms):
@@ -292,7 +292,7 @@ def _if_learned(cell: _Cell, part: Part, *arms: tuple[_Arm, np.ndarray]) -> Part
 
 
 def location_refusal(healthy: Mapping[str, tuple[int, int]]) -> str:
-    """Why locations are not compared; empty where they are. `healthy`: arm -> runs that ever were, of how many."""
+    """Why locations are not compared; empty if they are. `healthy`: arm -> runs that ever were, of how many."""
     if all(2 * count < n for count, n in healthy.values()):
         said = ", ".join(f"{arm} {count} of {n}" for arm, (count, n) in healthy.items())
         return f"neither arm was ever healthy in half of its runs: {said}"
@@ -302,7 +302,7 @@ def location_refusal(healthy: Mapping[str, tuple[int, int]]) -> str:
 def spread_refusal(
     ratio: float, arms: tuple[str, str], n: int, failed: tuple[int, int], healthy: tuple[int, int]
 ) -> str:
-    """Why spreads are not compared in the direction that was found, arm / other; empty where they are.
+    """Why spreads are not compared in the direction that was found, arm / other; empty if they are.
 
     `failed`, `healthy`: runs of each, of n, that failed and that ever were healthy.
     """
@@ -562,7 +562,7 @@ def _c12(cell: _Cell) -> Iterator[Part]:
 
 
 def _benchmark(folder: Path | None) -> tuple[str, dict[str, np.ndarray]] | None:
-    """Machine, and seconds a step by round of the arms that C12 needs: of the file that was made last."""
+    """Machine, and seconds per step by round of the arms that C12 needs: of the file that was made last."""
     found = []
     for path in sorted(folder.glob("*.json")) if folder else ():
         try:
@@ -711,7 +711,7 @@ class _Judged:
 
     @property
     def verdict(self) -> tuple[str, str]:
-        """With the reason, where it is one that the numbers do not show."""
+        """With the reason, if it is one that the numbers do not show."""
         if lacking := list(dict.fromkeys(part.untested for part in self.deciding if part.untested)):
             return "not tested", "; ".join(lacking)
         if refused := list(dict.fromkeys(part.refused for part in self.deciding if part.refused)):

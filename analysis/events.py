@@ -54,7 +54,7 @@ class Thresholds:
 
 
 Columns = Mapping[str, np.ndarray]
-"""A run's rows in order of steps, by metric; NaN where a row has none."""
+"""A run's rows in order of steps, by metric; NaN if a row has none."""
 
 
 def find_events(
@@ -68,8 +68,8 @@ def find_events(
 ) -> list[tuple[str, int]]:
     """(cause, step at which it begins) of every kind of event in a run, by CAUSES' names; the first one names it.
 
-    `run` has `step` and metrics; `state` as in the account, empty where it is not known; `classes`: number of the
-    data's classes; `trivial`: the trivial sampler's fd, NaN where it is not known, so that whether the run was ever
+    `run` has `step` and metrics; `state` as in the account, empty if it is not known; `classes`: number of the
+    data's classes; `trivial`: the trivial sampler's fd, NaN if it is not known, so that whether the run was ever
     healthy is not known either; `reference`: of G's gradient norm; `lost`: the step of a divergence that is known
     already, NaN if there was none; None: the rows tell. A run that was never healthy has `never learned`,
     from step 0, and no other event; whether it learned is known of finished runs only.
@@ -122,7 +122,7 @@ def evaluated(run: Columns) -> dict[str, np.ndarray]:
 
 
 def healthy_from(evaluations: Columns, classes: int, trivial: float, thresholds: Thresholds) -> int | None:
-    """Step of the first evaluation at which the run was healthy; None where it never was, or that is not known."""
+    """Step of the first evaluation at which the run was healthy; None if it never was, or that is not known."""
     return _first(evaluations["step"], healthy_at(evaluations, classes, trivial, thresholds))
 
 
@@ -137,7 +137,7 @@ def healthy_at(evaluations: Columns, classes: int, trivial: float, thresholds: T
 def _divergence(run: Columns, thresholds: Thresholds) -> int | None:
     """The first step with a loss or a quality that is not finite, or a huge logit. Step 0 comes before the first loss.
 
-    A loss that is missing is not finite where no more comes, for longer than ever between two that are there.
+    A loss that is missing is not finite if no more comes, for longer than ever between two that are there.
     """
     trained = run["step"] > 0
     bad = np.isinf(run.get("eval/fd", np.zeros(len(trained))))

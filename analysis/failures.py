@@ -122,5 +122,5 @@ def _times(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def survival_of(runs: pd.DataFrame) -> Survival:
-    """Kaplan-Meier over the rows of `summarize`; runs that are not over are censored where they stand."""
+    """Kaplan-Meier over the rows of `summarize`; runs that have not ended are censored where they stand."""
     return survival(*_times(runs), float(runs["last_step"].max()) if len(runs) else 0.0)

@@ -133,7 +133,7 @@ def _score(b: np.ndarray, c: np.ndarray, n: int, difference: float) -> np.ndarra
 
 
 def mcnemar_p(x: np.ndarray, y: np.ndarray) -> float:
-    """Exact two-sided McNemar test of two paired failure indicators. 1 where no pair differs, NaN without pairs."""
+    """Exact two-sided McNemar test of two paired failure indicators. 1 if no pair differs, NaN without pairs."""
     if not len(x):
         return np.nan
     only_x, only_y = int((x & ~y).sum()), int((~x & y).sum())
@@ -227,7 +227,7 @@ def survival(steps: np.ndarray, failed: np.ndarray, horizon: float) -> Survival:
 
 
 def log_rank_p(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray]) -> float:
-    """Log-rank test of two arms' (steps, failed). Unpaired; NaN where an arm is empty, 1 where nothing failed or all
+    """Log-rank test of two arms' (steps, failed). Unpaired; NaN if an arm is empty, 1 if nothing failed or all
     failed at once."""
     if not len(x[0]) or not len(y[0]):
         return np.nan

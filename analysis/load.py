@@ -41,7 +41,7 @@ def load(
     | `table:FILE.csv` | anyone's runs (`analysis.sources.table`), read as `reading` says |
 
     Of W&B: `study` names one if there are several, `filters` are W&B's (MongoDB's words, such as
-    {"config.lr": 0.0002}), `tell(done, total)` hears of progress; with a `reading` that maps columns or takes runs'
+    {"config.lr": 0.0002}), `tell(done, total)` reports progress; with a `reading` that maps columns or takes runs'
     names apart, the project is read as a table. The report of what is no folder belongs into one of `runs_dir`.
 
     Without study.yaml (W&B has it in each run's summary) every run that is found belongs to the study. Metrics that

@@ -45,9 +45,9 @@ def _shown(value: Any) -> str:
 
 
 def mirrors(study: Study, tell: Tell) -> dict[str, Study]:
-    """Run id -> what W&B has: on its server where the record has an address, else in its files beside the records.
+    """Run id -> what W&B has: on its server if the record has an address, else in its files beside the records.
 
-    Raises InputError where W&B was never told of this study.
+    Raises InputError if W&B was never told of this study.
     """
     sources = [f"wandb-files:{study.folder}"] if any((study.folder / "wandb").glob("*run-*/run-*.wandb")) else []
     paths = {"/".join(urlsplit(url).path.strip("/").split("/")[:2]) for url in study.runs["wandb_url"].dropna()}

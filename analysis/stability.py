@@ -66,7 +66,7 @@ STATISTICS = {  # column -> what it says, in the words of `Terms`
     "sigma_conv_max": "largest operator norm of a convolution at the end",
     "weight_growth": f"log growth of the raw weights' norm since update {GROWTH_FROM_UPDATES} of D, mean over layers",
 }
-COMPARED = {  # statistic -> 1 where less is better, -1 where more is
+COMPARED = {  # statistic -> 1 if less is better, -1 if more is
     "gain": -1, "gain_pixels": -1, "log_q_end": 1, "late_change": 1, "quality_oscillation": 1,
     **{f"loss_{network}_{kind}": 1 for network in "dg" for kind in ("degradation", "oscillation", "roughness")},
     "grad_g_spikes": 1, "grad_g_p1": -1,
@@ -99,7 +99,7 @@ def summarize(
     thresholds: Thresholds | None = None,
     terms: Terms = OURS,
 ) -> pd.DataFrame:
-    """One row a run: run_id, dataset, arm, setting, seed, last_step, the columns of STATISTICS, and what became of it.
+    """One row per run: run_id, dataset, arm, setting, seed, last_step, STATISTICS, and what became of it.
 
     `history` has a row per logged step with run_id, dataset, arm, setting, seed, step and metrics; rows may come
     in any order, of two rows of one step the last counts, None counts as NaN. `runs` has a row per planned run with
@@ -124,7 +124,7 @@ def summarize(
     missing key columns, a row without step, or a metric that is no number.
 
     Source: S1 and S5 to S8. Deviation: rows hold means over `log_every` steps, so shares are of rows; spikes and
-    explosions are judged by the rows' maxima where they are recorded.
+    explosions are judged by the rows' maxima if they are recorded.
     """
     keys = ["run_id", "dataset", "arm", "setting", "seed"]
     if missing := [name for name in [*keys, "step"] if name not in history]:
@@ -168,7 +168,7 @@ def _by_run(history: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, 
 
 
 def failures_under(history: pd.DataFrame, runs: pd.DataFrame, others: Sequence[Thresholds]) -> pd.DataFrame:
-    """variant, context, and for each of `others`, by its place, whether the run failed: the runs that are over."""
+    """variant, context, and for each of `others`, by its place, whether the run failed: the runs that ended."""
     rows, references = [], gradient_references(history)
     ordered = history.sort_values(["run_id", "step"], kind="stable")
     columns = {identity["run_id"]: run for identity, run in _by_run(ordered, ["run_id"])}

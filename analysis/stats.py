@@ -23,7 +23,7 @@ _COMPARISON = [
 
 
 class Interval(NamedTuple):
-    """NaN limits where the sample gives no interval, as one seed gives none."""
+    """NaN limits if the sample gives no interval, as one seed gives none."""
 
     estimate: float
     low: float
@@ -34,7 +34,7 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every other arm against `baseline`, paired by seed. `scores` has columns arm, seed, score; lower is better.
 
     A score of +inf is a run without an end: it ranks worst and is never dropped. A column `failed` says which runs
-    failed otherwise; without it those of +inf did. One row an arm:
+    failed otherwise; without it those of +inf did. One row per arm:
     - `n_pairs`: seeds that both have.
     - `shift`, `shift_low`, `shift_high`: Hodges-Lehmann estimate of arm - baseline, with the 95 % interval that
       inverts the signed rank test; from 2 to 5 pairs a t interval.
@@ -119,7 +119,7 @@ def _check(scores: pd.DataFrame, baseline: str) -> None:
 
 
 def subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x - y, where two runs without an end are equally bad."""
+    """x - y; two runs without an end are equally bad."""
     both = np.isinf(x) & (x == y)
     return np.where(both, 0.0, np.where(both, 0.0, x) - np.where(both, 0.0, y))
 
@@ -135,7 +135,7 @@ def signed_rank_p(differences: np.ndarray, alternative: str = "two-sided") -> fl
     d = differences[differences != 0]
     if not len(d):
         return 1.0
-    doubled = np.rint(2 * stats.rankdata(np.abs(d))).astype(int)  # whole numbers also where ranks are averaged
+    doubled = np.rint(2 * stats.rankdata(np.abs(d))).astype(int)  # whole numbers even if ranks are averaged
     positive, total = int(doubled[d > 0].sum()), int(doubled.sum())
     if len(d) > _EXACT_UP_TO:
         z = (positive - total / 2) / np.sqrt((doubled**2).sum() / 4)
@@ -236,7 +236,7 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> Interval:
 def signed_rank_critical(n: int, level: float = LEVEL) -> int | None:
     """The largest k with P(W+ <= k) <= 2.5 % under the null: the limits are the k-th from each end, from 0.
 
-    None where no such k exists, which is below n = 6 (at a level of 95 %). Exact up to n = 200, normal beyond.
+    None if no such k exists, which is below n = 6 (at a level of 95 %). Exact up to n = 200, normal beyond.
     """
     tail = (1 - level) / 2
     if n > _EXACT_UP_TO:

@@ -32,7 +32,7 @@ class Study:
     (False: it was resumed under other conditions), `wall_seconds` of all attempts since its start, and `trivial_fd` and
     `trivial_fd_pixels` (what the trivial sampler scores; of a run without protocol that of its context).
     `history`: one row per logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
-    (NaN where null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
+    (NaN if null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
     every source of this program's runs. `account`: number of runs in each state. `extra`: run ids on disk that the
     study does not plan; they are left out of all else. `protocols`: run id -> how its samples were judged, of the runs
     that say so. `bench`: where benchmarks' files lie. `samples`: run id -> step -> sample grid, a PNG file with

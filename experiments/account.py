@@ -113,13 +113,13 @@ def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> st
     if state == "interrupted" and found.get("training_version") != TRAINING_VERSION and record.checkpoint_path.exists():
         return (
             f"begun with other training code (version {found.get('training_version')}, this is {TRAINING_VERSION}): "
-            f"{launch} --force goes on with it all the same, or move its folder out of the study to train it anew"
+            f"{launch} --force resumes it all the same, or move its folder out of the study to train it from the start"
         )
     if damage:
-        return f"no result is made of it; move its folder out of the study, and {launch} trains it anew"
+        return f"no result is made of it; move its folder out of the study, and {launch} trains it from the start"
     if state in ("missing", "interrupted"):
-        return f"{launch} {'starts it' if state == 'missing' else 'goes on with it'}"
-    return f"{launch} --retry failed tries it again" if state == "failed" else None
+        return f"{launch} {'starts it' if state == 'missing' else 'resumes it'}"
+    return f"{launch} --retry failed retries it" if state == "failed" else None
 
 
 def step_flop(config: RunConfig) -> float:
@@ -183,7 +183,7 @@ def _measured(study: Study, records: dict[str, Record]) -> dict[str, _Cost]:
 
 
 def _basis(measured: dict[str, _Cost]) -> str:
-    return "from this study's finished runs where a cell has some" if measured else "a rough estimate before any run"
+    return "from this study's finished runs if a cell has some" if measured else "a rough estimate before any run"
 
 
 def _summary(study: Study, states: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ def explain(error: BaseException, config: RunConfig) -> str:
     """One line: what went wrong; for a lack of memory also which run, and what to change."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if nothing_can_be_written(error):
-        return f"{text}: make room (or the folder writable), then sngan sweep with --retry failed goes on"
+        return f"{text}: make room (or the folder writable), then sngan sweep with --retry failed resumes it"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory in {config.run_id} (batch_size {config.batch_size}, g_width {config.g_width}): use a "
@@ -24,6 +24,6 @@ def explain(error: BaseException, config: RunConfig) -> str:
 
 
 def nothing_can_be_written(error: BaseException) -> str:
-    """The reason where an error says that no further run can be written either, else nothing."""
+    """The reason if an error says that no further run can be written either, else nothing."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno in numbers else ""

@@ -35,9 +35,9 @@ def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256:
 def latest(
     record: Record, config: RunConfig, data_sha256: str, device: torch.device, say: Callable[[str], None]
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The state to go on from, and how what it was trained as differs from today.
+    """The state to resume from, and how what it was trained as differs from today.
 
-    None where there is none that the record agrees with; `say` gets the reason, also of falling back to the checkpoint
+    None if there is none that the record agrees with; `say` gets the reason, also of falling back to the checkpoint
     before. What differs is in words, empty as a rule: identity fields, training version, data.
     """
     for path in (record.checkpoint_path, record.previous_checkpoint_path):
@@ -49,7 +49,7 @@ def latest(
             say(str(error))
             continue
         if "streams" not in state:
-            continue  # final weights, of a run that was killed before it could say that it is over
+            continue  # final weights, of a run that was killed before it could say that it has ended
         penalty = state.pop("penalty", {})  # where the program's earlier versions kept a constraint's vectors
         state.setdefault("constraint", {f"penalty.{name}": vector for name, vector in penalty.items()})
         if record.metrics_sha256(state["metrics_bytes"]) != state["metrics_sha256"]:
@@ -66,7 +66,7 @@ def latest(
 
 
 def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:
-    """How the run ended, from its final weights: a part of its status. None where it is not over, or they are damaged.
+    """How the run ended, from its final weights: a part of its status. None if it has not ended, or they are damaged.
 
     For a run whose status.json was lost; only weights that fit configuration and metrics are believed.
     """
@@ -88,7 +88,7 @@ def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint's content. No code in it is run. Raises InputError where it is damaged or none of ours."""
+    """A checkpoint's content. No code in it is run. Raises InputError if it is damaged or none of ours."""
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:

@@ -40,7 +40,7 @@ else:
 _Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or the path of a YAML file")]
 _RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
 _Json = Annotated[bool, arg(help="print JSON", name="json")]
-_Force = Annotated[bool, arg(help="go on from a checkpoint of other data or another version; it is recorded")]
+_Force = Annotated[bool, arg(help="resume from a checkpoint of other data or another version; this is recorded")]
 _Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
 
 
@@ -105,14 +105,14 @@ class Sweep:
     """
 
     study: Positional[_Study]
-    workers: Annotated[int, arg(help="runs at once; 0: one a core, or --per-gpu a CUDA device")] = 0
+    workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu per CUDA device")] = 0
     engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
     address: Annotated[str, arg(help="of a Ray cluster that runs: auto, or HOST:PORT; default: start one here")] = ""
     shard: Annotated[str, arg(help="i/n: only the i-th of n parts of the runs, counted from 0")] = ""
     execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution(threads=1)
     devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
     per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with its part of the memory")] = 1
-    retry: Annotated[Literal["none", "failed"], arg(help="failed: try failed runs again")] = "none"
+    retry: Annotated[Literal["none", "failed"], arg(help="failed: retry failed runs")] = "none"
     retries: Annotated[int, arg(help="how often, at most; also for a run whose worker was killed")] = 1
     force: _Force = False
     runs_dir: _RunsDir = ""
@@ -231,7 +231,7 @@ class Status:
         return status(study, self.study, self.runs_dir, self.as_json)
 
     def _check_wandb(self, name: str) -> int:
-        """Exit code 1 where W&B has something else than the records."""
+        """Exit code 1 if W&B has something else than the records."""
         from analysis.load import load
         from analysis.mirror import differences, mirrors
         from experiments.display import counting
@@ -515,7 +515,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str]) -> Any:
-    """The command that the arguments say, not yet run. Exits with code 2 where they are wrong."""
+    """The command that the arguments say, not yet run. Exits with code 2 if they are wrong."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The field .* is annotated", module="tyro")
         return tyro.extras.subcommand_cli_from_dict(

@@ -36,7 +36,7 @@ def _trained(record: Record) -> tuple[nn.Module, nn.Module, Constraint]:
         state = checkpoint.read(record.checkpoint_path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{record.run_id} has no weights: it is {record.status()['state']}, and weights are kept when a run is over"
+            f"{record.run_id} has no weights: it is {record.status()['state']}, and weights are kept when it has ended"
         ) from error
     try:  # fields that the program did not have yet when it was saved take their defaults
         own = from_parameters(state["config"]) == config

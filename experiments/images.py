@@ -23,7 +23,7 @@ def grid_png(images: Tensor) -> bytes:
 
 
 def film_of(frames: Sequence[Path]) -> io.BytesIO:
-    """The PNG files as a GIF, four a second."""
+    """The PNG files as a GIF, four per second."""
     from PIL import Image
 
     images = [Image.open(path) for path in frames]

@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def keep_memory() -> None:
-    """Keep what the process frees for what it allocates next, where the C library is glibc; no bit depends on it.
+    """Keep what the process frees for what it allocates next, if the C library is glibc; no bit depends on it.
 
     Else each block of more than 32 MB, and the heap's end, goes back to the system at once: at batch 128 a step then
     waits for 8,000 page faults, a tenth of its time.
@@ -70,7 +70,7 @@ def resolve_device(device: str) -> torch.device:
 def limit_memory(device: str, fraction: float) -> None:
     """Let this process have at most this part of a CUDA device's memory: runs that share it do not starve each other.
 
-    Does nothing where `device` resolves to the CPU, or for a fraction of 1.
+    Does nothing if `device` resolves to the CPU, or for a fraction of 1.
     """
     if fraction < 1 and (resolved := resolve_device(device)).type == "cuda":
         torch.cuda.set_per_process_memory_fraction(fraction, resolved)
@@ -124,7 +124,7 @@ def git_tag() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails or is not there."""
+    """What git prints; None if it fails or is not there."""
     try:
         command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -133,7 +133,7 @@ class Record:
 
     @contextmanager
     def claim(self) -> Iterator[bool]:
-        """An operating-system lock that dies with its owner; yields False where another process holds it."""
+        """An operating-system lock that dies with its owner; yields False if another process holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0.5, poll_interval=0.05)  # a reader's probe holds it for an instant
@@ -218,7 +218,7 @@ class Record:
         return path
 
     def write_status(self, status: dict[str, Any]) -> None:
-        """Of a running run also a reserve of disk space; of one that is over into that reserve where a disk is full."""
+        """Of a running run also a reserve of disk space; of one that ended into that reserve if a disk is full."""
         content = to_json(status, indent=2) + "\n"
         if status["state"] == State.RUNNING:
             write_atomically(self._status_path, content)
@@ -235,7 +235,7 @@ class Record:
         write_atomically(self.protocol_path, to_json(protocol, indent=2) + "\n")
 
     def protocol(self) -> dict[str, Any]:
-        """How the run's samples are judged; empty where it was not written. Raises InputError where unreadable."""
+        """How the run's samples are judged; empty if it was not written. Raises InputError if unreadable."""
         path = self.protocol_path
         try:
             protocol = json.loads(path.read_text())
@@ -248,7 +248,7 @@ class Record:
         return protocol
 
     def config(self) -> RunConfig:
-        """The recorded configuration. Raises InputError where config.json is missing or unreadable."""
+        """The recorded configuration. Raises InputError if config.json is missing or unreadable."""
         path = self.config_path
         try:
             return from_parameters(json.loads(path.read_text()))
@@ -284,7 +284,7 @@ class Record:
         return status
 
     def _read_status(self) -> dict[str, Any] | None:
-        """status.json as it stands, None without one. Raises InputError where it is not what a run writes."""
+        """status.json as it stands, None without one. Raises InputError if it is not what a run writes."""
         path = self._status_path
         try:
             status = json.loads(path.read_text())
@@ -327,7 +327,7 @@ class Record:
         return aside
 
     def last_step(self) -> int:
-        """Of the last row that is readable; 0 where there is none."""
+        """Of the last row that is readable; 0 if there is none."""
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
         for line in reversed(content.split(b"\n")[:-1]):
             with suppress(ValueError, TypeError, KeyError):
@@ -357,7 +357,7 @@ class Record:
         return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths if path.exists()}
 
     def metrics_sha256(self, size: int | None = None) -> str:
-        """Of metrics.jsonl, or of its first `size` bytes; of nothing where there is none."""
+        """Of metrics.jsonl, or of its first `size` bytes; of nothing if there is none."""
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
         return hashlib.sha256(content[:size]).hexdigest()
 
@@ -398,7 +398,7 @@ def recorded_configs(study_folder: Path) -> list[RunConfig]:
 
 
 def find_run(run: str, runs_dir: str = "") -> Record:
-    """The record of a run id or folder. Raises InputError where there is none, or more than one of that id."""
+    """The record of a run id or folder. Raises InputError if there is none, or more than one of that id."""
     if (Path(run) / "config.json").exists():
         return Record(Path(run))
     root = runs_root(runs_dir)

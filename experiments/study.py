@@ -41,7 +41,7 @@ class Study:
     description: str
     configs: list[RunConfig]
     cells: int
-    text: str  # the file as it was read; empty where there is none
+    text: str  # the file as it was read; empty if there is none
     primary: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -78,7 +78,7 @@ def bundled_names() -> list[str]:
 def find(study: str, runs_dir: str = "") -> Study:
     """A study by the path of its YAML file, by the name of a bundled one, or as it was launched in the runs folder.
 
-    Raises InputError where there is none, or its file is wrong.
+    Raises InputError if there is none, or its file is wrong.
     """
     if study.endswith((".yaml", ".yml")):
         return read(Path(study))
@@ -109,7 +109,7 @@ def read(path: Path) -> Study:
 
 
 def parse(text: str) -> Study:
-    """A study from the text of its file. Raises InputError, and what PyYAML raises where it is no YAML."""
+    """A study from the text of its file. Raises InputError, and what PyYAML raises if it is no YAML."""
     content = yaml.load(text, _Loader)
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")

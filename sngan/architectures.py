@@ -85,7 +85,7 @@ def sized(
 class Architecture:
     """A generator and a discriminator for images of `side` pixels a side.
 
-    G has batch norm where its rows have a norm; D has there what its arm says. `z_dim`, `g_width` and `d_width` are
+    G has batch norm if its rows have a norm; there D has what its arm says. `z_dim`, `g_width` and `d_width` are
     those of a run that names no others. `slope` is that of the leaky ReLU.
     """
 

@@ -204,11 +204,11 @@ class RunConfig(Execution, Identity):
 
     @property
     def dtype(self) -> str:
-        """Name of the parameters', images' and losses' type: float32 also where products are in bfloat16 or TF32."""
+        """Name of the parameters', images' and losses' type: float32 also if products are in bfloat16 or TF32."""
         return "float64" if self.precision == "float64" else "float32"
 
     def _resolve_setting(self) -> None:
-        """All four values, and the setting that they are: `custom` where they are none of the table's."""
+        """All four values, and the setting that they are: `custom` if they are none of the table's."""
         given = {name: getattr(self, name) for name in _SETTING_FIELDS if getattr(self, name) is not None}
         if self.setting == "custom":
             missing = [name for name in _SETTING_FIELDS if name not in given]
@@ -320,7 +320,7 @@ def _check_range(name: str, value: Any) -> None:
 
 
 def suggestion(word: object, known: Any) -> str:
-    """`; did you mean 'x'?` where a known word is near, else nothing."""
+    """`; did you mean 'x'?` if a known word is near, else nothing."""
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

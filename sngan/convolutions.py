@@ -1,6 +1,6 @@
 """The networks' convolutions: torch's, but those written out as matrix products at which its CPU kernels lose time.
 
-oneDNN comes to 80 to 90 % of the machine's matrix rate in float32 where there are many channels. It comes to 5 % where
+oneDNN comes to 80 to 90 % of the machine's matrix rate in float32 if there are many channels. It comes to 5 % where
 an image comes out, which are the generator's last layer and the gradient of the discriminator's first, to 20 % from one
 pixel, and in bfloat16 to half in a transposed convolution's gradients. The generator's second layer, more than half of
 a step, is computed with a third of the multiplications (`toom_cook`). On other devices, and for other shapes, torch's
@@ -68,7 +68,7 @@ def _suits_toom_cook(layer: nn.ConvTranspose2d, x: Tensor) -> bool:
 
 
 def _lowered(*tensors: Tensor | None) -> list[Any]:
-    """In the type that autocast computes convolutions in, where it is on."""
+    """In the type that autocast computes convolutions in, if it is on."""
     if not torch.is_autocast_enabled("cpu"):
         return list(tensors)
     dtype = torch.get_autocast_dtype("cpu")

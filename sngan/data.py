@@ -46,14 +46,14 @@ def data_root(data_dir: str = "") -> Path:
 
 @functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
 def load(name: str, data_dir: str = "", part: Part = "train") -> ImageData:
-    """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` where missing.
+    """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` if missing.
 
     `part="test"` are the test images of the data sets that have some (`has_test` of their row).
 
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
-    triples of MNIST's training images, one a channel, the same in every run; the label is the three digits read as
+    triples of MNIST's training images, one per channel, the same in every run; the label is the three digits read as
     a number. Images of these and of MNIST's kind are mapped from a copy in the platform's cache folder that bears its
-    digest, so that the processes of a machine share them. Raises InputError for an unknown name, and where files are
+    digest, so that the processes of a machine share them. Raises InputError for an unknown name, and if files are
     missing or broken and cannot be downloaded.
     """
     if name not in DATASETS:

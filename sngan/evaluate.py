@@ -45,7 +45,7 @@ class Reference(NamedTuple):
 class Evaluation:
     """Judges one run's generator: always from the same latents, those of the seed's stream `evaluation`.
 
-    `protocol` says how, and what scores mean: it belongs beside every number. Raises InputError where the data set
+    `protocol` says how, and what scores mean: it belongs beside every number. Raises InputError if the data set
     is too small to be judged, and what `load_yardstick` raises.
     """
 
@@ -78,9 +78,9 @@ class Evaluation:
 
     @torch.no_grad()
     def __call__(self, G: nn.Module) -> dict[str, Any]:
-        """`eval/*` of G in eval mode: distances by the first n samples, modes by all. NaN where samples are not finite.
+        """`eval/*` of G in eval mode: distances by the first n samples, modes by all. NaN if samples are not finite.
 
-        Beside them `class_counts`: how many samples the yardstick takes for each class, absent where they are not
+        Beside them `class_counts`: how many samples the yardstick takes for each class, absent if they are not
         finite. Nothing of G is moved; afterwards it is in train mode.
         """
         with evaluating(G):
@@ -103,7 +103,7 @@ def judge(yardstick: Yardstick, images: Tensor) -> Judged:
 def scores(real: Judged, fake: Judged, labels: Tensor, class_counts: np.ndarray) -> dict[str, float]:
     """`eval/*` of fakes against as many reals, modes by `labels` (of more fakes, as a rule) against the class counts.
 
-    Of many classes (stacked_mnist) the reference is uniform, as where its modes are usually counted.
+    Of many classes (stacked_mnist) the reference is uniform, as its modes are usually counted.
     `eval/fd_pixels` is the view that noise and grey backgrounds do not fool, as they fool precision, density and a
     yardstick that was trained against them; noise with the pixels' means and covariances fools it in turn.
     """

@@ -111,7 +111,7 @@ def prdc(real: Any, fake: Any, k: int = 5) -> PRDC:
 
 class ModeCoverage(NamedTuple):
     modes: int  # classes hit by at least one sample
-    kl: float  # nats; inf where samples fall on a class that the reference lacks
+    kl: float  # nats; inf if samples fall on a class that the reference lacks
     effective_modes: float  # exp(entropy) of the samples' histogram: n_modes if uniform, 1 if all in one
     modes_5: int  # classes hit by at least 5 samples
 

@@ -63,7 +63,7 @@ UNOBSERVED = {"window": Window().state(), "instruments": {}}
 
 
 def elapsed(start: float, steps: int, config: RunConfig) -> dict[str, float]:
-    """Seconds a step since `start`, instruments and record left out, and the real images seen a second."""
+    """Seconds per step since `start`, instruments and record left out, and the real images seen per second."""
     seconds = (time.perf_counter() - start) / steps
     return {
         "time/step_seconds": seconds,

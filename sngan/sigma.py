@@ -117,7 +117,7 @@ class ConvSigma:
 
     Source: power iteration on x -> A'Ax, with A' the adjoint (vector-Jacobian product) of the layer. Deviation: it
     takes the best vector of all that the power iteration spans (Golub & Kahan 1965), which costs the same two
-    applications a step and needs tens of steps where the power iteration needs hundreds.
+    applications per step and needs tens of steps where the power iteration needs hundreds.
     """
 
     def __init__(
@@ -301,7 +301,7 @@ def _hooked(owner: nn.Module) -> dict[str, Callable[[], Tensor]]:
 
 
 def _stem(parameter: str, hooked: dict[str, Callable[[], Tensor]]) -> str:
-    """`weight` of `weight_orig`, `weight_g` and `weight_v`, where a hook makes one of them."""
+    """`weight` of `weight_orig`, `weight_g` and `weight_v`, if a hook makes one of them."""
     stem = parameter.rpartition("_")[0]
     return stem if stem in hooked else parameter
 

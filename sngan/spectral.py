@@ -146,7 +146,7 @@ def hold_power_iteration(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def advance_power_iteration(module: nn.Module, rounds: int = 1) -> None:
-    """`rounds` rounds of power iteration in every spectrally normalized layer (Algorithm 1, once an update)."""
+    """`rounds` rounds of power iteration in every spectrally normalized layer (Algorithm 1, once per update)."""
     for _, layer in weight_layers(module):
         if (parametrization := spectral_norm_of(layer)) is not None:
             matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
@@ -243,7 +243,7 @@ class SpectralPenalty(nn.Module):
 
     @torch.no_grad()
     def task_ratios(self, weight: float) -> dict[str, Tensor]:
-        """weight * sigma / |<grad L, u v'>| per layer, of the last update: scalars, infinite where L has no gradient.
+        """weight * sigma / |<grad L, u v'>| per layer, of the last update: scalars, infinite if L has no gradient.
 
         How hard the penalty pulls at a layer's largest singular direction, in units of the pull of the loss L without
         it. Reads the gradients that the backward pass of L + weight * penalty left; empty before the first one, and

@@ -1,4 +1,4 @@
-"""The small classifier whose features judge samples: one a data set, its accuracy and weights' hash published."""
+"""The small classifier whose features judge samples: one per data set, its accuracy and weights' hash published."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def load_yardstick(
     are trained once, which takes minutes on a CPU, and kept in the platform's cache folder, by the hash of the images
     that they were trained on; a second process waits for the first. `say` gets lines of progress.
 
-    Raises InputError for an unknown data set, where weights are not those whose hash is known, where images are
-    needed and unavailable, and where a trained classifier is less accurate than its row allows.
+    Raises InputError for an unknown data set, if weights are not those whose hash is known, if images are
+    needed and unavailable, and if a trained classifier is less accurate than its row allows.
     """
     if dataset not in DATASETS:
         raise InputError(f"no yardstick for data set {dataset!r}; known: {', '.join(DATASETS)}")

@@ -54,7 +54,7 @@ def read_text(folder: Path, text: str, name: str = "t.csv", **how: object) -> St
 
 
 def chart(metric: str = "FID", runs: tuple[str, ...] = ("dqn-seed1", "dqn-seed2", "ppo-seed1", "ppo-seed2")) -> str:
-    """As W&B's page exports it: every run's metric with its limits, empty where only others have logged."""
+    """As W&B's page exports it: every run's metric with its limits, empty if only others have logged."""
     names = [f"{run} - {metric}{end}" for run in runs for end in ("", "__MIN", "__MAX")]
     lines = [",".join(f'"{name}"' for name in ["Step", *names])]
     for step in (0, 10, 20):

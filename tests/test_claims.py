@@ -401,7 +401,7 @@ def test_the_range_of_learning_rates_is_counted_per_seed() -> None:
     row = claim(runs[runs["lr"] < 0.02], "C17").iloc[0]
     assert (row["verdict"], row["reason"]) == ("not tested", "needs three learning rates")
     lacking = runs[~((runs["arm"] == "sn") & (runs["lr"] == 0.03) & (runs["seed"] < 2))]
-    assert claim(lacking, "C17")["n"].tolist() == [14, 16]  # a seed counts where all its rates are over
+    assert claim(lacking, "C17")["n"].tolist() == [14, 16]  # a seed counts where all its rates ended
 
 
 def test_learning_speed_where_neither_learns_is_refused_and_where_one_does_is_seen() -> None:

@@ -249,7 +249,7 @@ def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: P
 def test_a_failed_run_gives_code_1_and_a_diverged_one_code_0(command: Callable, tmp_path: Path) -> None:
     common = ["--g-width", 8, "--n-fake", 100, "--wandb", "disabled", "--device", "cpu", "--threads", 1, "--runs-dir",
               tmp_path]  # fmt: skip
-    for attempts in (1, 2):  # a failed run is tried again
+    for attempts in (1, 2):  # a failed run is retried
         assert command("train", "--batch-size", 1800, *common)[0] == 1
         (record,) = run_folders(tmp_path / "single")
         assert len(record.status()["attempts"]) == attempts
@@ -270,7 +270,7 @@ def test_a_sweep_says_how_to_learn_why_runs_failed(command: Callable, tmp_path: 
     assert code == 1
     assert f"what can be done: sngan status {path} --runs-dir {tmp_path / 'runs'}" in output
     assert f"failed runs again: sngan sweep {path} --runs-dir {tmp_path / 'runs'} --retry failed" in output
-    assert "--retry failed tries it again" in command("status", *arguments)[1]
+    assert "--retry failed retries it" in command("status", *arguments)[1]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ def test_mappings(tmp_path: Path) -> None:
     hard = {"quality": 'FID, 50k "clean"', "arm": "a=b"}
     assert parse_mapping(written(hard)) == hard
     wrongs = {"qualty=fid": "is none of arm, seed", "quality": "lacks its column", "quality=": "lacks its column",
-              "arm=a,arm=b": "the name 'arm' stands there twice", "arm=a,seed=a": "the column 'a' stands"}  # fmt: skip
+              "arm=a,arm=b": "the name 'arm' appears twice", "arm=a,seed=a": "the column 'a' appears"}  # fmt: skip
     for wrong, message in wrongs.items():
         with pytest.raises(InputError, match=message):
             parse_mapping(wrong)

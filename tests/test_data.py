@@ -95,7 +95,7 @@ def test_processes_share_one_copy_that_nobody_can_change(tmp_path: Path, monkeyp
         data.load.cache_clear()
         assert torch.equal(load(name, str(tmp_path)).images, kept)
     path.unlink()
-    path.write_bytes(bytes([before[0] ^ 1]) + before[1:])  # damaged: made anew
+    path.write_bytes(bytes([before[0] ^ 1]) + before[1:])  # damaged: made again
     data.load.cache_clear()
     assert torch.equal(load("stacked_mnist", str(tmp_path)).images, kept)
     assert path.read_bytes() == before

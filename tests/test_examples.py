@@ -19,7 +19,7 @@ COMMANDS = re.findall(r"```sh\nsngan (report .+?)\n```\n\n> (.+)\n", PAGE)
 
 def made(line: str, folder: Path, command: Callable[..., tuple[int, str, str]]) -> dict[str, Any]:
     words = shlex.split(line)
-    words[words.index("--csv") + 1] = str(EXAMPLES / words[words.index("--csv") + 1])
+    words[1] = f"table:{EXAMPLES / words[1].removeprefix('table:')}"
     code, output, errors = command(*words, "--figures", "svg", "--runs-dir", folder)
     assert code == 0, errors
     return json.loads((Path(output.strip()).parent / "statistics.json").read_text())

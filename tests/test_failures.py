@@ -8,7 +8,7 @@ from analysis.page import tables
 
 
 def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
-    """Runs of 100 steps by arm: the step at which each seed failed, None where it did not."""
+    """Runs of 100 steps by arm: the step at which each seed failed, None if it did not."""
     rows = [
         {"context": "c", "variant": arm, "seed": seed, "last_step": 100, "failure": step is not None,
          "failure_step": np.nan if step is None else step, "ended": True}

@@ -1,4 +1,4 @@
-"""Frozen results: the same study as its records, grown by parts that never change, nothing where a byte has."""
+"""Frozen results: the same study as its records, grown by parts that never change, and no study if a byte has."""
 
 import dataclasses
 import hashlib
@@ -204,7 +204,7 @@ def test_what_is_not_frozen_is_named_and_no_outcome_is(
     assert "3 of 6 runs frozen, 3 of them now (1 part" in output
     assert "not ended yet: 1" in output
     assert f"not frozen: {changed.parent.name}: protocol.json was changed after the run ended" in output
-    failed = next(line for line in output.splitlines() if "is to be tried again" in line)
+    failed = next(line for line in output.splitlines() if "is to be retried" in line)
     assert "dcgan" in failed
     assert not re.search("diverged|finished|fd|loss", output)
     assert not (mixed_study / "report").exists()

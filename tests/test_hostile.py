@@ -37,7 +37,7 @@ def metrics(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A real file system in memory: `disk("size=1m")` mounts it, or mounts it anew with other options."""
+    """A real file system in memory: `disk("size=1m")` mounts it, or mounts it again with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -163,7 +163,7 @@ def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: P
     told: list[Message] = []
     result = execute(small(**OFTEN), "single", folder, told.append)
     assert (result.state, result.ran) == ("finished", False)
-    assert record.metrics_path.read_bytes() == intact  # nothing was trained anew
+    assert record.metrics_path.read_bytes() == intact  # nothing was trained again
     (folder / "study.yaml").write_text(write_study(tmp_path, "single", **_study_fields()).read_text())
     study = sound(load(folder))
     if name == "metrics.jsonl":

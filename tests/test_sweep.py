@@ -72,8 +72,8 @@ def test_a_run_whose_worker_is_killed_twice_is_left_and_the_others_go_on(tmp_pat
         os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 3, output
-    assert "signal SIGKILL; it is tried again" in output
-    assert "signal SIGKILL; not tried again" in output
+    assert "signal SIGKILL; it is retried" in output
+    assert "signal SIGKILL; not retried" in output
     assert output.count("[3/3]") == 1
     assert "[4/3]" not in output
     assert len(record.status()["attempts"]) == 2

@@ -142,7 +142,7 @@ def test_survivors_do_not_stand_for_all(tmp_path: Path) -> None:
         ({"seed": 0.5}, "must hold whole numbers, got 0.5"),
         ({"fid": "high"}, "holds 'high', which is no number"),
         ({"fid": -1.0}, "must be positive.* --maximize"),
-        ({"iteration": 0}, "step 0 of base, seed 0 stands there 12 times"),
+        ({"iteration": 0}, "step 0 of base, seed 0 appears 12 times"),
     ],
 )
 def test_what_a_table_may_not_hold(change: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_a_table_may_not_hold(change: dict[str, object], message: str, tmp_
          r"a, seed 1 has 2 rows, .* map step=..; .* map dataset=.. or setting=..; columns that are not used: task"),
         ("arm,seed,it,quality\na,1,0,2\na,1,10,3\n", "columns that are not used: it"),
         ("arm,seed,quality\na,1,2\na,1,2\n", "a, seed 1 has 2 rows, and nothing tells them apart"),
-        ("arm,seed,step,quality\na,1,5,2\na,1,5,2\n", r"step 5 of a, seed 1 stands there 2 times \(rows 1 and 2\)"),
+        ("arm,seed,step,quality\na,1,5,2\na,1,5,2\n", r"step 5 of a, seed 1 appears 2 times \(rows 1 and 2\)"),
         ("arm,seed,quality,quality\na,1,2,3\n", "has 2 columns called 'quality': rename all but one"),
         ("arm,arm ,seed,quality\na,b,1,2\n", "has 2 columns called 'arm'"),
         ("arm,seed,quality\n,1,2\n", "arm .* is empty in row 1"),
@@ -188,7 +188,7 @@ def test_rows_that_were_logged_one_by_one_are_one_row(tmp_path: Path) -> None:
     assert history["step"].tolist() == [0, 1, 2]
     assert history["eval/fd"].tolist()[:2] == [5, 7]
     assert history["loss/d"].tolist()[::2] == [1, 2]
-    with pytest.raises(InputError, match=r"step 2 of a, seed 0 stands there 2 times \(rows 5 and 6\)"):
+    with pytest.raises(InputError, match=r"step 2 of a, seed 0 appears 2 times \(rows 5 and 6\)"):
         read_text(tmp_path, text + "a,0,2,,2\n")
 
 

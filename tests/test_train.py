@@ -318,7 +318,7 @@ def stored(state: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
-def test_a_resumed_run_goes_on_as_if_nothing_had_been(changes: dict[str, Any]) -> None:
+def test_a_resumed_run_is_as_if_it_had_never_stopped(changes: dict[str, Any]) -> None:
     """From every step: rows, samples and final weights are those of the run that was never stopped."""
     config, data = small(**{"steps": 30, "seed": 5, "log_every": 5, "instrument_every": 10, **changes}), load("digits")
 

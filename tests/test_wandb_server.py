@@ -265,7 +265,7 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     damaged = next((tmp_path / "cache").rglob("rows.json"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b" ")
     assert_equal(load("wandb:tester/sngan", runs_dir=str(tmp_path)), expected_study)
-    assert server.histories == histories + 1  # read anew
+    assert server.histories == histories + 1  # read again
     some = load("wandb:tester/sngan", filters={"config.arm": "sn"}, runs_dir=str(tmp_path))
     assert some.account[["finished", "missing"]].to_list() == [2, 2]
     assert cli.run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0

@@ -83,7 +83,7 @@ CURVES = (
         "bound", "Operator norm against its bound",
         "How much more the convolution stretches an input than its matrix's sigma says. The theorem allows what lies "
         "between the dotted lines: 1, and the root of how many windows overlap at a pixel (2 for kernel 4 at stride "
-        "2, 3 for kernel 3 at stride 1; 1 where the output is one pixel).", 0,
+        "2, 3 for kernel 3 at stride 1; 1 if the output is one pixel).", 0,
     ),
     Curves(
         "spectra", "Shape of the spectra",

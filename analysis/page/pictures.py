@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Film:
-    """The same latents of one seed through training: for each arm one image a step."""
+    """The same latents of one seed through training: for each arm one image per step."""
 
     context: str
     seed: int

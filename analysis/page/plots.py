@@ -154,7 +154,7 @@ def _legend(figure: Figure, names: Iterable[str], look: Look) -> None:
 
 
 def raw_and_used(frame: pd.DataFrame, look: Look) -> Figure:
-    """The way of each variant through (raw sigma, used sigma), a panel a layer; a dot where it ends.
+    """The way of each variant through (raw sigma, used sigma), a panel per layer; a dot where it ends.
 
     `frame` has columns layer, variant, step, raw, used, in order of steps.
     """
@@ -231,7 +231,7 @@ def causes(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def over_time(tables: Mapping[str, pd.DataFrame], label: str, x_label: str) -> Figure:
-    """A strip for each row of each table (columns are steps), coloured on one logarithmic scale; a panel a table."""
+    """A strip for each row of each table (columns are steps), coloured on one logarithmic scale; a panel per table."""
     values = np.concatenate([table.to_numpy(float).ravel() for table in tables.values()])
     values = values[np.isfinite(values) & (values > 0)]
     norm = mpl.colors.LogNorm(values.min(), max(values.max(), values.min() * 1.01))

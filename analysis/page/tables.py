@@ -28,12 +28,12 @@ class Table:
     title: str
     caption: str
     frame: pd.DataFrame
-    needs: str = "records that hold it"  # where there are no rows
+    needs: str = "records that hold it"  # if there are no rows
     quality: str = "q"  # what the q of its columns is called where people read it
 
     @cached_property
     def shown(self) -> pd.DataFrame:
-        """Without the context where there is only one; the CSV has it always."""
+        """Without the context if there is only one; the CSV has it always."""
         single = "context" in self.frame and self.frame["context"].nunique() == 1
         return self.frame.drop(columns="context") if single else self.frame
 
@@ -96,7 +96,7 @@ def verdicts(claims: pd.DataFrame) -> Table:
         "Everything else is inconclusive. The two p are of either verdict, adjusted by Holm over the two primary "
         "claims, by Benjamini-Hochberg over the outcomes of all contexts, and apart over mechanism and cost. "
         "Benjamini-Hochberg bounds the expected share of false ones among the verdicts, not the chance that there is "
-        "one, which is up to .12 where half of the claims are true. p of contradiction is adjusted over outcome, "
+        "one, which is up to .12 if half of the claims are true. p of contradiction is adjusted over outcome, "
         "mechanism and cost together. The evidence table has every part."
     )
     columns = [
@@ -133,9 +133,9 @@ def operating() -> Table:
     """How often whole studies come to verdicts, if the truth is known."""
     caption = (
         "The whole machinery of claims, families and verdicts on simulated studies: the share of studies in which any "
-        "claim is supported, or any contradicted, where nothing differs (arms are exchangeable, with heavy tails, "
+        "claim is supported, or any contradicted, if nothing differs (arms are exchangeable, with heavy tails, "
         "failures and correlated pairs; claims of one arm, of equality and of speed have their thresholds as truth), "
-        "and the power of each claim in its first context where what is claimed is true. low and high: 95 % interval "
+        "and the power of each claim in its first context if what is claimed is true. low and high: 95 % interval "
         "of the share."
     )
     return Table("operating", "How often verdicts mislead, and how often they find", caption, power.operating())
@@ -158,7 +158,7 @@ def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
     if "q_line" in frame.dropna(axis=1, how="all"):
         said += (
             "{q} line: the median of the values that a line through that quarter has at the end, which does not lag; "
-            "order: differs, where it puts the arm at another place. "
+            "order: differs, if it puts the arm at another place. "
         )
     said += (
         "Spread of {scale} at the end among the n steady runs without any failure: standard deviation, 1.4826 MAD, and "
@@ -266,7 +266,7 @@ def spread_power(summary: pd.DataFrame) -> Table:
     caption = (
         "The second primary question is whether sn_dcgan spreads less over seeds than dcgan. Power of its test (paired "
         "Brown-Forsythe) to find a spread twice as large, on normal data with the correlation between paired seeds "
-        "that was found (0 where it is not known), at the levels 0.05 and 0.025 (Holm over two primary tests), by a "
+        "that was found (0 if it is not known), at the levels 0.05 and 0.025 (Holm over two primary tests), by a "
         "seeded simulation; and the number of seeds that 80 % power at 0.025 would need. n_pairs: seeds in which "
         f"neither arm failed, of which the test needs {SPREAD_FROM}."
     )
@@ -277,8 +277,8 @@ def calibration() -> Table:
     """What `analysis.calibration` found."""
     caption = (
         "The procedures of this report on simulated studies whose truth is known: how often 95 % intervals cover it, "
-        "how often tests at 5 % err where nothing differs, and the power of the test of spread. Lowest and highest "
-        "over normal, heavy-tailed (t with 3 degrees of freedom) and, where that means something, lognormal, "
+        "how often tests at 5 % err if nothing differs, and the power of the test of spread. Lowest and highest "
+        "over normal, heavy-tailed (t with 3 degrees of freedom) and, if that means something, lognormal, "
         "contaminated and tied data and failed runs, and over correlations 0, 0.3 and 0.6 of paired seeds. Widths are "
         "in robust standard deviations; their required_low is the width for normal data with a known spread. The test "
         "of spread tells typical distances from the median apart, not standard deviations: two shapes with equal ones "

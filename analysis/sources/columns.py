@@ -100,7 +100,7 @@ def parse_mapping(text: str) -> dict[str, str]:
     pairs = [(name.strip(), column.strip()) for name, _, column in parts]
     for values, what in zip(zip(*pairs, strict=True), ("name", "column"), strict=False):
         if twice := [value for value in values if value and values.count(value) > 1]:
-            raise InputError(f"--map {text!r}: the {what} {twice[0]!r} stands there twice")
+            raise InputError(f"--map {text!r}: the {what} {twice[0]!r} appears twice")
     for name, column in pairs:
         if name not in COLUMNS:
             known = f"{', '.join(COLUMNS)}{suggestion(name, COLUMNS)}"

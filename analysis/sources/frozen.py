@@ -82,9 +82,9 @@ def freeze(
 
     Whole seeds lie in a part as far as it stays below 4 MB. No part is ever changed, and the manifest, which alone says
     what counts, is replaced last: if it is killed before, the frozen study is as it was. One process at a time.
-    `weights(run_id)`: D's final ones as a safetensors file; `tell(done, total)` hears of progress.
+    `weights(run_id)`: D's final ones as a safetensors file; `tell(done, total)` reports progress.
 
-    Named and left out are failed runs, which are to be tried again, runs whose files were changed after they ended, and
+    Named and left out are failed runs, which are to be retried, runs whose files were changed after they ended, and
     those of which another result is frozen already. The plan that is kept is the larger one: what was launched may be
     a part of it; of two with the same runs the one that names its primary contexts. Raises InputError if the folder
     holds something else, such as another study or one whose plan has runs that this one lacks and the other way round,
@@ -98,7 +98,7 @@ def freeze(
     for run in sorted(study.runs.to_dict("records"), key=lambda run: run["seed"]):  # stable: the plan's order otherwise
         run_id, digest = run["run_id"], run["metrics_sha256"] or ""
         if run["state"] == "failed":
-            left_out.append(f"{run_id} failed, and is to be tried again: {run['error']}")
+            left_out.append(f"{run_id} failed, and is to be retried: {run['error']}")
         elif run["state"] not in RESULTS:
             not_ended += run_id not in before
         elif run_id in before:

@@ -250,7 +250,7 @@ def _terms(rows: pd.DataFrame, column: Mapping[str, str], reading: Reading, name
 
 
 def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFrame:
-    """With dataset, setting, context, variant, run_id and step; refused where rows are not told apart by these.
+    """With dataset, setting, context, variant, run_id and step; refused if rows are not told apart by these.
 
     Rows of one run and step that have nothing in common, as a loss and an evaluation that were logged one by one, are
     one row.
@@ -275,7 +275,7 @@ def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFram
         first = rows[twice].iloc[0]
         places = rows.index[(rows["run_id"] == first["run_id"]) & (rows["step"] == first["step"])] + 1
         raise InputError(
-            f"{name}: step {first['step']} of {first['run_id']} stands there {len(places)} times (rows {places[0]} and "
+            f"{name}: step {first['step']} of {first['run_id']} appears {len(places)} times (rows {places[0]} and "
             f"{places[1]}): remove what is there twice, or map what tells them apart (dataset=.., setting=..){others}"
         )
     return rows

@@ -93,7 +93,7 @@ def bench(
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(where) | {"matmul_flops": rates},
-        "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32 where no other is named"},
+        "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32 if no other is named"},
         "rows": rows,
         "ratios": _ratios(rows, configs["dcgan"], _flop_done(configs["dcgan"], data), rates["float32"]),
     }
@@ -269,7 +269,7 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
     every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
              _WANDB: config.log_every, _EVALUATION: config.steps / len(config.evaluation_steps())}  # fmt: skip
-    costs = {name: rows[name]["seconds"] / n for name, n in every.items() if name in rows}  # seconds a step
+    costs = {name: rows[name]["seconds"] / n for name, n in every.items() if name in rows}  # seconds per step
     shares = {name: cost / (step["sn_dcgan"] + sum(costs.values())) for name, cost in costs.items()}
     evaluation = shares.pop(_EVALUATION)
     ratios |= {f"cost of {name.rpartition(',')[0]}": share for name, share in shares.items()}
@@ -315,7 +315,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _instruction_sets() -> list[str]:
-    """Those of the CPU that matrix products can use, where Linux names them."""
+    """Those of the CPU that matrix products can use, if Linux names them."""
     file = Path("/proc/cpuinfo")
     words = set(file.read_text().split()) if file.exists() else set()
     return sorted(word for word in words if word.startswith(("avx", "amx", "fma", "sve", "asimd")))

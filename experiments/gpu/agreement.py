@@ -28,7 +28,7 @@ _CONFIG = {"dataset": "digits", "batch_size": 64, "steps": 20, "log_every": 1, "
 _DIGITS = 12
 _SMALL = 1e-3  # a number below it is compared as if it were as large
 
-Rows = dict[str, list[float | None]]  # metric -> one value per row; None where a row does not have it
+Rows = dict[str, list[float | None]]  # metric -> one value per row; None if a row does not have it
 
 
 class Tolerance(NamedTuple):

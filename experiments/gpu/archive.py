@@ -30,7 +30,7 @@ _FILES = re.compile(r"[a-z]+\.(json|jsonl|safetensors)|samples/step-\d+\.png")
 
 
 class Archives:
-    """The archives of one folder, written one after the other; `full` where a run no longer fits."""
+    """The archives of one folder, written one after the other; `full` if a run no longer fits."""
 
     def __init__(self, folder: Path, study: str, plan: str) -> None:
         self._folder, self._study, self._plan = folder, study, plan.encode()

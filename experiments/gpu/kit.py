@@ -35,8 +35,8 @@ def on_the_machine() -> set[str]:
 def make(folder: Path, data_dir: str = "") -> str:
     """Write the kit, or replace it, and return a line on its size. The wheels are requirements.lock's, by their hashes.
 
-    Raises InputError where MNIST or a wheel cannot be had, where the kit exceeds 20 MiB, and where the kit and the
-    working tree, which travel together, exceed 60 MiB; and where the folder holds something else than a kit.
+    Raises InputError if MNIST or a wheel is unavailable, if the kit exceeds 20 MiB, if the kit and the
+    working tree, which travel together, exceed 60 MiB, and if the folder holds something else than a kit.
     """
     from sngan.data import data_root, load  # needs what the kit brings
 

@@ -41,7 +41,7 @@ def stop(process: subprocess.Popen[bytes], grace_seconds: float = 0) -> None:
 
 
 def run(command: list[str], log: Path, seconds: float, environment: dict[str, str] | None = None) -> int | None:
-    """Exit code of a process; None where it did not end in time, and was stopped."""
+    """Exit code of a process; None if it did not end in time, and was stopped."""
     process = start(command, log, environment)
     try:
         return process.wait(max(0.0, seconds))

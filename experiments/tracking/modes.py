@@ -12,7 +12,7 @@ from sngan.datasets import DATASETS, is_many
 class ModeWatch:
     """Whether a run, once healthy, has lost modes: as the report judges it, but while the run trains.
 
-    `trivial_fd`: of the trivial sampler; None where it is not known, and then nothing is seen.
+    `trivial_fd`: of the trivial sampler; None if it is not known, and then nothing is seen.
     """
 
     def __init__(self, config: RunConfig, trivial_fd: float | None) -> None:
@@ -21,7 +21,7 @@ class ModeWatch:
         self._best, self._bad = 0.0, 0  # effective modes; evaluations in a row
 
     def lost(self, row: dict[str, Any]) -> str:
-        """What is wrong, once a run and at the second bad evaluation in a row; else nothing."""
+        """What is wrong, once per run and at the second bad evaluation in a row; else nothing."""
         if any(row.get(f"eval/{name}") is None for name in ("fd", "effective_modes", "mode_kl", "diversity")):
             return ""
         modes, classes = row["eval/effective_modes"], self._classes

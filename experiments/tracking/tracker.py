@@ -92,7 +92,7 @@ class Tracker:
     def finish(self, state: State, summary: dict[str, Any], record: Record | None = None) -> None:
         """Wait until W&B has everything: about a minute at most, and 5 seconds for a run that was told to stop.
 
-        `record`: the folder of a run that is over, whose weights and rows become artifacts.
+        `record`: the folder of a run that ended, whose weights and rows become artifacts.
         """
         self._calls.put(lambda run: run.summary.update(_plain(summary | _address(run, self.mode))))
         if state in (State.DIVERGED, State.FAILED):
@@ -110,7 +110,7 @@ class Tracker:
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
-        with suppress(KeyboardInterrupt):  # raised by a warning that nobody hears any more
+        with suppress(KeyboardInterrupt):  # raised by a warning that nobody reads any more
             while not self._run:
                 try:
                     self._run = self._start()
@@ -208,7 +208,7 @@ class Tracker:
         if not self.error:  # one warning a run
             self.error = f"W&B {what}: {' '.join(str(error).split()).rstrip('.')}"
             self._warn(
-                f"{self.error}. Training goes on and the record is complete; once that is mended, "
+                f"{self.error}. Training continues and the record is complete; once that is mended, "
                 f"`cd {self._folder} && wandb sync --include-online --yes` sends what is missing"
             )
 
