@@ -107,13 +107,13 @@ class Sweep:
     study: Positional[_Study]
     workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu per CUDA device")] = 0
     engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
-    address: Annotated[str, arg(help="of a Ray cluster that runs: auto, or HOST:PORT; default: start one here")] = ""
-    shard: Annotated[str, arg(help="i/n: only the i-th of n parts of the runs, counted from 0")] = ""
+    address: Annotated[str, arg(help="of a running Ray cluster: auto, or HOST:PORT; default: start one here")] = ""
+    shard: Annotated[str, arg(help="i/n: train only the i-th of n parts of the runs, counted from 0")] = ""
     execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution(threads=1)
-    devices: Annotated[str, arg(help="CUDA devices that the workers share out, such as 0,1")] = ""
-    per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with its part of the memory")] = 1
+    devices: Annotated[str, arg(help="CUDA devices for the workers, such as 0,1")] = ""
+    per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with an equal part of its memory")] = 1
     retry: Annotated[Literal["none", "failed"], arg(help="failed: retry failed runs")] = "none"
-    retries: Annotated[int, arg(help="how often, at most; also for a run whose worker was killed")] = 1
+    retries: Annotated[int, arg(help="most retries per run, also of one whose worker was killed")] = 1
     force: _Force = False
     runs_dir: _RunsDir = ""
 
@@ -277,22 +277,25 @@ class Report:
 
     target: Positional[Annotated[str, arg(metavar="[SOURCE]", help="where the runs are, see above")]] = ""
     freeze: Annotated[str, arg(metavar="DIR", help="also add the runs that ended to what is frozen there")] = ""
-    report: Annotated[bool, arg(help="--no-report: only --freeze, which prints counts and computes no outcome")] = True
-    map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns are, as quality=fid,arm=method")] = ""
+    report: Annotated[bool, arg(help="--no-report: only --freeze, which prints counts and computes no outcomes")] = True
+    map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns mean, such as quality=fid,arm=method")] = (
+        ""
+    )
     run_name: Annotated[
         str, arg(metavar="REGEX", help="takes arm and seed from the runs' names: '(?P<arm>.+)-seed(?P<seed>[0-9]+)'")
     ] = ""
     maximize: Annotated[bool, arg(help="of a table: more of the quality is better")] = False
-    baseline: Annotated[str, arg(help="of a table: the arm that others are compared with")] = ""
+    baseline: Annotated[str, arg(help="of a table: the arm to compare the others with")] = ""
     filter: Annotated[str, arg(help="of W&B's runs: FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
-    figures: Annotated[str, arg(help="files of the figures: some of png,svg,pdf")] = "png,svg"
+    figures: Annotated[str, arg(help="formats of the figures' files: some of png,svg,pdf")] = "png,svg"
     publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="the same as frozen:DIR")] = ""
     csv: Annotated[str, arg(metavar="FILE", help="the same as table:FILE")] = ""
     source: Annotated[
-        Literal["local", "wandb-files", "wandb"], arg(help="the same as wandb:.. or wandb-files:.., of a study")
+        Literal["local", "wandb-files", "wandb"],
+        arg(help="with a study's name: the same as wandb-files:DIR, or with --project as wandb:ENTITY/PROJECT"),
     ] = "local"
-    project: Annotated[str, arg(metavar="ENTITY/PROJECT", help="of --source wandb")] = ""
+    project: Annotated[str, arg(metavar="ENTITY/PROJECT", help="for --source wandb")] = ""
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
@@ -412,7 +415,7 @@ class Sample:
     """Draw a grid of new samples from a run's generator into <run>/samples/sample.png."""
 
     target: Positional[_Run]
-    seed: Annotated[int, arg(help="of the latents")] = 0
+    seed: Annotated[int, arg(help="seed of the latents")] = 0
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
@@ -445,9 +448,13 @@ class Bench:
     threads: Annotated[int, arg(help=HELP["threads"])] = 0
     device: Annotated[str, arg(help=HELP["device"])] = "auto"
     data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
-    seconds: Annotated[float, arg(help="about how long all rows together may take, from a minute on")] = 60.0
-    rounds: Annotated[int, arg(help="in which all rows take their turn; a row is their median")] = 7
-    report: Annotated[bool, arg(help="instead: the report, over up to 1,000 synthetic runs; 5 minutes")] = False
+    seconds: Annotated[float, arg(help="about how long all rows together may take; at least 60")] = 60.0
+    rounds: Annotated[
+        int, arg(help="rounds in which every row takes its turn; what is printed is the median over them")
+    ] = 7
+    report: Annotated[
+        bool, arg(help="measure the report instead, over up to 1,000 synthetic runs; takes 5 minutes")
+    ] = False
     out: Annotated[str, arg(help="JSON file to write; default: bench/<machine>.json in the runs folder")] = ""
     runs_dir: _RunsDir = ""
     as_json: _Json = False
@@ -474,7 +481,9 @@ class Yardstick:
     """
 
     dataset: Positional[_Judge]
-    threads: Annotated[int, arg(help="CPU threads; the bits depend on it, the shipped weights are of one")] = 1
+    threads: Annotated[
+        int, arg(help="CPU threads, on which the bits depend; the shipped weights were trained with one")
+    ] = 1
     data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
     out: Annotated[str, arg(help="file to write; default: yardsticks/DATASET.safetensors in the runs folder")] = ""
     runs_dir: _RunsDir = ""
