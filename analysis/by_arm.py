@@ -42,12 +42,7 @@ def _row(context: str, variant: str, runs: pd.DataFrame, terms: Terms) -> dict[s
     ends = having["q_end"].dropna().to_numpy(float)
     row |= {"q_mean": float(ends.mean()) if len(ends) else np.nan, "q_mean_sd": _sd(ends)}
     rate = rate_interval(int(failed.sum()), len(runs))
-    row |= {
-        "failures": int(failed.sum()),
-        "failure_rate": rate.estimate,
-        "rate_low": rate.low,
-        "rate_high": rate.high,
-    }
+    row |= {"failures": int(failed.sum()), "failure_rate": rate.estimate, "rate_low": rate.low, "rate_high": rate.high}
     of = steady[terms.location].dropna().to_numpy(float)
     row |= {"n_steady": len(of), "sd": _sd(of), "mad": _mad(of)}
     row |= dict(zip(("q_10", "q_90"), back(np.quantile(of, [0.1, 0.9])) if len(of) else [np.nan] * 2, strict=True))

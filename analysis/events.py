@@ -79,13 +79,7 @@ def find_events(
 
 
 def _events(
-    run: Columns,
-    state: str,
-    classes: int,
-    trivial: float,
-    reference: float,
-    thresholds: Thresholds,
-    lost: float | None,
+    run: Columns, state: str, classes: int, trivial: float, reference: float, thresholds: Thresholds, lost: float | None
 ) -> Iterator[tuple[str, int]]:
     step = run["step"]
     last = int(step[-1]) if len(step) else 0

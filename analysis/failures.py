@@ -26,11 +26,7 @@ from experiments.record import RESULTS
 
 FOREIGN_CAUSES = {"error": CAUSES["error"], "divergence": "a loss or the quality is not finite, or the table says so"}
 
-OTHER_THRESHOLDS = {
-    "quality_collapse": (1.5, 2.0, 3.0),
-    "healthy": (0.25, 0.5, 0.75),
-    "modes": (1 / 3, 1 / 2, 2 / 3),
-}
+OTHER_THRESHOLDS = {"quality_collapse": (1.5, 2.0, 3.0), "healthy": (0.25, 0.5, 0.75), "modes": (1 / 3, 1 / 2, 2 / 3)}
 """at which failures are counted too"""
 
 

@@ -94,10 +94,7 @@ _AXES = ("step", "d_updates")
 
 
 def summarize(
-    history: pd.DataFrame,
-    runs: pd.DataFrame | None = None,
-    thresholds: Thresholds | None = None,
-    terms: Terms = OURS,
+    history: pd.DataFrame, runs: pd.DataFrame | None = None, thresholds: Thresholds | None = None, terms: Terms = OURS
 ) -> pd.DataFrame:
     """One row per run: run_id, dataset, arm, setting, seed, last_step, STATISTICS, and what became of it.
 

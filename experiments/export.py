@@ -106,11 +106,7 @@ def export(record: Record) -> Path:
     description = {
         "run_id": record.run_id,
         "config": config.identity(),
-        "input": {
-            "generator": ["N", config.z_dim],
-            "discriminator": ["N", *image],
-            "images": "in [-1, 1]",
-        },
+        "input": {"generator": ["N", config.z_dim], "discriminator": ["N", *image], "images": "in [-1, 1]"},
         "spectral_norm": "removed",
         "constraint": ARMS[config.arm].constraint,  # what D was trained under, and is no part of it now
         "largest_difference": difference,

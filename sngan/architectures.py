@@ -140,7 +140,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             Layer("conv2", "conv", 2, kernel=4, stride=2, norm=True, activation="leaky_relu"),
             Layer("conv3", "conv", "logit", kernel=4, stride=2),
         ),
-    ),
+    )
 }
 
 YARDSTICK = (  # of 28 pixels a side 28, 14, 14, 7, 4; then features, and a logit for each class

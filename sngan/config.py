@@ -124,10 +124,7 @@ class Identity:
     instrument_every: int = _field(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
     n_evaluations: int = _field(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
     n_fake: int = _field(
-        None,
-        f"samples of an evaluation; default: 5,000 from 10,000 steps on, else 2,000; {_N_FAKE}",
-        20,
-        1e6,
+        None, f"samples of an evaluation; default: 5,000 from 10,000 steps on, else 2,000; {_N_FAKE}", 20, 1e6
     )
 
 

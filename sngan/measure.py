@@ -16,15 +16,7 @@ from sngan import quantities
 from sngan.config import RunConfig
 from sngan.constraints import Constraint
 from sngan.data import ImageData, normalized
-from sngan.sigma import (
-    ConvSigma,
-    batch_norm_gain,
-    log_sigmas,
-    matrix_sigma,
-    singular_values,
-    spectrum,
-    standing_still,
-)
+from sngan.sigma import ConvSigma, batch_norm_gain, log_sigmas, matrix_sigma, singular_values, spectrum, standing_still
 from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, weight_layers
 from sngan.streams import layer_generators, normal, numpy_generator, torch_generator
 

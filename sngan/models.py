@@ -37,13 +37,7 @@ class Discriminator(nn.Sequential):
     layer between the layers with weights: "batch" or "none". Raises ValueError for another one.
     """
 
-    def __init__(
-        self,
-        channels: int = 1,
-        width: int = 16,
-        norm: Norm = "batch",
-        architecture: str = "dcgan28",
-    ) -> None:
+    def __init__(self, channels: int = 1, width: int = 16, norm: Norm = "batch", architecture: str = "dcgan28") -> None:
         rows = architectures.discriminator(architecture, channels, width)
         super().__init__(_modules(rows, norm, ARCHITECTURES[architecture].slope))
 

@@ -65,7 +65,4 @@ UNOBSERVED = {"window": Window().state(), "instruments": {}}
 def elapsed(start: float, steps: int, config: RunConfig) -> dict[str, float]:
     """Seconds per step since `start`, instruments and record left out, and the real images seen per second."""
     seconds = (time.perf_counter() - start) / steps
-    return {
-        "time/step_seconds": seconds,
-        "time/images_per_second": config.n_dis * config.batch_size / seconds,
-    }
+    return {"time/step_seconds": seconds, "time/images_per_second": config.n_dis * config.batch_size / seconds}

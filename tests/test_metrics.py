@@ -10,14 +10,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from sngan import metrics
-from sngan.metrics import (
-    diversity,
-    frechet_distance,
-    kernel_distance,
-    kernel_distance_error,
-    mode_coverage,
-    prdc,
-)
+from sngan.metrics import diversity, frechet_distance, kernel_distance, kernel_distance_error, mode_coverage, prdc
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -30,11 +30,7 @@ class Images(Dataset):
 
 def generator(z_dim: int, width: int) -> nn.Sequential:
     def block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
-        return [
-            nn.ConvTranspose2d(inputs, outputs, kernel, stride),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        ]
+        return [nn.ConvTranspose2d(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
     return nn.Sequential(
         *block(z_dim, 4 * width, 3, 2),

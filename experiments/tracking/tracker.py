@@ -295,10 +295,7 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
         artifact = wandb.Artifact(f"data-{config.dataset}", "dataset", metadata={"sha256": data})
         artifact.add_reference(f"urn:sha256:{data}", name="images", checksum=False)
         run.log_artifact(artifact)
-    files = {
-        "model": [record.checkpoint_path],
-        "record": [record.config_path, record.protocol_path, *record.row_paths],
-    }
+    files = {"model": [record.checkpoint_path], "record": [record.config_path, record.protocol_path, *record.row_paths]}
     for kind, paths in files.items():
         artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
         for path in paths:
