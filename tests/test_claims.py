@@ -12,10 +12,10 @@ import pytest
 from scipy import stats
 
 from analysis import claims as claims_module
+from analysis import power
 from analysis.claims import CLAIMS, Part, judge, judge_runs
 from analysis.comparisons import compare_arms
 from analysis.inference import MARGIN, paired_rates_p
-from analysis.page import tables
 from analysis.stability import summarize
 from analysis.stats import Interval, signed_rank_p
 from analysis.study import Study
@@ -479,7 +479,7 @@ def test_each_claim_has_its_own_seeds(tmp_path: Path) -> None:
     each = {arm: {"each": [1.0] * 25} for arm in ("plain", "sn", "penalty")}
     (tmp_path / "bench.json").write_text(json.dumps({"made": "x", "rows": each}))
     found = judge_runs(table({arm: {} for arm in ALL}, 7), {}, tmp_path)
-    reach = tables.reach(found).frame.set_index("claim")
+    reach = power.reach(found).set_index("claim")
     assert (reach.loc["C12", "n"], reach.loc["C8", "n"]) == (25, 7)
     assert reach.loc["C8", "decidable"] == "hardly: 7 seeds, fewer than 10"
 

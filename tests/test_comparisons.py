@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.page import tables
+from analysis import comparisons
 from analysis.stability import summarize
 from analysis.study import Study
 from analysis.synthetic import study
@@ -19,7 +19,7 @@ def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     The gain ends at the trivial sampler's 40: from 10 to 30 it falls by log 3.
     """
     of = study(tmp_path, {"dcgan": {}, "sn": {}, "plain": {}}, seeds=12, settings={"C": 1.0, "E": 3.0})
-    frame = tables.interactions(of, summarize(of.history, of.runs)).frame.set_index("arm")
+    frame = comparisons.interactions(of, summarize(of.history, of.runs)).set_index("arm")
     assert set(frame["n"]) == {12}
     assert frame.loc["sn", "effect"] == pytest.approx(np.log(3), abs=0.02)
     assert frame.loc["sn", "low"] > 1
@@ -27,7 +27,7 @@ def test_an_arm_that_a_setting_harms_interacts_with_it(tmp_path: Path) -> None:
     assert frame.loc["sn", "p_adjusted"] == pytest.approx(4 / 2**12)
     assert abs(frame.loc["plain", "effect"]) < 0.02
     alone = study(tmp_path, {"dcgan": {}, "sn": {}}, seeds=3)
-    assert tables.interactions(alone, summarize(alone.history, alone.runs)).frame.empty
+    assert comparisons.interactions(alone, summarize(alone.history, alone.runs)).empty
 
 
 def test_contexts_are_compared_in_the_studys_order_and_where_both_arms_are(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_contexts_are_compared_in_the_studys_order_and_where_both_arms_are(tmp_p
     of = study(tmp_path, arms, seeds=8, settings={"E": 1.0, "C": 3.0, "A": 1.0})
     absent = (of.runs["arm"] == "plain") & (of.runs["setting"] == "E")
     of = replace(of, runs=of.runs[~absent], history=of.history[~of.history["run_id"].isin(of.runs[absent]["run_id"])])
-    frame = tables.interactions(of, summarize(of.history, of.runs)).frame
+    frame = comparisons.interactions(of, summarize(of.history, of.runs))
     pairs = {(row["arm"], row["in"][-1], row["against"][-1]) for row in frame.to_dict("records")}
     assert pairs == {("sn", "C", "E"), ("sn", "A", "E"), ("plain", "A", "C")}
 
@@ -60,7 +60,7 @@ def test_each_arm_at_its_own_best_rate_is_chosen_on_one_half_and_judged_on_the_o
         "sn": {0.01: [0.2] * 20, 0.02: [1.5] * 10 + [1.4] * 10},
     }
     of, summary = by_rate(tmp_path, worked)
-    frame = tables.tuned(of, summary).frame.set_index("arm")
+    frame = comparisons.tuned(of, summary).set_index("arm")
     assert frame["lr"].to_dict() == {"dcgan": 0.01, "sn": 0.02}
     assert frame["n"].to_dict() == {"dcgan": 10, "sn": 10}
     assert frame["gain_median"].to_dict() == {"dcgan": 0.5, "sn": 1.4}
@@ -74,12 +74,12 @@ def test_each_arm_at_its_own_best_rate_is_chosen_on_one_half_and_judged_on_the_o
     assert sn["p"] == pytest.approx(2 / 2**10)
     assert np.isnan(frame.loc["dcgan", "shift"])
     one_rate = {arm: {0.01: rates[0.01]} for arm, rates in worked.items()}
-    assert tables.tuned(*by_rate(tmp_path, one_rate)).frame.empty
+    assert comparisons.tuned(*by_rate(tmp_path, one_rate)).empty
 
 
 def test_the_largest_rate_that_worked_is_shown_per_arm_and_seed(tmp_path: Path) -> None:
     of, summary = by_rate(tmp_path, {"sn": {0.01: [1.0, 1.0, 0.1], 0.02: [1.0, 0.1, 0.1], 0.03: [0.1, 1.0, 0.1]}})
-    frame = tables.rates(of, summary).frame
+    frame = comparisons.rates(of, summary)
     assert frame["healthy_rates"].tolist() == [2, 2, 0]
     assert frame["largest_healthy_lr"].tolist()[:2] == [0.02, 0.03]
     assert np.isnan(frame["largest_healthy_lr"].iloc[2])

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from analysis import measured
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import tables
@@ -14,7 +15,7 @@ from sngan.config import TRAINING_VERSION
 
 
 def page_of(study: Study) -> str:
-    return rendered(content_of(study, [tables.protocols(study)], Thresholds()), [], None)
+    return rendered(content_of(study, [tables.of("protocol", measured.protocols(study))], Thresholds()), [], None)
 
 
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
@@ -22,17 +23,17 @@ def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
     record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
     record.write_status(record.status() | record.digests())
     study = load(mixed_study)
-    assert tables.protocols(study).frame["runs"].tolist() == [1, 4]
+    assert measured.protocols(study)["runs"].tolist() == [1, 4]
     assert "samples were judged in more than one way; their numbers cannot be compared" in page_of(study)
     (record.folder / "protocol.json").unlink()  # as in records of an older program
     record.write_status({name: value for name, value in record.status().items() if name != "protocol_sha256"})
     study = load(mixed_study)
-    assert tables.protocols(study).frame["runs"].tolist() == [4]
+    assert measured.protocols(study)["runs"].tolist() == [4]
     assert "more than one way" not in page_of(study)
     (record.folder / "protocol.json").write_text("[]")
     study = load(mixed_study)
     assert "protocol.json: expected an object" in study.runs.set_index("run_id").loc[record.run_id, "damage"]
-    assert tables.protocols(study).frame["runs"].tolist() == [4]
+    assert measured.protocols(study)["runs"].tolist() == [4]
 
 
 def test_results_of_different_training_code_are_warned_of(mixed_study: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.page import tables
+from analysis import failures
 
 
 def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
 def test_paired_failures_by_hand() -> None:
     """Seeds 0 to 7: sn fails in 0 alone, dcgan in 1 to 6, of which sn in 6 too and earlier; 7 has no dcgan."""
     summary = outcomes(dcgan=[None, 20, 30, 40, 50, 60, 70], sn=[90, None, None, None, None, None, 10, None])
-    frame = tables.paired_failures(summary).frame.set_index("test")
+    frame = failures.paired(summary).set_index("test")
     assert set(frame["arm"]) == {"sn"}
     assert set(frame["baseline"]) == {"dcgan"}
     assert set(frame["n_pairs"]) == {7}
@@ -36,4 +36,4 @@ def test_paired_failures_by_hand() -> None:
     p = np.sort(frame["p"].to_numpy())
     adjusted = np.minimum.accumulate((p * 4 / np.array([1, 2, 3, 4]))[::-1])[::-1]
     assert np.sort(frame["p_adjusted"]) == pytest.approx(np.minimum(adjusted, 1))
-    assert tables.paired_failures(outcomes(sn=[None, 3])).frame.empty
+    assert failures.paired(outcomes(sn=[None, 3])).empty

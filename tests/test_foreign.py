@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from others import MAPPING, results, some_table, summary_of
 
+from analysis import comparisons, failures
 from analysis.comparisons import compare_arms
 from analysis.load import load
-from analysis.page import tables
 from analysis.page.report import write
 from analysis.sources.columns import Reading, written
 from analysis.sources.frozen import freeze
@@ -61,12 +61,12 @@ def test_every_table_compares_with_the_named_baseline(tmp_path: Path, command: C
     assert {row["baseline"] for row in statistics["across"]} == {"b", None}
     study = read(tmp_path / "t.csv", Reading({"quality": "score"}, "b", True), tmp_path)
     summary = summary_of(study)
-    assert set(tables.paired_failures(summary, "b").frame["baseline"]) == {"b"}
-    assert tables.interactions(study, summary).frame.empty  # data sets do not compare, settings do
+    assert set(failures.paired(summary, "b")["baseline"]) == {"b"}
+    assert comparisons.interactions(study, summary).empty  # data sets do not compare, settings do
     study = from_table(
         table.rename(columns={"dataset": "setting"}), Reading({"quality": "score"}, "b", True), "t", tmp_path
     )
-    frame = tables.interactions(study, summary_of(study)).frame
+    frame = comparisons.interactions(study, summary_of(study))
     assert (set(frame["baseline"]), set(frame["arm"])) == ({"b"}, {"a", "c"})
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis import measured
 from analysis.load import load
 from analysis.measured import bounds_of
-from analysis.page import tables
 from experiments.run import execute
 from experiments.study import read
 from sngan.architectures import ARCHITECTURES, Layer
@@ -35,7 +35,7 @@ def test_networks_of_two_kinds_are_two_contexts_with_their_own_layers(
     study = load(folder)
     contexts = [f"digits, setting C, architecture {name}" for name in ("dcgan28", "other")]
     assert list(study.runs["context"]) == contexts
-    for table in (tables.sigmas(study).frame, tables.operators(study).frame):
+    for table in (measured.sigmas(study), measured.operators(study)):
         assert list(zip(table["context"], table["layer"], table["n"], strict=True)) == [
             *((contexts[0], layer, 1) for layer in ("conv1", "conv2", "conv3")),
             *((contexts[1], layer, 1) for layer in ("conv10", "conv2", "last")),

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from analysis import power
 from analysis.calibration import OPERATING, TABLE
-from analysis.page import tables
 
 
 def test_claims_out_of_reach_are_named_with_their_power() -> None:
@@ -13,20 +13,20 @@ def test_claims_out_of_reach_are_named_with_their_power() -> None:
         [("C7b", 20, "inconclusive", ""), ("C8", 20, "supported", ""), ("C9", 0, "not tested", "needs sn with ..")],
         columns=["claim", "n", "verdict", "reason"],
     ).assign(decides=True, statement="..", context="c", seeds=lambda of: of["n"])
-    frame = tables.reach(judged).frame.set_index("claim")
+    frame = power.reach(judged).set_index("claim")
     assert frame.loc["C7b", "power_at_20"] == power["C7b", 20] < 0.5
     assert frame.loc["C7b", "decidable"].startswith("no: ")
     assert frame.loc["C9", "decidable"] == "no: needs sn with .."
     assert (
-        tables.reach(judged.assign(seeds=8)).frame.set_index("claim").loc["C8", "decidable"]
+        power.reach(judged.assign(seeds=8)).set_index("claim").loc["C8", "decidable"]
         == "hardly: 8 seeds, fewer than 10"
     )
-    tuned = tables.operating().frame
+    tuned = power.operating()
     assert len(tuned) == len(kept)
 
 
 def test_calibration_is_the_range_of_what_was_simulated() -> None:
-    frame = tables.calibration().frame
+    frame = power.calibrated()
     kept = pd.read_csv(TABLE)
     assert frame["conditions"].sum() == len(kept)
     row = frame[(frame["procedure"] == "spread ratio") & (frame["n"] == 10)].iloc[0]

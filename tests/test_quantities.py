@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from conftest import small
 
+from analysis import measured
 from analysis.load import load as load_study
-from analysis.page import tables
 from analysis.page.figures import CURVES
 from experiments.record import Record
 from experiments.run import execute
@@ -77,8 +77,8 @@ def test_what_a_row_says_is_shown_is_shown(mixed_study: Path) -> None:
     assert figures >= {name for of in QUANTITIES if of.figure for name in of.names(LAYERS)}
     study = load_study(mixed_study)
     columns = {table.file: set(table.frame) for table in (
-        tables.quality(study), tables.sigmas(study), tables.operators(study),
-        tables.lipschitz(study),
+        measured.quality(study), measured.sigmas(study), measured.operators(study),
+        measured.lipschitz(study),
     )}  # fmt: skip
     for of in QUANTITIES:
         if of.table:

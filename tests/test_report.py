@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from conftest import HOSTILE, needs, small
 
+from analysis import measured
 from analysis.comparisons import compare_arms
 from analysis.load import load
-from analysis.page import tables
 from analysis.page.report import write_report
 from analysis.stability import summarize
 from analysis.study import Study
@@ -141,7 +141,7 @@ def synthetic(states: dict[tuple[str, int], str], **metrics: Callable[[np.ndarra
 def test_the_share_above_the_tolerance_is_of_rows_from_the_first_update_on() -> None:
     sigma = lambda step: np.where(step < 100, 2.0, np.where(step == 700, 1.06, 1.0))  # noqa: E731
     study = synthetic({("sn", 0): "finished"}, sigma__conv1=sigma, sigma_raw__conv1=sigma)
-    row = tables.sigmas(study).frame.iloc[0]
+    row = measured.sigmas(study).iloc[0]
     assert row["share_above_1.05"] == pytest.approx(1 / 10)  # of 100, 200, .. 1000
     assert (row["sigma"], row["n"]) == (1, 1)
 

@@ -11,8 +11,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from analysis import comparisons, failures, measured, power
 from analysis.claims import judge
-from analysis.comparisons import compare_arms
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import figures, plots, tables
@@ -99,27 +99,27 @@ def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found
     claims, sensitivity = judge(study, summary), tables.sensitivity(study, thresholds)
     shown = [
         tables.account(study),
-        tables.reach(claims),
+        tables.of("reach", power.reach(claims)),
         tables.verdicts(claims),
         tables.arms(summary),
         tables.causes(summary),
-        tables.paired_failures(summary),
+        tables.of("paired_failures", failures.paired(summary)),
         sensitivity,
-        tables.rates(study, summary),
-        tables.tuned(study, summary),
-        tables.quality(study),
-        tables.protocols(study),
-        tables.sigmas(study),
-        tables.operators(study),
-        tables.lipschitz(study),
+        tables.of("rates", comparisons.rates(study, summary)),
+        tables.of("tuned", comparisons.tuned(study, summary)),
+        tables.of("quality", measured.quality(study)),
+        tables.of("protocol", measured.protocols(study)),
+        tables.of("sigma", measured.sigmas(study)),
+        tables.of("operators", measured.operators(study)),
+        tables.of("lipschitz", measured.lipschitz(study)),
         tables.statistics(study, summary),
-        tables.paired(study, compare_arms(study, summary)),
+        tables.paired(study, comparisons.compare_arms(study, summary)),
         tables.runs_statistics(study, summary),
         tables.interactions(study, summary),
-        tables.spread_power(summary),
+        tables.of("power", power.spread(summary)),
         tables.evidence(claims),
-        tables.operating(),
-        tables.calibration(),
+        tables.of("operating", power.operating()),
+        tables.of("calibration", power.calibrated()),
         tables.runs(study),
     ]
     beside = {"extra": study.extra, "primary": dict(study.primary), "thresholds": asdict(thresholds)}
@@ -128,13 +128,16 @@ def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found
 
 def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Found:
     """What can be said of another program's runs: the papers' claims are of our arms, thresholds of our evaluations."""
-    compared, across = compare_arms(study, summary), tables.across(study, summary)
+    compared, across = comparisons.compare_arms(study, summary), tables.across(study, summary)
     shown = [tables.account(study), tables.arms(summary, study.terms), across]
     if summary["failure"].eq(True).any():
-        shown += [tables.causes(summary, foreign=True), tables.paired_failures(summary, study.baseline)]
+        shown += [
+            tables.causes(summary, foreign=True),
+            tables.of("paired_failures", failures.paired(summary, study.baseline)),
+        ]
     shown += [tables.statistics(study, summary), tables.paired(study, compared)]
     shown += [tables.runs_statistics(study, summary), tables.interactions(study, summary)]
-    shown += [tables.runs(study), tables.calibration()]
+    shown += [tables.runs(study), tables.of("calibration", power.calibrated())]
     short = in_short(study, summary, compared, across.frame)
     beside = {"short": short, "warnings": list(study.warnings)}
     return _Found([table for table in shown if len(table.frame)], pd.DataFrame(), short, beside)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import by_arm, comparisons, failures, measured, power
+from analysis import by_arm, comparisons, failures
 from analysis.claims import LEVEL
 from analysis.events import CAUSES, Thresholds
 from analysis.stability import OUTCOME, SIGMA_TOLERANCE, STATISTICS
@@ -61,6 +61,122 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+_TEXTS = {
+    "reach": (
+        "What this study can decide",
+        "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
+        "with 10 and with 20 seeds in which it was supported. In these SN halves the spread of log fd (sd .30 to .15), "
+        "fails in 5 instead of 30 % of its runs and has an fd of 8 instead of 10 (C11: 10 against 8 with batch norm), "
+        "with heavy tails and pairs correlated .3; and spikes 2 instead of 4, the lowest gradients e^.4 higher, modes "
+        "8.5 instead of 8, a late change of -.1, |dD/dx| e^-.5, C6 with a setting that costs the others 2.5 x, C17 "
+        "with failures of .05 to .6 instead of .1 to .9 over four rates. n: the most paired seeds of a part, before "
+        "any is left out. A claim that is out of reach and inconclusive has not been answered either way.",
+        "runs that ended",
+    ),
+    "operating": (
+        "How often verdicts mislead, and how often they find",
+        "The whole machinery of claims, families and verdicts on simulated studies: the share of studies in which any "
+        "claim is supported, or any contradicted, if nothing differs (arms are exchangeable, with heavy tails, "
+        "failures and correlated pairs; claims of one arm, of equality and of speed have their thresholds as truth), "
+        "and the power of each claim in its first context if what is claimed is true. low and high: 95 % interval "
+        "of the share.",
+    ),
+    "paired_failures": (
+        "Failures compared, paired by seed",
+        "Of the seeds in which one arm failed and the other did not, or in which it can be told which failed first: "
+        "how many were the arm's. difference: of the shares of seeds in which one alone failed, with the interval that "
+        "inverts the unconditional exact test (Suissa and Shuster); below zero the arm is the steadier one. McNemar's "
+        "test, which needs one more seed to see the same, stands beside it. The log-rank test compares the arms' "
+        "curves over all their seeds. p adjusted by Benjamini-Hochberg over the context.",
+        "at least two arms with runs that ended",
+    ),
+    "tuned": (
+        "Each arm at its own best learning rate",
+        "Beside the comparison at equal settings: each arm at the learning rate of its best median gain over the first "
+        "half of the seeds, judged on the others, which had no part in the choice. shift: gain of the arm minus that "
+        "of the baseline at its own best, per seed; above zero the arm is better. n: seeds that judge. Description, "
+        f"not one of the claims; fewer than {APPROXIMATE_BELOW} seeds that judge do not test.",
+        "two learning rates",
+    ),
+    "rates": (
+        "Learning rates that work",
+        "At how many of the learning rates that were tried a run of the arm and seed ends healthy, and the largest of "
+        "them; empty if there is none.",
+        "two learning rates",
+    ),
+    "power": (
+        "Power of the test of spread",
+        "The second primary question is whether sn_dcgan spreads less over seeds than dcgan. Power of its test (paired "
+        "Brown-Forsythe) to find a spread twice as large, on normal data with the correlation between paired seeds "
+        "that was found (0 if it is not known), at the levels 0.05 and 0.025 (Holm over two primary tests), by a "
+        "seeded simulation; and the number of seeds that 80 % power at 0.025 would need. n_pairs: seeds in which "
+        f"neither arm failed, of which the test needs {SPREAD_FROM}.",
+        "runs of sn_dcgan and dcgan",
+    ),
+    "calibration": (
+        "How far the statistics can be trusted",
+        "The procedures of this report on simulated studies whose truth is known: how often 95 % intervals cover it, "
+        "how often tests at 5 % err if nothing differs, and the power of the test of spread. Lowest and highest "
+        "over normal, heavy-tailed (t with 3 degrees of freedom) and, if that means something, lognormal, "
+        "contaminated and tied data and failed runs, and over correlations 0, 0.3 and 0.6 of paired seeds. Widths are "
+        "in robust standard deviations; their required_low is the width for normal data with a known spread. The test "
+        "of spread tells typical distances from the median apart, not standard deviations: two shapes with equal ones "
+        "are rejected as often as is said. Replicates 0: enumerated.",
+    ),
+    "quality": (
+        "Samples at the end",
+        "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
+        "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
+        "classifier that the next table names; they are no FID. fd_pixels compares the means of 2x2 pixels instead. "
+        "Each can be fooled: noise and grey backgrounds hardly move fd; noise with each pixel's own mean and spread "
+        "has a lower fd_pixels than legible digits on grey. precision and density: whether samples lie among the "
+        "reals, which noise does as well; recall and coverage: whether all reals are near some sample; modes: classes "
+        "hit (modes_5: at least five times), effective_modes: exp of the entropy over classes, mode_kl: from the "
+        "data's classes, in nats; "
+        "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
+        "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
+        "diverged or failed counts with the last evaluation that it had.",
+    ),
+    "protocol": (
+        "How samples were judged",
+        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
+        "compared. "
+        "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
+        "running statistics; k is the neighbour of precision, recall, density and coverage. The classifier is known by "
+        "its accuracy on images that it was not trained on and by the SHA-256 of its weights.",
+    ),
+    "sigma": (
+        "Spectral norms at the end",
+        "Exact largest singular value of each discriminator layer's matrix at the run's last row: of the weight the "
+        "forward pass uses (sigma) and of the parameter itself (sigma_raw); median over n seeds, low and high are "
+        f"their range. The last column is the share of rows, from the first update of the discriminator on, whose "
+        f"sigma exceeds {SIGMA_TOLERANCE}.",
+    ),
+    "operators": (
+        "Operator norms and spectra at the end",
+        "sigma_conv: operator norm of the convolution at its stride and input size, a lower bound within about 0.1 %; "
+        "it lies between sigma and a multiple of it that kernel and stride decide (bound), so a sigma of 1 does not "
+        "make the layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. "
+        "Stable rank, effective rank and the share of singular values above half the largest are of the raw "
+        "parameter. Medians over n seeds, low and high are the range.",
+    ),
+    "lipschitz": (
+        "How steep the discriminator is",
+        "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
+        "dD/dx over real, generated and interpolated images, a lower bound; tightness: empirical over product. D in "
+        "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
+        "over n seeds.",
+    ),
+}
+"""name -> title, caption and, unless it is records that hold it, what the table needs, of those that need no more words"""
+
+
+def of(name: str, frame: pd.DataFrame) -> Table:
+    """The table of that name."""
+    title, caption, *needs = _TEXTS[name]
+    return Table(name, title, caption, frame, *needs)
+
+
 def account(study: Study) -> Table:
     caption = (
         f"Every {'run' if study.foreign else 'planned run'} is counted. The failure rate is that of diverged and "
@@ -68,20 +184,6 @@ def account(study: Study) -> Table:
         + ("." if study.foreign else "; collapses of finished runs are counted further below.")
     )
     return Table("account", "Account of runs", caption, failures.account(study))
-
-
-def reach(claims: pd.DataFrame) -> Table:
-    """What this study can decide, before it is read what it did decide."""
-    caption = (
-        "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
-        "with 10 and with 20 seeds in which it was supported. In these SN halves the spread of log fd (sd .30 to .15), "
-        "fails in 5 instead of 30 % of its runs and has an fd of 8 instead of 10 (C11: 10 against 8 with batch norm), "
-        "with heavy tails and pairs correlated .3; and spikes 2 instead of 4, the lowest gradients e^.4 higher, modes "
-        "8.5 instead of 8, a late change of -.1, |dD/dx| e^-.5, C6 with a setting that costs the others 2.5 x, C17 "
-        "with failures of .05 to .6 instead of .1 to .9 over four rates. n: the most paired seeds of a part, before "
-        "any is left out. A claim that is out of reach and inconclusive has not been answered either way."
-    )
-    return Table("reach", "What this study can decide", caption, power.reach(claims), "runs that ended")
 
 
 def verdicts(claims: pd.DataFrame) -> Table:
@@ -127,18 +229,6 @@ def evidence(claims: pd.DataFrame) -> Table:
         *("verdict", "reason"),
     ]
     return Table("evidence", "Evidence", caption, frame[columns], "runs that ended")
-
-
-def operating() -> Table:
-    """How often whole studies come to verdicts, if the truth is known."""
-    caption = (
-        "The whole machinery of claims, families and verdicts on simulated studies: the share of studies in which any "
-        "claim is supported, or any contradicted, if nothing differs (arms are exchangeable, with heavy tails, "
-        "failures and correlated pairs; claims of one arm, of equality and of speed have their thresholds as truth), "
-        "and the power of each claim in its first context if what is claimed is true. low and high: 95 % interval "
-        "of the share."
-    )
-    return Table("operating", "How often verdicts mislead, and how often they find", caption, power.operating())
 
 
 def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
@@ -212,19 +302,6 @@ def sensitivity(study: Study, thresholds: Thresholds) -> Table:
     return Table("sensitivity", "Failures under other thresholds", caption, frame, "runs that ended")
 
 
-def paired_failures(summary: pd.DataFrame, named: str = "") -> Table:
-    """Each arm against the baseline: which failed, and which failed first, seed by seed."""
-    caption = (
-        "Of the seeds in which one arm failed and the other did not, or in which it can be told which failed first: "
-        "how many were the arm's. difference: of the shares of seeds in which one alone failed, with the interval that "
-        "inverts the unconditional exact test (Suissa and Shuster); below zero the arm is the steadier one. McNemar's "
-        "test, which needs one more seed to see the same, stands beside it. The log-rank test compares the arms' "
-        "curves over all their seeds. p adjusted by Benjamini-Hochberg over the context."
-    )
-    needs, frame = "at least two arms with runs that ended", failures.paired(summary, named)
-    return Table("paired_failures", "Failures compared, paired by seed", caption, frame, needs)
-
-
 def interactions(study: Study, summary: pd.DataFrame) -> Table:
     """Whether the difference between two arms is another one in another context of the same data set."""
     terms = study.terms
@@ -238,117 +315,6 @@ def interactions(study: Study, summary: pd.DataFrame) -> Table:
     )
     needs, frame = "two contexts of one data set, with the same arms", comparisons.interactions(study, summary)
     return Table("interactions", "Arm by setting", caption, frame, needs)
-
-
-def tuned(study: Study, summary: pd.DataFrame) -> Table:
-    """Each arm at its own best learning rate."""
-    caption = (
-        "Beside the comparison at equal settings: each arm at the learning rate of its best median gain over the first "
-        "half of the seeds, judged on the others, which had no part in the choice. shift: gain of the arm minus that "
-        "of the baseline at its own best, per seed; above zero the arm is better. n: seeds that judge. Description, "
-        f"not one of the claims; fewer than {APPROXIMATE_BELOW} seeds that judge do not test."
-    )
-    title, frame = "Each arm at its own best learning rate", comparisons.tuned(study, summary)
-    return Table("tuned", title, caption, frame, "two learning rates")
-
-
-def rates(study: Study, summary: pd.DataFrame) -> Table:
-    """Of each arm and seed, at which learning rates it worked."""
-    caption = (
-        "At how many of the learning rates that were tried a run of the arm and seed ends healthy, and the largest of "
-        "them; empty if there is none."
-    )
-    return Table("rates", "Learning rates that work", caption, comparisons.rates(study, summary), "two learning rates")
-
-
-def spread_power(summary: pd.DataFrame) -> Table:
-    """Power of the primary test of spread with the seeds and the correlation that were found."""
-    caption = (
-        "The second primary question is whether sn_dcgan spreads less over seeds than dcgan. Power of its test (paired "
-        "Brown-Forsythe) to find a spread twice as large, on normal data with the correlation between paired seeds "
-        "that was found (0 if it is not known), at the levels 0.05 and 0.025 (Holm over two primary tests), by a "
-        "seeded simulation; and the number of seeds that 80 % power at 0.025 would need. n_pairs: seeds in which "
-        f"neither arm failed, of which the test needs {SPREAD_FROM}."
-    )
-    return Table("power", "Power of the test of spread", caption, power.spread(summary), "runs of sn_dcgan and dcgan")
-
-
-def calibration() -> Table:
-    """What `analysis.calibration` found."""
-    caption = (
-        "The procedures of this report on simulated studies whose truth is known: how often 95 % intervals cover it, "
-        "how often tests at 5 % err if nothing differs, and the power of the test of spread. Lowest and highest "
-        "over normal, heavy-tailed (t with 3 degrees of freedom) and, if that means something, lognormal, "
-        "contaminated and tied data and failed runs, and over correlations 0, 0.3 and 0.6 of paired seeds. Widths are "
-        "in robust standard deviations; their required_low is the width for normal data with a known spread. The test "
-        "of spread tells typical distances from the median apart, not standard deviations: two shapes with equal ones "
-        "are rejected as often as is said. Replicates 0: enumerated."
-    )
-    return Table("calibration", "How far the statistics can be trusted", caption, power.calibrated())
-
-
-def quality(study: Study) -> Table:
-    """How good and varied the samples are at the end, between what reals and the trivial sampler score."""
-    caption = (
-        "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
-        "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
-        "classifier that the next table names; they are no FID. fd_pixels compares the means of 2x2 pixels instead. "
-        "Each can be fooled: noise and grey backgrounds hardly move fd; noise with each pixel's own mean and spread "
-        "has a lower fd_pixels than legible digits on grey. precision and density: whether samples lie among the "
-        "reals, which noise does as well; recall and coverage: whether all reals are near some sample; modes: classes "
-        "hit (modes_5: at least five times), effective_modes: exp of the entropy over classes, mode_kl: from the "
-        "data's classes, in nats; "
-        "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
-        "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
-        "diverged or failed counts with the last evaluation that it had."
-    )
-    return Table("quality", "Samples at the end", caption, measured.quality(study))
-
-
-def protocols(study: Study) -> Table:
-    """How samples were judged."""
-    caption = (
-        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
-        "compared. "
-        "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
-        "running statistics; k is the neighbour of precision, recall, density and coverage. The classifier is known by "
-        "its accuracy on images that it was not trained on and by the SHA-256 of its weights."
-    )
-    return Table("protocol", "How samples were judged", caption, measured.protocols(study))
-
-
-def sigmas(study: Study) -> Table:
-    """Exact spectral norms of D's layers at the last row of each run."""
-    caption = (
-        "Exact largest singular value of each discriminator layer's matrix at the run's last row: of the weight the "
-        "forward pass uses (sigma) and of the parameter itself (sigma_raw); median over n seeds, low and high are "
-        f"their range. The last column is the share of rows, from the first update of the discriminator on, whose "
-        f"sigma exceeds {SIGMA_TOLERANCE}."
-    )
-    return Table("sigma", "Spectral norms at the end", caption, measured.sigmas(study))
-
-
-def operators(study: Study) -> Table:
-    """What a layer does as it runs, and the shape of its spectrum."""
-    caption = (
-        "sigma_conv: operator norm of the convolution at its stride and input size, a lower bound within about 0.1 %; "
-        "it lies between sigma and a multiple of it that kernel and stride decide (bound), so a sigma of 1 does not "
-        "make the layer 1-Lipschitz. sigma_bn: the matrix's sigma with the gain of the batch norm that follows. "
-        "Stable rank, effective rank and the share of singular values above half the largest are of the raw "
-        "parameter. Medians over n seeds, low and high are the range."
-    )
-    return Table("operators", "Operator norms and spectra at the end", caption, measured.operators(study))
-
-
-def lipschitz(study: Study) -> Table:
-    """Bounds of D's Lipschitz constant from both sides."""
-    caption = (
-        "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
-        "dD/dx over real, generated and interpolated images, a lower bound; tightness: empirical over product. D in "
-        "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
-        "over n seeds."
-    )
-    return Table("lipschitz", "How steep the discriminator is", caption, measured.lipschitz(study))
 
 
 def meanings(terms: Terms) -> Mapping[str, str]:
