@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.synthetic import write_records
-from experiments.record import to_json, write_atomically
+from experiments.record import to_json
 from sngan.config import InputError
+from sngan.files import write_atomically
 
 SIZES = ((250, 500, 40), (1000, 500, 40), (200, 2500, 60))
 """runs, rows per run, keys per row; the first shows whether the second is linear in rows"""

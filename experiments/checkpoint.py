@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from experiments.record import DIGESTS, Record, write_atomically
+from experiments.record import DIGESTS, Record
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
+from sngan.files import write_atomically
 
 
 def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256: str) -> None:

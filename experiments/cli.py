@@ -493,6 +493,7 @@ class Yardstick:
 
         import torch
 
+        from sngan.files import write_atomically
         from sngan.yardstick import train_weights
 
         if not 1 <= self.threads <= 4096:
@@ -501,7 +502,7 @@ class Yardstick:
         content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr)
         path = Path(self.out or record.runs_root(self.runs_dir) / "yardsticks" / f"{self.dataset}.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
-        record.write_atomically(path, content)
+        write_atomically(path, content)
         print(f"{path}: accuracy {accuracy:.4f}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
         return DONE
 

@@ -10,10 +10,11 @@ from torch import nn
 
 from experiments import checkpoint
 from experiments.images import grid_png
-from experiments.record import Record, to_json, write_atomically
+from experiments.record import Record, to_json
 from sngan.arms import ARMS
 from sngan.config import InputError, from_parameters
 from sngan.constraints import Constraint
+from sngan.files import write_atomically
 from sngan.measure import N_SAMPLES
 from sngan.state import build, unconstrained
 from sngan.streams import torch_generator

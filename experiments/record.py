@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sngan.config import InputError, RunConfig, from_parameters
+from sngan.files import write_atomically
 
 KILLED = "its process ended without a word (killed)"
 # in the status and the final weights of a run that ended: of all files that its result depends on
@@ -45,21 +46,6 @@ RESULTS = (State.FINISHED, State.DIVERGED)
 def runs_root(runs_dir: str = "") -> Path:
     """`runs_dir`, else the environment's SNGAN_RUNS, else ./runs."""
     return Path(runs_dir or os.environ.get("SNGAN_RUNS") or "runs")
-
-
-def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
-    """Write to a temporary name in the same folder, flush to disk, move into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

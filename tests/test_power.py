@@ -8,13 +8,13 @@ from analysis.calibration import OPERATING, TABLE
 
 def test_claims_out_of_reach_are_named_with_their_power() -> None:
     kept = pd.read_csv(OPERATING)
-    power = kept[kept["claim"] != "any"].set_index(["claim", "n"])["share"]
+    share = kept[kept["claim"] != "any"].set_index(["claim", "n"])["share"]
     judged = pd.DataFrame(
         [("C7b", 20, "inconclusive", ""), ("C8", 20, "supported", ""), ("C9", 0, "not tested", "needs sn with ..")],
         columns=["claim", "n", "verdict", "reason"],
     ).assign(decides=True, statement="..", context="c", seeds=lambda of: of["n"])
     frame = power.reach(judged).set_index("claim")
-    assert frame.loc["C7b", "power_at_20"] == power["C7b", 20] < 0.5
+    assert frame.loc["C7b", "power_at_20"] == share["C7b", 20] < 0.5
     assert frame.loc["C7b", "decidable"].startswith("no: ")
     assert frame.loc["C9", "decidable"] == "no: needs sn with .."
     assert (

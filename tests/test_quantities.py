@@ -76,10 +76,9 @@ def test_what_a_row_says_is_shown_is_shown(mixed_study: Path) -> None:
     figures = {name for curves in CURVES for name in curves.metrics(LAYERS)}
     assert figures >= {name for of in QUANTITIES if of.figure for name in of.names(LAYERS)}
     study = load_study(mixed_study)
-    columns = {table.file: set(table.frame) for table in (
-        measured.quality(study), measured.sigmas(study), measured.operators(study),
-        measured.lipschitz(study),
-    )}  # fmt: skip
+    frames = {"quality": measured.quality(study), "sigma": measured.sigmas(study),
+              "operators": measured.operators(study), "lipschitz": measured.lipschitz(study)}  # fmt: skip
+    columns = {name: set(frame) for name, frame in frames.items()}
     for of in QUANTITIES:
         if of.table:
             assert of.kind in columns[of.table] or of.kind.split("/")[1] in columns[of.table], of.pattern

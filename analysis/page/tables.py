@@ -168,7 +168,7 @@ _TEXTS = {
         "over n seeds.",
     ),
 }
-"""name -> title, caption and, unless it is records that hold it, what the table needs, of those that need no more words"""
+"""name -> title, caption, and what a table without rows lacks; of those that say the same of every study"""
 
 
 def of(name: str, frame: pd.DataFrame) -> Table:

@@ -26,13 +26,14 @@ from experiments.bench.notebook import notebook_steps
 from experiments.bench.throughput import further_runs, sweep_throughput
 from experiments.images import grid_png
 from experiments.machine import cores, device_name, keep_memory, resolve_device
-from experiments.record import Record, State, to_json, write_atomically
+from experiments.record import Record, State, to_json
 from experiments.tracking.client import is_installed
 from experiments.tracking.tracker import Tracker
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
 from sngan.data import ImageData, load
 from sngan.evaluate import Evaluation
+from sngan.files import write_atomically
 from sngan.measure import Instruments, Window
 from sngan.precision import products
 from sngan.state import build

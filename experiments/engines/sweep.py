@@ -13,10 +13,11 @@ from typing import Any
 from experiments.display import Display
 from experiments.engines.engine import Died, Done, Engine, Event, Job
 from experiments.messages import Ended, Said
-from experiments.record import Record, State, write_atomically
+from experiments.record import Record, State
 from experiments.run import Policy
 from experiments.study import Study, check_primary, read
 from sngan.config import InputError, RunConfig
+from sngan.files import write_atomically
 
 _POLL_SECONDS = 1.0
 

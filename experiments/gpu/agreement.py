@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.record import to_json, write_atomically
+from experiments.record import to_json
 from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, RunConfig
 from sngan.data import load
+from sngan.files import write_atomically
 from sngan.train import train
 
 FILE = Path(__file__).with_name("agreement.json")

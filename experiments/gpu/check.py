@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from experiments.gpu.kit import hide_what_the_machine_lacks, unpack
 from experiments.gpu.processes import run
+from sngan.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 _RESERVE = 18.0  # seconds in which the last phase stops and the report is written
@@ -165,10 +166,7 @@ class Check:
     def _write(self) -> None:
         """report.json, replaced at once."""
         self._report["seconds"] = time.monotonic() - self._begin
-        path = self._out / "report.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._report, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_atomically(self._out / "report.json", json.dumps(self._report, indent=1) + "\n")
 
 
 def _device(rehearse: bool) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from experiments.cli import main as sngan
 from experiments.gpu.archive import unpack
-from experiments.record import run_folders, to_json, write_atomically
+from experiments.record import run_folders, to_json
 from experiments.study import read
 from sngan.config import InputError
+from sngan.files import write_atomically
 
 RESULTS = Path("experiments/results")
 

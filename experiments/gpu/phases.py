@@ -31,13 +31,14 @@ from experiments.gpu import agreement
 from experiments.gpu.archive import Archives
 from experiments.gpu.processes import start, stop
 from experiments.machine import cores, device_name, git_state, resolve_device
-from experiments.record import RESULTS, recorded_configs, run_folders, to_json, write_atomically
+from experiments.record import RESULTS, recorded_configs, run_folders, to_json
 from experiments.run import Policy
 from experiments.signals import stop_on_signals
 from experiments.study import BUNDLED, Study, read
 from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, RunConfig
 from sngan.data import load
+from sngan.files import write_atomically
 from sngan.train import train
 
 ROOT = Path(__file__).parents[2]
