@@ -150,7 +150,7 @@ def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, num
     while len(record.rows()) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "Traceback" not in errors
     status = record.status()

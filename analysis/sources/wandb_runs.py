@@ -182,18 +182,17 @@ def _online_run(run: Any) -> Mirrored | None:
     state = ("running" if live else "interrupted") if summary.get("state") in (None, "running") else ""
     identity = json.dumps([run.url, summary.get("metrics_sha256")]).encode()
     folder = cache.folder("wandb") / hashlib.sha256(identity).hexdigest()
-    kept = folder / "rows.json"
+    kept = None if state else cache.read(folder / "rows.json")
 
     def items() -> list[dict[str, Any]]:
-        content = None if state else cache.read(kept)
-        return json.loads(content) if content else list(run.scan_history())
+        return json.loads(kept) if kept else list(run.scan_history())
 
     def sample(name: str) -> RemoteFile:
         return RemoteFile(folder / name, lambda: _downloaded(run, name))
 
     found = _mirrored(dict(run.config), summary, state, run.created_at, items, sample)
-    if found and found.found.status["state"] in RESULTS and not found.found.damage and cache.read(kept) is None:
-        cache.write(kept, json.dumps(found.items).encode())
+    if found and found.found.status["state"] in RESULTS and not found.found.damage and not kept:
+        cache.write(folder / "rows.json", json.dumps(found.items).encode())
     return found
 
 
