@@ -14,8 +14,8 @@ from sngan.datasets import MANY, is_many
 CAUSES = {  # in the order that decides if two begin at the same step
     "error": "the program failed",
     "divergence": "a loss, a logit, a weight or a sample is not finite, or a logit is huge",
-    "never learned": "no evaluation had an fd below half the trivial sampler's and, of up to "
-    f"{MANY} classes, effective modes of at least half of them; it counts from step 0, and alone",
+    "never learned": "no evaluation had an fd below half the trivial sampler's and, for up to "
+    f"{MANY} classes, effective modes of at least half of them; it counts from step 0 and rules out other causes",
     "mode collapse": "too few modes, classes far from the data's, or samples too much alike, after it was healthy",
     "quality collapse": "the distance from the data rose above a multiple of the best so far, after it was healthy",
     "D saturation": "D was right about nearly all images, and G's gradient nearly vanished",
@@ -33,11 +33,11 @@ class Thresholds:
     logit: float = _threshold(1e4, "divergence: |logit| above it")
     healthy: float = _threshold(
         HEALTHY_FD,
-        f"healthy: fd below this share of the trivial sampler's, and of up to {MANY} classes enough effective modes",
+        f"healthy: fd below this share of the trivial sampler's and, for up to {MANY} classes, enough effective modes",
     )
     modes: float = _threshold(
         FEW_MODES,
-        f"mode collapse: effective modes below this share of the classes, which health needs too; of more than {MANY} "
+        f"mode collapse: effective modes below this share of the classes, also needed for health; for more than {MANY} "
         "classes, below this share of the run's own best",
     )
     mode_kl: float = _threshold(LARGE_MODE_KL, f"mode collapse: KL of the classes above it, nats; up to {MANY} classes")
@@ -45,8 +45,8 @@ class Thresholds:
     quality_collapse: float = _threshold(2.0, "quality collapse: fd above this multiple of the best so far")
     accuracy: float = _threshold(0.99, "D saturation: D's accuracy on real and on fake above it")
     gradient: float = _threshold(0.01, "D saturation: G's gradient norm below this share of the reference")
-    saturation_steps: int = _threshold(500, "D saturation: for so many steps")
-    sustained: int = _threshold(2, "evaluations that a collapse must last, or it is seen at the last one")
+    saturation_steps: int = _threshold(500, "D saturation: for at least this many steps")
+    sustained: int = _threshold(2, "evaluations that a collapse must last, unless it lasts to the final one")
 
     def table(self) -> list[tuple[str, float, str]]:
         """(name, value, what it decides)."""

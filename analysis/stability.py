@@ -66,7 +66,7 @@ STATISTICS = {  # column -> what it says, in the words of `Terms`
     "sigma_conv_max": "largest operator norm of a convolution at the end",
     "weight_growth": f"log growth of the raw weights' norm since update {GROWTH_FROM_UPDATES} of D, mean over layers",
 }
-COMPARED = {  # statistic -> 1 if less is better, -1 if more is
+COMPARED = {  # statistic -> 1 if lower is better, -1 if higher is
     "gain": -1, "gain_pixels": -1, "log_q_end": 1, "late_change": 1, "quality_oscillation": 1,
     **{f"loss_{network}_{kind}": 1 for network in "dg" for kind in ("degradation", "oscillation", "roughness")},
     "grad_g_spikes": 1, "grad_g_p1": -1,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Terms:
     """Quality is compared by ratio, that is by its logarithm, or by difference (`ratio` false).
 
-    `maximize`: more is better; such a quality is compared by difference. Internally the columns are `eval/fd`,
+    `maximize`: higher is better; such a quality is compared by difference. Internally the columns are `eval/fd`,
     `loss/d`, `loss/g`, `grad_norm/g` and `step`, whatever they are called here.
     """
 

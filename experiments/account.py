@@ -116,7 +116,7 @@ def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> st
             f"{launch} --force resumes it all the same, or move its folder out of the study to train it from the start"
         )
     if damage:
-        return f"no result is made of it; move its folder out of the study, and {launch} trains it from the start"
+        return f"it does not count as a result; move its folder out of the study, and {launch} trains it from the start"
     if state in ("missing", "interrupted"):
         return f"{launch} {'starts it' if state == 'missing' else 'resumes it'}"
     return f"{launch} --retry failed retries it" if state == "failed" else None
@@ -219,7 +219,7 @@ def other_versions(statuses: Iterable[dict[str, Any]]) -> str:
         return ""
     return (
         f"{len(others)} of {len(over)} results are of version {', '.join(sorted(set(others)))} of the training code, "
-        f"this is {TRAINING_VERSION}: arms of a seed that have different ones are paired up to rounding only"
+        f"this is {TRAINING_VERSION}: arms with the same seed but different versions are paired only up to rounding"
     )
 
 

@@ -14,7 +14,7 @@ def explain(error: BaseException, config: RunConfig) -> str:
     """One line: what went wrong; for a lack of memory also which run, and what to change."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if nothing_can_be_written(error):
-        return f"{text}: make room (or the folder writable), then sngan sweep with --retry failed resumes it"
+        return f"{text}: free some space (or make the folder writable), then resume it with sngan sweep --retry failed"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory in {config.run_id} (batch_size {config.batch_size}, g_width {config.g_width}): use a "

@@ -99,7 +99,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Launch what a study lacks; after any interruption the same command continues.
+    """Train the runs that a study lacks; after any interruption the same command resumes them.
 
     Exit codes: 0 done (diverged included), 1 some runs failed, 2 wrong usage, 3 interrupted.
     """
@@ -107,13 +107,13 @@ class Sweep:
     study: Positional[_Study]
     workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu per CUDA device")] = 0
     engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
-    address: Annotated[str, arg(help="of a running Ray cluster: auto, or HOST:PORT; default: start one here")] = ""
+    address: Annotated[str, arg(help="running Ray cluster: auto, or HOST:PORT; default: start one here")] = ""
     shard: Annotated[str, arg(help="i/n: train only the i-th of n parts of the runs, counted from 0")] = ""
     execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution(threads=1)
     devices: Annotated[str, arg(help="CUDA devices for the workers, such as 0,1")] = ""
     per_gpu: Annotated[int, arg(help="runs that share a CUDA device, each with an equal part of its memory")] = 1
     retry: Annotated[Literal["none", "failed"], arg(help="failed: retry failed runs")] = "none"
-    retries: Annotated[int, arg(help="most retries per run, also of one whose worker was killed")] = 1
+    retries: Annotated[int, arg(help="maximum retries per run, including after its worker was killed")] = 1
     force: _Force = False
     runs_dir: _RunsDir = ""
 
@@ -165,7 +165,7 @@ class Sweep:
         if account["failed"] or account["missing"] or account["refused"]:
             print(f"why, and what can be done: {command('status', self.study, self.runs_dir)}")
             if account["failed"]:
-                print(f"failed runs again: {command('sweep', self.study, self.runs_dir)} --retry failed")
+                print(f"retry failed runs: {command('sweep', self.study, self.runs_dir)} --retry failed")
             return SOME_FAILED
         return INTERRUPTED if account["interrupted"] or account["running"] else DONE
 
@@ -215,7 +215,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Status:
-    """Account of a study's runs: states, steps and reasons."""
+    """List a study's runs with their states, steps and reasons."""
 
     study: Positional[_Study]
     check_wandb: Annotated[bool, arg(help="compare the records with what W&B has, metric by metric")] = False
@@ -248,7 +248,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Look at a study's runs in W&B: online its workspace, created or updated; else W&B's viewer in the terminal."""
+    """Show a study's runs in W&B: online, create or update its workspace; else open W&B's viewer in the terminal."""
 
     study: Positional[_Study]
     wandb: Annotated[Literal["auto", "online", "offline"], arg(help="auto: online when logged in, else offline")] = (
@@ -284,9 +284,9 @@ class Report:
     run_name: Annotated[
         str, arg(metavar="REGEX", help="takes arm and seed from the runs' names: '(?P<arm>.+)-seed(?P<seed>[0-9]+)'")
     ] = ""
-    maximize: Annotated[bool, arg(help="of a table: more of the quality is better")] = False
-    baseline: Annotated[str, arg(help="of a table: the arm to compare the others with")] = ""
-    filter: Annotated[str, arg(help="of W&B's runs: FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
+    maximize: Annotated[bool, arg(help="for tables: higher values of quality are better")] = False
+    baseline: Annotated[str, arg(help="for tables: the arm to compare the others with")] = ""
+    filter: Annotated[str, arg(help="select W&B's runs by FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
     figures: Annotated[str, arg(help="formats of the figures' files: some of png,svg,pdf")] = "png,svg"
     publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="the same as frozen:DIR")] = ""
@@ -331,7 +331,7 @@ class Report:
             )
         if self.source == "wandb" and named in (["--project"], ["SOURCE", "--project"]):
             if not (self.target or self.map or self.run_name):
-                raise InputError("give the study too, of whose runs on W&B the report is")
+                raise InputError("give the study too: the report is made from its runs on W&B")
             return f"wandb:{self.project}", study_name(self.target)
         if len(named) != 1:
             raise InputError(
@@ -362,7 +362,7 @@ class Report:
         if self.baseline and not foreign:
             raise InputError("--baseline is for tables; a study's baseline is the first of its arms")
         if self.maximize and not foreign:
-            raise InputError("--maximize is for tables; a study's quality is fd, of which less is better")
+            raise InputError("--maximize is for tables; a study's quality is fd, of which lower is better")
         if self.filter and kind != "wandb":
             raise InputError("--filter chooses among W&B's runs: it needs wandb:ENTITY/PROJECT")
         if self.freeze and kind:
@@ -450,7 +450,7 @@ class Bench:
     data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
     seconds: Annotated[float, arg(help="about how long all rows together may take; at least 60")] = 60.0
     rounds: Annotated[
-        int, arg(help="rounds in which every row takes its turn; what is printed is the median over them")
+        int, arg(help="rounds, in each of which every row is measured once; the median over them is printed")
     ] = 7
     report: Annotated[
         bool, arg(help="measure the report instead, over up to 1,000 synthetic runs; takes 5 minutes")

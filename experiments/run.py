@@ -134,7 +134,7 @@ class _Attempt:
         self._resume, differences = checkpoint.latest(record, config, data.digest, data.images.device, self._warn)
         if differences and not force:
             raise InputError(
-                f"{config.run_id} cannot resume as what it was: {'; '.join(differences)}. Go back to that, move "
+                f"{config.run_id} cannot resume unchanged: {'; '.join(differences)}. Restore what it was, move "
                 f"{record.folder} out of the way to train it from the start, or use --force to resume all the same"
             )
         self._attempt = self._conditions(mode)

@@ -64,7 +64,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         parameters=_PENALTY,
     ),
     "plain": Arm(
-        label="No norm, no constraint", norm="none", constraint="none", colour="#999999", source="the comparison's zero"
+        label="No norm, no constraint", norm="none", constraint="none", colour="#999999", source="the control"
     ),
     "sn": Arm(
         label="Spectral norm, no batch norm",

@@ -117,14 +117,14 @@ class Identity:
     )
     precision: Literal["float32", "float64", "bfloat16", "tf32"] = _field(
         "float32",
-        "arithmetic of the networks; bfloat16 and tf32 (CUDA only): of their products in training, with parameters "
+        "arithmetic of the networks; bfloat16 and tf32 (CUDA only) apply to products in training, with parameters "
         "and the rest in float32",
     )
     log_every: int = _field(10, "steps between rows of the record", 1, 1e9)
     instrument_every: int = _field(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
     n_evaluations: int = _field(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
     n_fake: int = _field(
-        None, f"samples of an evaluation; default: 5,000 from 10,000 steps on, else 2,000; {_N_FAKE}", 20, 1e6
+        None, f"samples per evaluation; default: 5,000 for 10,000 steps or more, else 2,000; {_N_FAKE}", 20, 1e6
     )
 
 

@@ -43,6 +43,6 @@ def check_precision(precision: str, device: torch.device | str) -> None:
     """Raises InputError for `tf32` on a device that has no such products: a run is never another than it says."""
     if precision == "tf32" and torch.device(device).type != "cuda":
         raise InputError(
-            f"precision tf32 is arithmetic of CUDA devices, and the device is {device}: use precision float32 there, "
+            f"precision tf32 needs a CUDA device, and the device is {device}: use precision float32 there, "
             "which is another run, or --device cuda"
         )

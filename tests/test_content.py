@@ -48,7 +48,7 @@ def test_the_report_says_which_contexts_are_primary_and_that_they_were_named_bef
     assert "have one context here" in page_of(study)
     named = dataclasses.replace(study, primary={"failures": "mnist, lr 0.03", "spread": "mnist, lr 0.005"})
     text = page_of(named)
-    assert "Named beforehand, in the study&#39;s file" in text
+    assert "The study&#39;s file names beforehand the contexts" in text
     assert "What a launched or frozen study has named stays." in text
     assert "whether sn_dcgan fails less than dcgan (C7a): mnist, lr 0.03" in text
     several = study.runs.assign(context=["a", "b"] * 3)

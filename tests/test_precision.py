@@ -90,7 +90,7 @@ def test_real_images_are_judged_in_float32_before_any_network_is_built(monkeypat
 
 def test_tf32_is_refused_on_a_cpu(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     check_precision("tf32", "cuda:1")
-    message = "precision tf32 is arithmetic of CUDA devices, and the device is cpu"
+    message = "precision tf32 needs a CUDA device, and the device is cpu"
     config = small(precision="tf32")
     with pytest.raises(InputError, match=message):
         train(config, load("digits"), None)

@@ -28,7 +28,7 @@ def test_it_says_in_a_sentence_which_arm_is_better(tmp_path: Path) -> None:
     assert "nothing can be said of b against a: " in said
     (said,) = in_short(from_table(results(1, ("a", "b"), n=5), Reading({"quality": "score"}), "t", tmp_path / "t"))
     assert "nothing can be said of b against a: " in said
-    assert said.endswith("n = 5 paired seeds): fewer than 7 pairs describe, they do not test.")
+    assert said.endswith("n = 5 paired seeds): fewer than 7 pairs are described, not tested.")
     (said,) = in_short(from_table(results(1, ("a",)), Reading({"quality": "score"}), "t", tmp_path / "t"))
     assert (
         said == "By score (lower is better) nothing can be said: there are no two arms with results for the same seeds."

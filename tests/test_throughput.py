@@ -8,5 +8,5 @@ from sngan.config import InputError, RunConfig
 
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_benchmark() -> None:
-    with pytest.raises(InputError, match="ended before its time"):
+    with pytest.raises(InputError, match="ended early"):
         sweep_throughput(RunConfig(batch_size=5000), workers=2, threads=1, steps=3)

@@ -22,21 +22,21 @@ READING = (
     "and latents, which the arms share: differences are paired.",
     "Seeds are the sample. Bands and intervals are over seeds, never over evaluations of one model; n stands beside "
     "every number.",
-    "Runs that diverged or failed are counted, and rank worst in comparisons. Nothing is left out silently, and no run "
-    "is given an fd that it did not have: quality is compared by the gain over a trivial sampler, which is 0 without "
-    "an end.",
+    "Runs that diverged or failed are counted, as runs without an end, and rank worst in comparisons. Nothing is left "
+    "out silently, and no run is given an fd that it did not have: quality is compared by the gain over a trivial "
+    "sampler, which is 0 without an end.",
     "sigma is the exact largest singular value of a layer's weight matrix, not the power iteration's estimate. It is "
     "not the operator norm of the convolution.",
     "Verdicts come from thresholds that were fixed beforehand; inconclusive is the default.",
-    "A loss of a GAN is no quality. Losses and gradients show how steadily a run trains; fd, coverage and modes say "
+    "A GAN's loss is not its quality. Losses and gradients show how steadily a run trains; fd, coverage and modes say "
     "what it learned, in the features of a small classifier named below; and look at the samples.",
 )
 
 READING_FOREIGN = (
     "A run is one training. Runs of different arms with one seed are compared as pairs.",
     READING[1],
-    "Runs that diverged or failed are counted, and rank worst in comparisons. Nothing is left out silently, and no run "
-    "is given a quality that it did not have.",
+    "Runs that diverged or failed are counted, as runs without an end, and rank worst in comparisons. Nothing is left "
+    "out silently, and no run is given a quality that it did not have.",
     "An arm is called better only if the whole 95 % interval of the paired difference lies on that side and the "
     "adjusted p is at most 0.05; that nothing can be said is the default.",
 )
@@ -99,7 +99,7 @@ def _primary(study: Study) -> str:
     said = "; ".join(f"{JUDGED[outcome]}: {context}" for outcome, context in study.primary.items())
     rest = ", ".join(outcome for outcome in JUDGED if outcome not in study.primary)
     return (
-        f"Named beforehand, in the study's file, are the contexts in which it judges {said}. What a launched or frozen "
+        f"The study's file names beforehand the contexts in which it judges {said}. What a launched or frozen "
         "study has named stays." + (f" No context is named for {rest}." if rest and len(contexts) > 1 else "")
     )
 

@@ -61,12 +61,12 @@ CURVES = (
     Curves("distance", "Distance of samples from the data", "", 2),
     Curves(
         "coverage", "Quality and variety of samples",
-        "Of reals against reals all but the effective modes would be near 1, and these near the number of classes. "
+        "For reals against reals, all but the effective modes would be near 1, and those near the number of classes. "
         "One image repeated can be precise, but not varied.", 3,
     ),
     Curves(
         "sigma", "Spectral norms by layer",
-        "Exact largest singular value of each layer's matrix; above of the weight as used, below of the raw "
+        "Exact largest singular value of each layer's matrix: above, of the weight as used; below, of the raw "
         "parameter. Spectral normalization holds the upper ones at 1.", 0,
     ),
     Curves(
@@ -82,7 +82,7 @@ CURVES = (
     Curves(
         "bound", "Operator norm against its bound",
         "How much more the convolution stretches an input than its matrix's sigma says. The theorem allows what lies "
-        "between the dotted lines: 1, and the root of how many windows overlap at a pixel (2 for kernel 4 at stride "
+        "between the dotted lines: 1, and the root of the number of windows over a pixel (2 for kernel 4 at stride "
         "2, 3 for kernel 3 at stride 1; 1 if the output is one pixel).", 0,
     ),
     Curves(
@@ -181,8 +181,8 @@ class _Context:
     def _raw_and_used(self, layers: Sequence[str]) -> Iterator[Drawn]:
         if len(way := figure_data.raw_and_used(self.history, layers)):
             caption = (
-                "The way of each arm, median over its seeds, from the start of training to the dot at its end. On the "
-                "dotted diagonal the weight is used as it is; SN leaves it for the level 1. "
+                "The path of each arm, median over its seeds, from the start of training to the dot at its end. On the "
+                "dotted diagonal the weight is used as it is; SN leaves it and stays at 1. "
                 f"{_count(self.history)}"
             )
             figure = plots.raw_and_used(way, self.look)
@@ -204,8 +204,8 @@ class _Context:
             gradient = self.study.terms.grad_g if self.study.foreign else "the generator's gradient"
             caption = (
                 f"A strip for each seed: the norm of {gradient}, in units of the reference (median over "
-                "an early stretch of all arms of that seed). Dark strips are gradients that vanish; a row that breaks "
-                "off is a run that did."
+                "an early stretch of all arms of that seed). Dark strips are gradients that vanish; a strip that ends "
+                "early is a run that ended early."
             )
             figure = plots.over_time(labelled, "gradient norm / reference", self.look.step)
             yield self._drawn("gradient_strips", "Gradient health by seed", caption, figure)
@@ -271,7 +271,7 @@ def _failures(
             of = others[others["context"] == context].rename(columns={"arm": "variant"})
             caption = (
                 "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality "
-                "collapse is fd above so many times the best so far; healthy is fd below this share of the trivial "
+                "collapse is fd above this multiple of the best so far; healthy is fd below this share of the trivial "
                 "sampler's; modes is the share of the classes that is enough. Level lines: the threshold does not "
                 f"matter. Runs: {n}."
             )
@@ -288,7 +288,7 @@ def _failures(
         table = ended.pivot_table(index="context", columns="variant", values="q_end", aggfunc="median", sort=False)
         caption = (
             f"Median {study.terms.quality} at the end of each arm's runs that have one, in each context; numbers of "
-            "different data sets do not compare."
+            "different data sets cannot be compared."
         )
         figure = plots.matrix(table[look.order(table.columns)], f"median {study.terms.quality}")
         yield Drawn("robustness", "Settings and arms", caption, figure)
@@ -300,12 +300,12 @@ def _differences(study: Study, summary: pd.DataFrame, look: plots.Look, slugs: d
     if frame.empty:
         return
     titles = {
-        name: f"{terms.fill(STATISTICS[name])} ({'less' if sign > 0 else 'more'} is better)"
+        name: f"{terms.fill(STATISTICS[name])} ({'lower' if sign > 0 else 'higher'} is better)"
         for name, sign in compared(terms).items() if (frame["statistic"] == name).any()
     }  # fmt: skip
     at_once = not _has_curves(study) and frame["context"].nunique() > 1
     if at_once:
-        whole = f"{terms.scale}, by data set ({'more' if terms.maximize else 'less'} is better)"
+        whole = f"{terms.scale}, by data set ({'higher' if terms.maximize else 'lower'} is better)"
         frame = frame[frame["statistic"] == terms.location].assign(statistic=lambda of: of["context"], context=whole)
         titles = {str(name): str(name) for name in frame["statistic"].unique()}
     for context, of in frame.groupby("context", sort=False):
@@ -313,9 +313,9 @@ def _differences(study: Study, summary: pd.DataFrame, look: plots.Look, slugs: d
         caption = (
             f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
             f"{'seed' if study.foreign else 'initial weights, data order and latents'}. "
-            + ("" if at_once else "Above each panel it says whether less or more is better. ")
+            + ("" if at_once else "Above each panel it says whether lower or higher is better. ")
             + ("A seed in which one of the two has no end has no dot." if study.foreign else
-               "A seed in which one of the two has no end has gain 0, and by all else no dot.")
+               "A seed in which one of the two has no end has gain 0, and no dot for other statistics.")
         )  # fmt: skip
         figure = plots.differences(of, titles, look)
         yield Drawn("differences" + slug, f"Paired differences: {context}", caption, figure)
@@ -346,7 +346,7 @@ def _seeds(history: pd.DataFrame) -> str:
     if n.max() == 1:
         return "One seed per arm: no band."
     line, band = ("centre", "its 95 % interval") if n.min() >= APPROXIMATE_BELOW else ("median", "their range")
-    return f"Lines: {line} over {count} seeds; bands: {band}; drawn as far as half of the seeds came."
+    return f"Lines: {line} over {count} seeds; bands: {band}; drawn up to the step that half of the seeds reached."
 
 
 def _slugs(names: Iterable[Any]) -> dict[str, str]:

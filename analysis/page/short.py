@@ -78,7 +78,7 @@ def _said(row: dict[str, Any], terms: Terms) -> tuple[str, str]:
     if not n:
         return "", f"{nothing}: they share no seed"
     tested = f"n = {n} paired seed{'s' if n != 1 else ''}" + (f", adjusted p {p:.2g}" if n >= APPROXIMATE_BELOW else "")
-    few = "" if n >= APPROXIMATE_BELOW else f": fewer than {APPROXIMATE_BELOW} pairs describe, they do not test"
+    few = "" if n >= APPROXIMATE_BELOW else f": fewer than {APPROXIMATE_BELOW} pairs are described, not tested"
     if row["n_both_ended"] == 0 and row["shift"] == 0:
         return "", f"{nothing}: no pair of runs has two ends ({tested})"
     if np.isfinite(row["shift"]):

@@ -67,14 +67,14 @@ _TEXTS = {
         "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
         "with 10 and with 20 seeds in which it was supported. In these SN halves the spread of log fd (sd .30 to .15), "
         "fails in 5 instead of 30 % of its runs and has an fd of 8 instead of 10 (C11: 10 against 8 with batch norm), "
-        "with heavy tails and pairs correlated .3; and spikes 2 instead of 4, the lowest gradients e^.4 higher, modes "
+        "with heavy tails and pairs correlated .3; it has 2 spikes instead of 4, lowest gradients e^.4 higher, modes "
         "8.5 instead of 8, a late change of -.1, |dD/dx| e^-.5, C6 with a setting that costs the others 2.5 x, C17 "
         "with failures of .05 to .6 instead of .1 to .9 over four rates. n: the most paired seeds of a part, before "
         "any is left out. A claim that is out of reach and inconclusive has not been answered either way.",
         "runs that ended",
     ),
     "operating": (
-        "How often verdicts mislead, and how often they find",
+        "How often verdicts mislead or miss an effect",
         "The whole machinery of claims, families and verdicts on simulated studies: the share of studies in which any "
         "claim is supported, or any contradicted, if nothing differs (arms are exchangeable, with heavy tails, "
         "failures and correlated pairs; claims of one arm, of equality and of speed have their thresholds as truth), "
@@ -95,7 +95,7 @@ _TEXTS = {
         "Beside the comparison at equal settings: each arm at the learning rate of its best median gain over the first "
         "half of the seeds, judged on the others, which had no part in the choice. shift: gain of the arm minus that "
         "of the baseline at its own best, per seed; above zero the arm is better. n: seeds that judge. Description, "
-        f"not one of the claims; fewer than {APPROXIMATE_BELOW} seeds that judge do not test.",
+        f"not one of the claims; with fewer than {APPROXIMATE_BELOW} seeds that judge nothing is tested.",
         "two learning rates",
     ),
     "rates": (
@@ -117,7 +117,7 @@ _TEXTS = {
         "How far the statistics can be trusted",
         "The procedures of this report on simulated studies whose truth is known: how often 95 % intervals cover it, "
         "how often tests at 5 % err if nothing differs, and the power of the test of spread. Lowest and highest "
-        "over normal, heavy-tailed (t with 3 degrees of freedom) and, if that means something, lognormal, "
+        "over normal, heavy-tailed (t with 3 degrees of freedom) and, if meaningful, lognormal, "
         "contaminated and tied data and failed runs, and over correlations 0, 0.3 and 0.6 of paired seeds. Widths are "
         "in robust standard deviations; their required_low is the width for normal data with a known spread. The test "
         "of spread tells typical distances from the median apart, not standard deviations: two shapes with equal ones "
@@ -127,7 +127,7 @@ _TEXTS = {
         "Samples at the end",
         "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
         "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
-        "classifier that the next table names; they are no FID. fd_pixels compares the means of 2x2 pixels instead. "
+        "classifier that the next table names; they are not FID. fd_pixels compares the means of 2x2 pixels instead. "
         "Each can be fooled: noise and grey backgrounds hardly move fd; noise with each pixel's own mean and spread "
         "has a lower fd_pixels than legible digits on grey. precision and density: whether samples lie among the "
         "reals, which noise does as well; recall and coverage: whether all reals are near some sample; modes: classes "
@@ -142,7 +142,7 @@ _TEXTS = {
         "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
         "compared. "
         "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
-        "running statistics; k is the neighbour of precision, recall, density and coverage. The classifier is known by "
+        "running statistics; precision, recall, density, coverage use the k-th neighbour. The classifier is known by "
         "its accuracy on images that it was not trained on and by the SHA-256 of its weights.",
     ),
     "sigma": (
@@ -193,10 +193,10 @@ def verdicts(claims: pd.DataFrame) -> Table:
         "is the largest of theirs). Supported: every part lies beyond a threshold that was fixed beforehand with its "
         f"whole interval, and the claim's adjusted p is at most {LEVEL:g}. Contradicted: a part lies on the other side "
         "of no effect, with a p that is adjusted in the same way. Depends on the view: one of these two by fd, and the "
-        "opposite direction by fd_pixels. Refused: a number there is, and it would mislead, for the reason that is "
+        "opposite direction by fd_pixels. Refused: there is a number, but it would mislead, for the reason that is "
         f"given. Not tested: what is named is missing, or there are fewer than {APPROXIMATE_BELOW} paired seeds. "
-        "Everything else is inconclusive. The two p are of either verdict, adjusted by Holm over the two primary "
-        "claims, by Benjamini-Hochberg over the outcomes of all contexts, and apart over mechanism and cost. "
+        "Everything else is inconclusive. The two p belong to the two verdicts, adjusted by Holm over the two primary "
+        "claims, by Benjamini-Hochberg over the outcomes of all contexts, and separately over mechanism and cost. "
         "Benjamini-Hochberg bounds the expected share of false ones among the verdicts, not the chance that there is "
         "one, which is up to .12 if half of the claims are true. p of contradiction is adjusted over outcome, "
         "mechanism and cost together. The evidence table has every part."
@@ -218,8 +218,8 @@ def evidence(claims: pd.DataFrame) -> Table:
         "the unconditional exact test; of spread the ratio of typical distances from the median, with the interval "
         "that inverts the paired Brown-Forsythe test. 95 % intervals, of equality 90 %. expected: above or below the "
         "threshold, or within (equality: inside +- threshold, by two one-sided tests). p: of the part, in the expected "
-        "direction; adjusted is the claim's (see the verdicts). verdict is the part's alone: it holds, the opposite "
-        "holds, or it is open. What does not decide is shown beside the claim. n: paired seeds, of spread those in "
+        "direction; the adjusted p is the claim's (see Verdicts). verdict is the part's alone: it holds, the opposite "
+        "holds, or it is open. Parts that do not decide are shown as well. n: paired seeds, for spread those in "
         "which neither arm failed."
     )
     frame = claims.loc[claims["evidence"] != ""].drop(columns=["p", "verdict", "reason"])
@@ -256,7 +256,7 @@ def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
     )
     if "sd_persistent" in frame.dropna(axis=1, how="all"):
         said += (
-            "Of it sd within run is from evaluation to evaluation, about the line, and sd persistent is what stays "
+            "Of this, sd within run is the part between evaluations, about the line; sd persistent is what stays "
             "with a seed: the root of the covariance over seeds with the mean {scale} between a third and a half of "
             "the run, at least 0. "
         )
@@ -281,7 +281,7 @@ def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
     if not foreign:
         caption += (
             "without_end: diverged or failed at any time, whatever came first; the table of runs has every event. "
-            "healthy: runs that ever were, and the median step of the first healthy evaluation, never being infinite. "
+            "healthy: runs that ever were, and the median step of the first healthy evaluation (never: infinite). "
         )
     caption += (
         "The last columns: mean number of steps without failure, up to the end of the longest run (restricted mean of "
@@ -295,7 +295,7 @@ def sensitivity(study: Study, thresholds: Thresholds) -> Table:
     caption = (
         "Runs with any event where quality collapse is fd above 1.5, 2 and 3 times the best so far; where healthy is "
         "below a quarter, half and three quarters of the trivial sampler's fd; and where a third, half and two thirds "
-        f"of the modes are enough. The others stay. Everywhere else {thresholds.quality_collapse:g}, "
+        f"of the modes are enough. The others are unchanged. Everywhere else {thresholds.quality_collapse:g}, "
         f"{thresholds.healthy:g} and {thresholds.modes:g} are used."
     )
     frame = failures.under_other_thresholds(study, thresholds)
@@ -305,7 +305,7 @@ def sensitivity(study: Study, thresholds: Thresholds) -> Table:
 def interactions(study: Study, summary: pd.DataFrame) -> Table:
     """Whether the difference between two arms is another one in another context of the same data set."""
     terms = study.terms
-    what = f"{terms.scale[:1].upper()}{terms.scale[1:]}, turned so that more is better" if study.foreign else (
+    what = f"{terms.scale[:1].upper()}{terms.scale[1:]}, turned so that higher is better" if study.foreign else (
         "Gain over the trivial sampler"
     )  # fmt: skip
     caption = (
@@ -327,8 +327,8 @@ def statistics(study: Study, summary: pd.DataFrame) -> Table:
     frame = by_arm.statistics(summary)
     frame = frame.assign(meaning=frame["statistic"].map(meanings(study.terms)))
     caption = (
-        "Median and range over the n runs that have the statistic: those of quality at the end over runs with an end, "
-        "the others of diverged and failed runs up to where they came."
+        "Median and range over the n runs that have the statistic: for quality at the end, the runs with an end; "
+        "for the others, also diverged and failed runs, up to the step that they reached."
     )
     return Table("statistics", "Stability statistics by arm", caption, frame, "runs that ended")
 
@@ -336,7 +336,7 @@ def statistics(study: Study, summary: pd.DataFrame) -> Table:
 def paired(study: Study, compared: pd.DataFrame) -> Table:
     """Arms compared. `compared`: of `comparisons.compare_arms`."""
     by_gain = "gain" in set(compared["statistic"])
-    without = "has gain 0, and ranks worst by all else" if by_gain else "ranks worst"
+    without = "has gain 0, and ranks worst by every other statistic" if by_gain else "ranks worst"
     floor = "one has gain 0" if by_gain else "one has no end"
     caption = (
         "Hodges-Lehmann shift, arm minus baseline, with 95 % interval and Wilcoxon signed rank p, adjusted by "
@@ -346,7 +346,7 @@ def paired(study: Study, compared: pd.DataFrame) -> Table:
         "end. prob improvement: the chance that a run of the arm is better than one of the baseline. spread ratio: "
         f"typical distance from the median, arm over baseline (paired Brown-Forsythe), among the n spread seeds in "
         f"which neither failed; tested from {SPREAD_FROM} on. refused: why a comparison would mislead. Fewer than "
-        f"{APPROXIMATE_BELOW} pairs describe, they do not test."
+        f"{APPROXIMATE_BELOW} pairs are described, not tested."
     )
     frame = compared.assign(meaning=compared["statistic"].map(meanings(study.terms)))
     needs = "at least two arms with runs that ended"

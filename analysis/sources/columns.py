@@ -7,7 +7,7 @@ setting, state) are texts, as they are written: `1`, `1.0` and `01` are three ar
 |---|---|---|
 | `arm` | required | what is compared |
 | `seed` | required | whole numbers; runs of different arms with one seed are pairs |
-| `quality` | required | less is better, and positive; or more is better (`maximize`) |
+| `quality` | required | lower is better, and positive; or higher is better (`maximize`) |
 | `step` | if a run has several rows | training step |
 | `loss`, `loss_g` | | of D and of G, or any two losses |
 | `grad_g` | | norm of G's gradient |
@@ -169,7 +169,7 @@ def _words(name: str) -> list[str]:
 
 
 def may_be_negative(quality: str) -> bool:
-    """Whether a quality of that name is an estimate that may be below zero although less is better."""
+    """Whether a quality of that name is an estimate that may be below zero although lower is better."""
     return bool({*_words(quality)} & {*_MAY_BE_NEGATIVE})
 
 

@@ -100,7 +100,7 @@ def from_table(
     account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     warnings = [*quality_doubts(column["quality"], reading.maximize), *_alike(rows), *doubts]
     warnings += _left_out(rows, baseline, unused)
-    side = "more" if terms.maximize else "less"
+    side = "higher" if terms.maximize else "lower"
     return Study(
         name, f"By {terms.quality}, of which {side} is better.", folder, runs, history, account, [],
         baseline=baseline, command=command, foreign=True, terms=terms, warnings=warnings,
@@ -276,7 +276,7 @@ def _told_apart(rows: pd.DataFrame, unused: list[str], name: str) -> pd.DataFram
         places = rows.index[(rows["run_id"] == first["run_id"]) & (rows["step"] == first["step"])] + 1
         raise InputError(
             f"{name}: step {first['step']} of {first['run_id']} appears {len(places)} times (rows {places[0]} and "
-            f"{places[1]}): remove what is there twice, or map what tells them apart (dataset=.., setting=..){others}"
+            f"{places[1]}): remove the duplicates, or map what tells them apart (dataset=.., setting=..){others}"
         )
     return rows
 

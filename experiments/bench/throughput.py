@@ -41,7 +41,7 @@ def sweep_throughput(config: RunConfig, workers: int, threads: int, steps: int) 
             connection.close()  # the worker's alone now: when it dies, `recv` ends
         found = [connection.recv() for connection in ours]
     except EOFError as error:
-        raise InputError("a worker of the benchmark ended before its time; it says why above") from error
+        raise InputError("a worker of the benchmark ended early; its output above says why") from error
     finally:
         for process in processes:
             process.terminate()

@@ -120,7 +120,7 @@ def _train(job: Job, queue: Queue) -> Done:
 
 def _cause(error: RayError) -> str:
     if isinstance(error, WorkerCrashedError):
-        return "killed, more often than it is retried"
+        return "killed more often than --retries allows"
     if isinstance(error, TaskCancelledError):
         return "cancelled"
     return " ".join(str(error).split())[:300]

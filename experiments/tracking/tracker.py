@@ -208,7 +208,7 @@ class Tracker:
         if not self.error:  # one warning a run
             self.error = f"W&B {what}: {' '.join(str(error).split()).rstrip('.')}"
             self._warn(
-                f"{self.error}. Training continues and the record is complete; once that is mended, "
+                f"{self.error}. Training continues and the record is complete; once that is fixed, "
                 f"`cd {self._folder} && wandb sync --include-online --yes` sends what is missing"
             )
 
