@@ -86,7 +86,7 @@ def _beside(x: pd.DataFrame, y: pd.DataFrame, row: pd.Series, statistic: str) ->
 def scores_of(study: Study, summary: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, str]]:
     """(context, statistic, frame with arm, seed, score, failed, ended, healthy, baseline) of what can be compared.
 
-    Of scores lower is better: of a statistic of which higher is, the sign is turned. A run without an end ranks worst; its
+    Lower scores are better: a statistic of which higher is has its sign turned. A run without an end ranks worst; its
     gain is 0. Quality is compared by the gain over the trivial sampler, or if that sampler is unknown by the quality
     itself. `healthy`: whether it ever was; None, not known.
     """

@@ -10,7 +10,7 @@ import pytest
 from conftest import small, train_offline
 
 from analysis.load import load
-from analysis.page.report import write_report
+from analysis.page.report import Written, write_report
 from analysis.sources import wandb_runs
 from analysis.study import Study
 from experiments.record import KILLED
@@ -125,15 +125,18 @@ def test_rows_that_wandb_lacks_are_named(study_folder: Path, monkeypatch: pytest
     assert set(finished["damage"]) == {"W&B lacks 2 of 7 rows"}
 
 
-def test_the_command_reads_wandbs_files(study_folder: Path, command: Command) -> None:
-    code, output, errors = command(
-        "report", "tiny", "--source", "wandb-files", "--figures", "svg", "--runs-dir", study_folder.parent
-    )
-    assert (code, output.strip()) == (0, str(study_folder / "report" / "index.html")), errors
-    alone = study_folder.parent.parent / "elsewhere"
+def test_the_command_reads_wandbs_files(study_folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a study's name, its folder or W&B's own, beside the records or without them. No page is drawn here."""
+    monkeypatch.setattr("analysis.page.report.write", lambda of, kinds: Written(of.folder, []))
+    alone, runs = study_folder.parent.parent / "elsewhere", ("--runs-dir", study_folder.parent)
+    for arguments in (
+        ("tiny", "--source", "wandb-files", *runs), (f"wandb-files:{study_folder}",),
+        (f"wandb-files:{study_folder / 'wandb'}",),
+    ):  # fmt: skip
+        assert command("report", *arguments) == (0, f"{study_folder}\n", "")
     shutil.move(study_folder / "wandb", alone / "wandb")
-    code, output, errors = command("report", alone, "--source", "wandb-files", "--figures", "svg")
-    assert (code, output.strip()) == (0, str(alone / "report" / "index.html")), errors
+    for arguments in ((alone, "--source", "wandb-files"), (f"wandb-files:{alone}",), (f"wandb-files:{alone}/wandb",)):
+        assert command("report", *arguments) == (0, f"{alone}\n", "")
     for wrong in (["--source", "wandb"], ["--project", "a/b"], ["--filter", "lr=1"]):
         assert command("report", "tiny", *wrong)[0] == 2
 
