@@ -22,7 +22,7 @@ from analysis.page.report import write_report
 from analysis.stability import summarize
 from analysis.study import Study
 from analysis.synthetic import write_records
-from experiments.record import run_folders
+from experiments.record import Record, run_folders
 from experiments.run import execute
 from sngan.config import InputError
 
@@ -57,14 +57,21 @@ def table(page: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(page.parent / "tables" / f"{name}.csv")
 
 
-def test_tables_say_what_the_records_say(page: Path) -> None:
-    folder = page.parent.parent
-    assert page == folder / "report" / "index.html"
-    study, records = load(folder), {record.run_id: record for record in run_folders(folder)}
+@pytest.fixture
+def records(page: Path) -> dict[str, Record]:
+    """Of the page's study, by run id."""
+    assert page == page.parent.parent / "report" / "index.html"
+    return {record.run_id: record for record in run_folders(page.parent.parent)}
+
+
+def test_the_account_counts_every_planned_run(page: Path) -> None:
     account = table(page, "account").set_index("arm")
     assert account.loc["sn", ["planned", "finished", "diverged", "failed", "missing"]].tolist() == [3, 1, 1, 0, 1]
     assert account.loc["sn", "failure_rate"] == 0.5  # of the two that ended
     assert account.loc["dcgan", "failure_rate"] == pytest.approx(1 / 3)
+
+
+def test_quality_is_of_the_records_last_evaluations(page: Path, records: dict[str, Record]) -> None:
     quality = table(page, "quality").set_index("arm")
     ends = [[row for row in r.rows() if "eval/fd" in row][-1] for r in records.values() if r.config().arm == "dcgan"]
     assert quality.loc["dcgan", "n"] == len(ends) == 3  # the failed one with the last that it had
@@ -73,30 +80,53 @@ def test_tables_say_what_the_records_say(page: Path) -> None:
     for name in names:
         assert quality.loc["dcgan", name] == pytest.approx(np.median([row[f"eval/{name}"] for row in ends]))
     assert quality.loc["dcgan", "fd_high"] == max(row["eval/fd"] for row in ends)
+
+
+def test_the_scale_of_quality_is_the_protocols(page: Path, records: dict[str, Record]) -> None:
+    quality = table(page, "quality").set_index("arm")
     protocol = next(iter(records.values())).protocol()
     assert quality.loc["real against real", "fd"] == protocol["real_against_real"]["fd"]
     assert quality.loc["trivial sampler", "fd"] == protocol["trivial_fd"]
     (judged,) = table(page, "protocol").to_dict("records")
     assert (judged["runs"], judged["feature_net_sha256"]) == (5, protocol["feature_net_sha256"])
     assert (judged["n_fake"], judged["real_against_real_fd"]) == (100, protocol["real_against_real"]["fd"])
-    sigma = table(page, "sigma").set_index(["arm", "layer"])
-    last = [records[r].rows()[-1] for r in study.runs[study.runs["arm"] == "sn"]["run_id"] if records.get(r)]
-    assert sigma.loc[("sn", "conv2"), "n"] == len(last) == 2
-    assert sigma.loc[("sn", "conv2"), "sigma"] == pytest.approx(np.median([row["sigma/conv2"] for row in last]))
-    assert sigma.loc[("sn", "conv2"), "sigma_raw_high"] == pytest.approx(max(row["sigma_raw/conv2"] for row in last))
-    operators = table(page, "operators").set_index(["arm", "layer"])
-    assert operators.loc[("sn", "conv2"), "sigma_conv"] == pytest.approx(
-        np.median([row["sigma_conv/conv2"] for row in last])
-    )
-    assert operators.loc[("sn", "conv2"), "stable_rank"] == pytest.approx(
-        np.median([row["stable_rank/conv2"] for row in last])
-    )
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "metric", "over_seeds"),
+    [
+        ("sigma", "sigma", "sigma/conv2", np.median),
+        ("sigma", "sigma_raw_high", "sigma_raw/conv2", max),
+        ("operators", "sigma_conv", "sigma_conv/conv2", np.median),
+        ("operators", "stable_rank", "stable_rank/conv2", np.median),
+    ],
+)
+def test_norms_are_of_the_records_last_rows(
+    name: str, column: str, metric: str, over_seeds: Callable, page: Path, records: dict[str, Record]
+) -> None:
+    shown = table(page, name).set_index(["arm", "layer"]).loc[("sn", "conv2")]
+    last = last_rows_of_sn(page, records)
+    assert shown["n"] == len(last) == 2
+    assert shown[column] == pytest.approx(over_seeds([row[metric] for row in last]))
+
+
+def test_tightness_is_the_median_of_the_runs_ratios(page: Path, records: dict[str, Record]) -> None:
     steep = table(page, "lipschitz").set_index("arm").loc["sn"]
-    ratios = [row["lipschitz/empirical"] / row["lipschitz/product"] for row in last]
+    ratios = [row["lipschitz/empirical"] / row["lipschitz/product"] for row in last_rows_of_sn(page, records)]
     assert (steep["n"], steep["tightness"]) == (2, pytest.approx(np.median(ratios)))
+
+
+def last_rows_of_sn(page: Path, records: dict[str, Record]) -> list[dict[str, Any]]:
+    """Of the planned runs; one more is there."""
+    runs = load(page.parent.parent).runs
+    return [records[r].rows()[-1] for r in runs[runs["arm"] == "sn"]["run_id"] if records.get(r)]
+
+
+def test_every_run_is_listed_with_its_reason_and_its_statistics(page: Path) -> None:
     runs = table(page, "runs").set_index("run_id")
     assert set(runs["state"]) == {"finished", "diverged", "failed", "missing"}
     assert HOSTILE in set(runs["error"])
+    study = load(page.parent.parent)
     per_run = table(page, "runs_statistics").set_index("run_id")
     expected = summarize(study.history, study.runs).set_index("run_id")
     pd.testing.assert_series_equal(per_run["loss_g_roughness"], expected["loss_g_roughness"])
@@ -186,52 +216,66 @@ def same(shown: str, value: str) -> bool:
     return shown in (cell(value), " ".join(value.split()))
 
 
-def test_every_number_is_the_same_in_csv_json_html_markdown_and_latex(page: Path) -> None:
-    """All of them read back; empty tables have a header."""
+def tables_of(page: Path) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """name -> header and rows of the CSV."""
+    found = {}
+    for path in sorted((page.parent / "tables").glob("*.csv")):
+        header, *rows = list(csv.reader(io.StringIO(path.read_text())))
+        assert len(header) > 1, path.stem
+        assert list(pd.read_csv(path).columns) == header  # an empty one is read by pandas too
+        found[path.stem] = header, rows
+    return found
+
+
+def test_every_number_is_the_same_in_csv_and_json(page: Path) -> None:
+    statistics, compared = json.loads((page.parent / "statistics.json").read_text()), 0
+    for name, (header, rows) in tables_of(page).items():
+        if name == "runs":  # whose JSON is that of the statistics by run
+            continue
+        records = statistics[{"account": "account_table"}.get(name, name)]
+        assert len(records) == len(rows), name
+        for row, record in zip(rows, records, strict=True):
+            assert list(record) == header
+            for text, value in zip(row, record.values(), strict=True):
+                if value is None or value == "":
+                    assert text == "", (name, text)
+                elif isinstance(value, bool) or (isinstance(value, str) and value not in ("inf", "-inf")):
+                    assert text == str(value), (name, text)
+                else:
+                    assert float(text) == float(value), (name, text, value)
+                    compared += 1
+    assert compared > 500
+
+
+def test_every_number_is_the_same_in_csv_html_and_markdown(page: Path) -> None:
     from justhtml import JustHTML
 
-    folder, compared = page.parent, 0
-    statistics = json.loads((folder / "statistics.json").read_text())
     document = JustHTML(page.read_text())
-    sections = re.split(r"^## ", (folder / "report.md").read_text(), flags=re.MULTILINE)
-    for path in sorted((folder / "tables").glob("*.csv")):
-        name = path.stem
-        header, *rows = list(csv.reader(io.StringIO(path.read_text())))
-        assert len(header) > 1, name  # an empty one is read by pandas too
-        assert list(pd.read_csv(path).columns) == header
-        if name != "runs":  # whose JSON is that of the statistics by run
-            records = statistics[{"account": "account_table"}.get(name, name)]
-            assert len(records) == len(rows), name
-            for row, record in zip(rows, records, strict=True):
-                assert list(record) == header
-                for text, value in zip(row, record.values(), strict=True):
-                    if value is None or value == "":
-                        assert text == "", (name, text)
-                    elif isinstance(value, bool) or (isinstance(value, str) and value not in ("inf", "-inf")):
-                        assert text == str(value), (name, text)
-                    else:
-                        assert float(text) == float(value), (name, text, value)
-                        compared += 1
+    sections = re.split(r"^## ", (page.parent / "report.md").read_text(), flags=re.MULTILINE)
+    for name, (header, rows) in tables_of(page).items():
         if not rows:
             continue
         single = "context" in header and len({row[header.index("context")] for row in rows}) == 1
         kept = [i for i, column in enumerate(header) if not (single and column == "context")]
         on_page = document.query(f"#table-{name} tbody tr")
         cells = [[" ".join(td.to_text().split()) for td in tr.query("td")] for tr in on_page]
-        assert len(cells) == len(rows), name
         heads = [re.sub("^q ", "fd ", header[i].replace("_", " ")) for i in kept]
         (section,) = [part for part in sections if f"| {' | '.join(heads)} |" in part]
         lines = [line for line in section.splitlines() if line.startswith("|")][2:]
-        latex = (folder / "tables" / f"{name}.tex").read_text().count(r" \\")
-        assert len(lines) == len(rows) == latex - 1, name
+        assert len(cells) == len(lines) == len(rows), name
         for row, shown, line in zip(rows, cells, lines, strict=True):
-            written = [
-                part.strip().replace("\\|", "|") for part in re.split(r"(?<!\\)\|", line.replace("&lt;", "<"))[1:-1]
-            ]
+            parts = re.split(r"(?<!\\)\|", line.replace("&lt;", "<"))[1:-1]
+            written = [part.strip().replace("\\|", "|") for part in parts]
             for i, on_html, in_markdown in zip(kept, shown, written, strict=True):
                 assert same(in_markdown, row[i]), (name, header[i], in_markdown, row[i])
                 assert on_html == in_markdown or header[i] == "wandb_url", (name, header[i], on_html, in_markdown)
-    assert compared > 500
+
+
+def test_latex_has_every_row(page: Path) -> None:
+    for name, (_, rows) in tables_of(page).items():
+        if rows:
+            text = (page.parent / "tables" / f"{name}.tex").read_text()
+            assert text.count(r" \\") == len(rows) + 1, name
 
 
 def test_one_median_is_one_number(page: Path) -> None:

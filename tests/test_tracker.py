@@ -43,52 +43,70 @@ def wandb_file(record: Record) -> Path:
     return file
 
 
-def test_offline_files_equal_the_record(tmp_path: Path) -> None:
-    record = train_offline(tmp_path, arm="sn_dcgan")
-    found = inspect(wandb_file(record))
-    history = history_of(found)
-    timing = {row["step"]: row for row in record.timing()}
-    expected = [row | timing.get(row["step"], {}) for row in record.rows()]
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A run that was mirrored offline; to be read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "")
+        return train_offline(tmp_path_factory.mktemp("offline"), arm="sn_dcgan")
+
+
+def test_offline_rows_equal_the_records(offline: Record) -> None:
+    history = history_of(inspect(wandb_file(offline)))
+    timing = {row["step"]: row for row in offline.timing()}
+    expected = [row | timing.get(row["step"], {}) for row in offline.rows()]
     assert len(history) == len(expected) == 4
     for sent, row in zip(history, expected, strict=True):
         assert {key: sent[key] for key in row} == row
-        rest = {key.split(".")[0] for key in set(sent) - set(row) if not key.startswith("_")}
-        evaluated = row["step"] in record.config().evaluation_steps()
-        spectra = {f"spectrum/conv{i}" for i in (1, 2, 3)}
-        only = {0: {"real"}, record.config().steps: {"evolution"}}
-        expected_media = spectra | {"samples", "class_counts"} if evaluated else set()
-        assert rest == expected_media | only.get(row["step"], set())
+
+
+def test_media_come_with_evaluations(offline: Record) -> None:
+    evaluations, steps = offline.config().evaluation_steps(), offline.config().steps
+    for sent, row in zip(history_of(inspect(wandb_file(offline))), offline.rows(), strict=True):
+        rest = {key.split(".")[0] for key in set(sent) - set(row) if not key.startswith(("_", "time/"))}
+        expected = {f"spectrum/conv{i}" for i in (1, 2, 3)} | {"samples", "class_counts"}
+        only = {0: {"real"}, steps: {"evolution"}}.get(row["step"], set())
+        assert rest == (expected if row["step"] in evaluations else set()) | only
+    media = wandb_file(offline).parent / "files" / "media"
+    assert len(list((media / "images").glob("samples_*.png"))) == len(evaluations)
+    assert len(list((media / "images").glob("real_*.png"))) == 1
+    (film,) = (media / "videos").glob("evolution_*.gif")
+    with Image.open(film) as images:
+        assert 1 < images.n_frames <= len(evaluations)  # equal grids become one
+
+
+def test_what_a_run_is_called_and_configured(offline: Record) -> None:
+    found = inspect(wandb_file(offline))
     (run,) = found["run"]
-    assert run["run_id"] == f"tiny-{record.run_id}"
-    assert run["display_name"] == record.run_id
+    assert run["run_id"] == f"tiny-{offline.run_id}"
+    assert run["display_name"] == offline.run_id
     assert run["project"] == "sngan"
-    assert run["run_group"] == record.config().cell
+    assert run["run_group"] == offline.config().cell
     assert run["job_type"] == "train"
     assert "tiny" in run["tags"]
     config = recorded_config(found)
-    assert {key: config[key] for key in record.config().identity()} == record.config().identity()
-    assert (config["study"], config["run_id"]) == ("tiny", record.run_id)
+    assert {key: config[key] for key in offline.config().identity()} == offline.config().identity()
+    assert (config["study"], config["run_id"]) == ("tiny", offline.run_id)
     assert found["exit"][0].get("exit_code", 0) == 0
-    summary = merged(found["summary"])
-    status = record.status()
+
+
+def test_the_summary_says_how_the_run_ended(offline: Record) -> None:
+    summary, status = merged(inspect(wandb_file(offline))["summary"]), offline.status()
     assert (summary["state"], summary["error"]) == ("finished", None)
     assert summary["metrics_sha256"] == status["metrics_sha256"]
-    assert summary["protocol"] == record.protocol()
+    assert summary["protocol"] == offline.protocol()
     attempt = status["attempts"][0]
     assert summary["device"] == attempt["device_name"]
-    assert {key: summary[key] for key in ("wall_seconds", "peak_memory_bytes")} == {
-        key: attempt[key] for key in ("wall_seconds", "peak_memory_bytes")
-    }
-    fd = [row["eval/fd"] for row in record.rows() if "eval/fd" in row]
+    for name in ("wall_seconds", "peak_memory_bytes"):
+        assert summary[name] == attempt[name]
+
+
+def test_the_summary_has_last_and_extreme_values(offline: Record) -> None:
+    summary = merged(inspect(wandb_file(offline))["summary"])
+    fd = [row["eval/fd"] for row in offline.rows() if "eval/fd" in row]
     assert summary["eval/fd"] == {"last": fd[-1], "min": min(fd)}
-    sigma = [row["sigma_raw/conv2"] for row in record.rows()]
+    sigma = [row["sigma_raw/conv2"] for row in offline.rows()]
     assert summary["sigma_raw/conv2"] == {"last": sigma[-1], "max": max(sigma)}
-    (film,) = (wandb_file(record).parent / "files" / "media" / "videos").glob("evolution_*.gif")
-    with Image.open(film) as images:
-        assert 1 < images.n_frames <= len(record.config().evaluation_steps())  # equal grids become one
-    media = wandb_file(record).parent / "files" / "media" / "images"
-    assert len(list(media.glob("samples_*.png"))) == len(record.config().evaluation_steps())
-    assert len(list(media.glob("real_*.png"))) == 1
 
 
 def test_spectra_and_classes_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:

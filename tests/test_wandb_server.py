@@ -242,55 +242,73 @@ def test_runs_of_another_program_are_read_from_the_server(
 def test_a_study_is_read_from_the_server_as_from_its_records(
     logged_in: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages, the cache, filters, a killed run; and the report of what was read is the report of the records."""
-    server = logged_in
-    path = sweep_online(server, tmp_path, arm=["dcgan", "sn"], seed=[0, 1], steps=60)
-    expected_study = load(tmp_path / "tiny")
+    """Page by page; and the report of what was read is the report of the records."""
+    path = sweep_online(logged_in, tmp_path, arm=["dcgan", "sn"], seed=[0, 1], steps=60)
+    expected = load(tmp_path / "tiny")
     monkeypatch.setattr(wandb_runs, "PER_PAGE", 2)
     told: list[tuple[int, int]] = []
     found = load("wandb:tester/sngan", runs_dir=str(tmp_path), tell=lambda *counts: told.append(counts))
-    assert_equal(found, expected_study)
+    assert_equal(found, expected)
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert server.pages == 2
-    report = write_report(expected_study, kinds=["svg"]).parent
+    assert logged_in.pages == 2
+    report = write_report(expected, kinds=["svg"]).parent
     of_records = files_of(report)
-    shutil.rmtree(report)
-    arguments = ["report", str(path), "--source", "wandb", "--project", "tester/sngan", "--figures", "svg"]
-    assert cli.run([*arguments, "--runs-dir", str(tmp_path)]) == 0
-    assert files_of(report) == of_records
-
-    histories = server.histories
-    assert_equal(load("wandb:tester/sngan", runs_dir=str(tmp_path)), expected_study)
-    assert server.histories == histories  # from the cache
-    damaged = next((tmp_path / "cache").rglob("rows.json"))
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b" ")
-    assert_equal(load("wandb:tester/sngan", runs_dir=str(tmp_path)), expected_study)
-    assert server.histories == histories + 1  # read again
+    for arguments in (["wandb:tester/sngan"], [str(path), "--source", "wandb", "--project", "tester/sngan"]):
+        shutil.rmtree(report)
+        assert cli.run(["report", *arguments, "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
+        assert files_of(report) == of_records
     some = load("wandb:tester/sngan", filters={"config.arm": "sn"}, runs_dir=str(tmp_path))
     assert some.account[["finished", "missing"]].to_list() == [2, 2]
     assert cli.run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 0
 
-    mapping = "quality=eval/fd,loss=loss/d,arm=arm,seed=seed,step=step"
-    arguments = ["report", "--source", "wandb", "--project", "tester/sngan", "--map", mapping]
-    assert cli.run([*arguments, "--baseline", "sn", "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
+
+@_SLOW
+def test_rows_of_results_come_from_the_cache_unless_it_is_damaged(logged_in: Server, tmp_path: Path) -> None:
+    sweep_online(logged_in, tmp_path, arm=["dcgan", "sn"], seed=[0], steps=30)
+    expected = load(tmp_path / "tiny")
+    for damage, read_again in ((False, 2), (False, 0), (True, 1)):
+        before = logged_in.histories
+        if damage:
+            kept = next((tmp_path / "cache").rglob("rows.json"))
+            kept.write_bytes(kept.read_bytes()[:-1] + b" ")
+        assert_equal(load("wandb:tester/sngan", runs_dir=str(tmp_path)), expected)
+        assert logged_in.histories - before == read_again
+
+
+@_SLOW
+def test_our_own_runs_are_read_from_the_server_as_anyones(logged_in: Server, tmp_path: Path) -> None:
+    sweep_online(logged_in, tmp_path, arm=["dcgan", "sn"], seed=[0, 1], steps=30)
+    arguments = ["wandb:tester/sngan", "--map", "quality=eval/fd,loss=loss/d,arm=arm,seed=seed,step=step"]
+    options = ["--baseline", "sn", "--figures", "svg", "--runs-dir", str(tmp_path)]
+    assert cli.run(["report", *arguments, *options]) == 0
     statistics = json.loads((tmp_path / "sngan" / "report" / "statistics.json").read_text())
     theirs = {(run["arm"], run["seed"]): run["q_best"] for run in statistics["runs"]}
-    summary = summarize(expected_study.history, expected_study.runs)
+    study = load(tmp_path / "tiny")
+    summary = summarize(study.history, study.runs)
     assert theirs == {(run.arm, run.seed): pytest.approx(run.q_best) for run in summary.itertuples()}
 
-    killed = next(iter(server.runs.values()))
+
+@_SLOW
+def test_what_the_server_lacks_of_a_killed_run_is_named(logged_in: Server, tmp_path: Path) -> None:
+    path = sweep_online(logged_in, tmp_path, arm=["dcgan"], seed=[0], steps=60)
+    killed = next(iter(logged_in.runs.values()))
     killed.summary["state"], killed.exit_code, killed.state = "running", None, "crashed"
     last = max(killed.lines["wandb-history.jsonl"])
     del killed.lines["wandb-history.jsonl"][last]
     run = load("wandb:tester/sngan", runs_dir=str(tmp_path)).runs.set_index("run_id").loc[killed.values()["run_id"]]
     assert (run["state"], run["step"], run["error"]) == ("interrupted", 50, KILLED)
     assert cli.run(["status", str(path), "--check-wandb", "--runs-dir", str(tmp_path)]) == 1
+
+
+@_SLOW
+def test_what_is_not_on_the_server_is_an_error(logged_in: Server, tmp_path: Path) -> None:
+    sweep_online(logged_in, tmp_path, arm=["dcgan"], seed=[0], steps=30)
     with pytest.raises(InputError, match="no runs of the study other"):
         load("wandb:tester/sngan", study="other")
-    server.fault = "404"
+    logged_in.fault = "404"
     with pytest.raises(InputError, match="cannot read W&B's project tester/nothing"):
         load("wandb:tester/nothing")
-    server.fault = ""
+    logged_in.fault = ""
 
 
 @_SLOW
