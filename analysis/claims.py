@@ -38,7 +38,6 @@ from sngan.datasets import classes_of
 
 LEVEL = 0.05
 BETTER = float(np.log(1.1))  # of a distance: what counts as better
-VERDICTS = ("supported", "contradicted", "depends on the view", "inconclusive", "refused", "not tested")
 FAMILIES = ("primary", "outcome", "mechanism and cost")
 _TOO_MANY_WITHOUT_END = _TOO_MANY_FAILED = 0.2
 _SATURATED = 0.9  # of the classes

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.sources import frozen, records, table, wandb_runs
+from analysis.sources import frozen, kind_of, records, table, wandb_runs
 from analysis.sources.columns import AS_NAMED, Reading
 from analysis.sources.formats import name_of
+from analysis.sources.wandb_runs import Mirrored, Tell, only_study
 from analysis.study import Study, assemble
 from experiments.record import RESULTS, run_folders, runs_root
 from experiments.study import Study as Plan
 from experiments.study import check_name
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
-from sngan.config import InputError, suggestion
-
-KINDS = ("frozen", "table", "wandb", "wandb-files")
-Tell = Callable[[int, int], None]
-"""tell(done, total)"""
+from sngan.config import InputError
 
 
 def load(
@@ -59,7 +56,8 @@ def load(
     if kind == "wandb" and reading.is_foreign:
         name = check_name(study or place.rpartition("/")[2])
         rows = wandb_runs.table(place, reading.mapping, dict(filters or {}), bool(reading.run_name), tell)
-        command = f"sngan report wandb:{place}{reading.arguments()}"
+        source = f"{study} --source wandb --project {place}" if study else f"wandb:{place}"
+        command = f"sngan report {source}{reading.arguments()}"
         return table.from_table(rows, reading, name, _report_folder(name, runs_dir), command)
     if kind == "wandb":
         named = {"config.study": study} if study else {}
@@ -72,24 +70,6 @@ def load(
     return records.read(Path(place))
 
 
-def kind_of(source: str | Path) -> tuple[str, str]:
-    """(one of `KINDS`, or nothing for records; what comes after its colon). Raises InputError for another kind."""
-    kind, colon, place = str(source).partition(":")
-    if kind in KINDS and colon:
-        if not place:
-            raise InputError(f"{source!r} says no place: write {kind}:{_PLACES[kind]}")
-        return kind, place
-    if colon and not Path(source).exists():
-        known = ", ".join(f"{name}:{_PLACES[name]}" for name in KINDS)
-        raise InputError(
-            f"{str(source)!r} is no source of runs{suggestion(kind, KINDS)}: expected a study, a folder, {known}"
-        )
-    return "", str(source)
-
-
-_PLACES = {"frozen": "DIR", "table": "FILE.csv", "wandb": "ENTITY/PROJECT", "wandb-files": "DIR"}
-
-
 def _report_folder(name: str, runs_dir: str) -> Path:
     """For the report of another program's runs. Raises InputError if it would replace that of records."""
     folder = runs_root(runs_dir) / name
@@ -98,15 +78,12 @@ def _report_folder(name: str, runs_dir: str) -> Path:
     return folder
 
 
-def _mirrored(
-    source: str | Path, runs: list[wandb_runs.Mirrored], study: str, home: Path | None, runs_dir: str
-) -> Study:
+def _mirrored(source: str | Path, runs: list[Mirrored], study: str, home: Path | None, runs_dir: str) -> Study:
     """The one study of which W&B has these runs. `home`: its folder of records, if W&B's files lie there."""
     runs = [run for run in runs if study in ("", run.study)]
-    if len(names := sorted({run.study for run in runs})) > 1:
-        raise InputError(f"{source} has runs of {len(names)} studies; name one (--filter study=..): {', '.join(names)}")
     if not runs:
         raise InputError(f"no runs of {f'the study {study}' if study else 'this program'} at {source}")
+    name = only_study((run.study for run in runs), str(source))
     runs.sort(key=lambda run: (run.found.status["state"] in RESULTS, run.started))  # what comes later, counts
     found = {run.config.run_id: run.found for run in runs}
     configs = {run.config.run_id: run.config for run in runs}
@@ -116,5 +93,5 @@ def _mirrored(
     elif files:
         plan = parse_study(max(files)[1])
     else:
-        plan = Plan(names[0], "Single runs.", [configs[run_id] for run_id in sorted(configs)], len(configs), "")
+        plan = Plan(name, "Single runs.", [configs[run_id] for run_id in sorted(configs)], len(configs), "")
     return assemble(plan, home or runs_root(runs_dir) / plan.name, found)

@@ -20,7 +20,7 @@ from sngan.architectures import YARDSTICK, discriminator, generator, sized
 from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
 from sngan.datasets import DATASETS
 
-# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP a step.
+# One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP per step.
 _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
 _SECONDS_A_PAIR = 6e-8  # of samples whose features are compared in an evaluation
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.record import DIGESTS, Record
+from experiments.record import DIGESTS, Record, State
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
 from sngan.files import write_atomically
 
@@ -80,7 +80,7 @@ def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:
     if final["metrics_sha256"] != record.metrics_sha256():
         return None
     return {
-        "state": final["state"],
+        "state": State(final["state"]),
         "step": final["step"],
         "error": final["reason"] or None,
         **{name: final[name] for name in DIGESTS if name in final},

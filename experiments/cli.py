@@ -41,6 +41,11 @@ _Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or th
 _RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
 _Json = Annotated[bool, arg(help="print JSON", name="json")]
 _Force = Annotated[bool, arg(help="resume from a checkpoint of other data or another version; this is recorded")]
+_SOURCES = (
+    "a study's name or its folder of records; frozen:DIR, what --freeze kept; wandb:ENTITY/PROJECT on W&B's server; "
+    "wandb-files:DIR, W&B's files beside the records; table:FILE, anyone's runs as CSV, JSON lines, Parquet, "
+    "TensorBoard's event files or a chart that W&B exported"
+)
 _Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
 
 
@@ -268,14 +273,9 @@ class Dashboard:
 
 @dataclass(frozen=True)
 class Report:
-    """Statistics, figures, tables and one self-contained HTML page.
+    """Statistics, figures, tables and one self-contained HTML page of a study's runs, or of anyone's."""
 
-    SOURCE is a study's name, its folder of records, frozen:DIR (what --freeze kept), wandb:ENTITY/PROJECT (a project on
-    W&B's server), wandb-files:DIR (W&B's files beside a study's records), or table:FILE (anyone's runs: CSV, JSON
-    lines, Parquet, TensorBoard's event files, a chart that W&B exported).
-    """
-
-    target: Positional[Annotated[str, arg(metavar="[SOURCE]", help="where the runs are, see above")]] = ""
+    target: Positional[Annotated[str, arg(metavar="[SOURCE]", help=_SOURCES)]] = ""
     freeze: Annotated[str, arg(metavar="DIR", help="also add the runs that ended to what is frozen there")] = ""
     report: Annotated[bool, arg(help="--no-report: only --freeze, which prints counts and computes no outcomes")] = True
     map: Annotated[str, arg(metavar="NAME=COLUMN,..", help="what the columns mean, such as quality=fid,arm=method")] = (
@@ -299,11 +299,10 @@ class Report:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        from analysis.load import kind_of
+        from analysis.sources import kind_of
 
         source, name = self._source()
-        kind, _ = kind_of(source)
-        self._check(kind)
+        self._check(kind_of(source)[0])
         study = self._load(source, name)
         for text in study.warnings:
             print(f"warning: {study.name}: {text}", file=sys.stderr)
@@ -323,30 +322,26 @@ class Report:
 
     def _source(self) -> tuple[str, str]:
         """The source as one word, whichever way it was given, and the study's name if W&B is asked for one."""
-        given = {"SOURCE": self.target, "--from": self.frozen, "--csv": self.csv, "--project": self.project}
-        named = [option for option, value in given.items() if value]
+        from analysis.sources import kind_of
+
         if (self.source == "wandb") != bool(self.project):
-            raise InputError(
-                "--source wandb and --project ENTITY/PROJECT belong together: or write wandb:ENTITY/PROJECT"
-            )
-        if self.source == "wandb" and named in (["--project"], ["SOURCE", "--project"]):
-            if not (self.target or self.map or self.run_name):
-                raise InputError("give the study too: the report is made from its runs on W&B")
+            raise InputError("--source wandb and --project belong together: or write wandb:ENTITY/PROJECT")
+        given = {"SOURCE": self.target, "--from": self.frozen, "--csv": self.csv}
+        named = [option for option, value in given.items() if value]
+        if self.source == "local":
+            if len(named) != 1:
+                wanted = "a study, a folder, frozen:DIR, wandb:ENTITY/PROJECT, wandb-files:DIR or table:FILE"
+                raise InputError(f"give one source: {' and '.join(named)} were given" if named else f"give {wanted}")
+            return {"--from": f"frozen:{self.frozen}", "--csv": f"table:{self.csv}"}.get(named[0], self.target), ""
+        if self.frozen or self.csv or kind_of(self.target)[0]:
+            raise InputError("--source says where a study's runs are: it goes with a study or its folder alone")
+        if not self.target and not (self.project and (self.map or self.run_name)):
+            raise InputError("give the study too: the report is made from its runs on W&B")
+        if self.project:
             return f"wandb:{self.project}", study_name(self.target)
-        if len(named) != 1:
-            raise InputError(
-                f"give one source: {' and '.join(named) or 'a study, a folder, frozen:DIR, wandb:.. or table:FILE'}"
-                + (" were given" if named else "")
-            )
-        if self.source == "wandb-files":
-            if not self.target:
-                raise InputError("--source says where a study's runs are: it does not go with --csv or --from")
-            folder = Path(self.target)
-            folder = folder if folder.name == "wandb" else folder / "wandb"
-            return f"wandb-files:{folder if folder.is_dir() else records_of(self.target, self.runs_dir)}", ""
-        if self.frozen:
-            return f"frozen:{self.frozen}", ""
-        return (f"table:{self.csv}" if self.csv else self.target), ""
+        folder = Path(self.target)
+        folder = folder if folder.name == "wandb" else folder / "wandb"
+        return f"wandb-files:{folder if folder.is_dir() else records_of(self.target, self.runs_dir)}", ""
 
     def _check(self, kind: str) -> None:
         """Raises InputError for options that do not go with a source of this kind."""
@@ -380,7 +375,8 @@ class Report:
             print(freeze(study, Path(self.freeze), weights, tell))
 
     def _load(self, source: str, name: str) -> Any:
-        from analysis.load import kind_of, load
+        from analysis.load import load
+        from analysis.sources import kind_of
         from analysis.sources.columns import Reading, parse_mapping
         from experiments.display import counting
 
@@ -515,12 +511,9 @@ _COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run `sngan` with the command line, or with `arguments`; exits: 0 done, 1 failed, 2 bad input, 3 interrupted."""
     code = run(sys.argv[1:] if arguments is None else arguments)
-    if code == INTERRUPTED:
-        from experiments.tracking.tracker import is_busy
-
-        if is_busy():  # W&B's client would hold the process; what it has is on disk
-            sys.stdout.flush()
-            os._exit(code)
+    if code == INTERRUPTED and client.is_busy():  # W&B's client would hold the process; what it has is on disk
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

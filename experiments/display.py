@@ -102,7 +102,8 @@ class Display:
             self.say(f"{run.run_id}: {run.note or f'started, {run.steps:,} steps'}")
 
     def _show_progress(self, run: Progressed) -> None:
-        shown = self._shown[run.run_id]
+        if not (shown := self._shown.get(run.run_id)):
+            return  # it has ended
         if self._live and shown.task is not None:
             self._live.update(shown.task, completed=run.step, numbers=_numbers(run.row))
         elif (now := time.monotonic()) - shown.line_time >= LINE_EVERY_SECONDS:

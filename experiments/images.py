@@ -24,8 +24,6 @@ def grid_png(images: Tensor) -> bytes:
 
 def film_of(frames: Sequence[Path]) -> io.BytesIO:
     """The PNG files as a GIF, four per second."""
-    from PIL import Image
-
     images = [Image.open(path) for path in frames]
     film = io.BytesIO()
     images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)

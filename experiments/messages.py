@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from experiments.record import State
+
 
 class Said(NamedTuple):
     """A line for people. `once` names lines of which only the first is shown."""
@@ -28,7 +30,7 @@ class Progressed(NamedTuple):
 
 class Ended(NamedTuple):
     run_id: str
-    state: str
+    state: State
     step: int
     error: str
     seconds: float

@@ -37,10 +37,10 @@ class State(StrEnum):
     @property
     def is_result(self) -> bool:
         """Whether the run has ended for good: it counts, and is not trained again."""
-        return self in RESULTS
+        return self in (State.FINISHED, State.DIVERGED)
 
 
-RESULTS = (State.FINISHED, State.DIVERGED)
+RESULTS = tuple(state for state in State if state.is_result)
 
 
 def runs_root(runs_dir: str = "") -> Path:

@@ -80,7 +80,7 @@ def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, polic
             if state.is_result and under_agent():  # the agent's server waits for this cell's numbers
                 _mirror(config, study, record, mode, status, tell)
             return Result(state, status.get("error"), ran=False)
-        return _Attempt(config, study, record, data, mode, status, tell, policy.force).run()
+        return _Attempt(config, study, record, data, mode, status, tell, policy).run()
 
 
 def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
@@ -127,12 +127,11 @@ class _Attempt:
 
     def __init__(
         self, config: RunConfig, study: str, record: Record, data: ImageData, mode: str, before: dict[str, Any],
-        tell: Tell, force: bool,
+        tell: Tell, policy: Policy,
     ) -> None:  # fmt: skip
         self._config, self._record, self._data, self._tell = config, record, data, tell
-        self._start = time.perf_counter()
         self._resume, differences = checkpoint.latest(record, config, data.digest, data.images.device, self._warn)
-        if differences and not force:
+        if differences and not policy.force:
             raise InputError(
                 f"{config.run_id} cannot resume unchanged: {'; '.join(differences)}. Restore what it was, move "
                 f"{record.folder} out of the way to train it from the start, or use --force to resume all the same"
@@ -155,6 +154,7 @@ class _Attempt:
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
         self._progress_time = 0.0
+        self._start = time.perf_counter()
 
     def _warn(self, text: str, once: str = "") -> None:
         self._tell(Said(f"warning: {self._config.run_id}: {text}", once))

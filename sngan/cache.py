@@ -46,4 +46,4 @@ def write(path: Path, content: bytes | memoryview) -> None:
     """Keep it, if the folder can be written. A process that has mapped the file before keeps what it had."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, b"".join((hashlib.sha256(content).digest(), content)))
+        write_atomically(path, hashlib.sha256(content).digest(), content)

@@ -7,12 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
-    """Write to a temporary name in the same folder, flush to disk, move into place."""
+def write_atomically(path: Path, *parts: bytes | memoryview | str) -> None:
+    """Write the parts, one after the other, to a temporary name in the same folder, flush to disk, move into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            for part in parts:
+                file.write(part.encode() if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -59,7 +59,20 @@ class Observer:
         self._since = time.perf_counter()
 
 
-UNOBSERVED = {"window": Window().state(), "instruments": {}}
+class Unobserved:
+    """What takes an observer's place in a run that nobody looks at."""
+
+    window = None
+
+    def begin(self) -> None: ...
+
+    def after(self, step: int) -> str:
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        return {"window": Window().state(), "instruments": {}}
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 def elapsed(start: float, steps: int, config: RunConfig) -> dict[str, float]:

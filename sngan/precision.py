@@ -19,15 +19,6 @@ def set_products(products: Products) -> None:
 
 
 @contextmanager
-def float32_afterwards() -> Iterator[None]:
-    """However what is inside ends, float32 products are float32 when it has."""
-    try:
-        yield
-    finally:
-        set_products("ieee")
-
-
-@contextmanager
 def products(kind: Products) -> Iterator[None]:
     """float32 products of this process inside; afterwards what they were before."""
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ from sngan.config import RunConfig
 from sngan.data import ImageData
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.measure import Window
-from sngan.observer import UNOBSERVED, Log, Observer
-from sngan.precision import check_precision, float32_afterwards, set_products
+from sngan.observer import Log, Observer, Unobserved
+from sngan.precision import check_precision, products
 from sngan.state import Run
 
 
@@ -69,7 +69,6 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-@float32_afterwards()
 def train(
     config: RunConfig,
     data: ImageData,
@@ -93,22 +92,26 @@ def train(
     """
     check_precision(config.precision, data.images.device)
     run = Run(config, data)
-    observer = Observer(run, data, log) if log else None
-    outcome, first = Outcome("finished", config.steps), 1
-    if resume:
-        run.load_state(resume)
-        first = resume["step"] + 1
-    if observer:
-        observer.load_state(resume) if resume else observer.begin()
-    for step in range(first, config.steps + 1):
-        set_products("tf32" if config.precision == "tf32" else "ieee")
-        update(run, observer.window if observer else None)
-        set_products("ieee")  # for what measures
-        if observer and (bad := observer.after(step)):
+    observer = Observer(run, data, log) if log else Unobserved()
+    outcome = Outcome("finished", config.steps)
+    for step in range(_begun(run, observer, resume) + 1, config.steps + 1):
+        with products("tf32" if config.precision == "tf32" else "ieee"):
+            update(run, observer.window)
+        if bad := observer.after(step):
             outcome = Outcome("diverged", step, f"non-finite: {bad}")
             break
         if save and due and due(step) and step < config.steps:
-            save({"step": step, **run.state(), **(observer.state() if observer else UNOBSERVED)})
+            save({"step": step, **run.state(), **observer.state()})
     if save:
         save(outcome._asdict() | {"G": run.G.state_dict(), "D": run.D.state_dict()})
     return outcome
+
+
+def _begun(run: Run, observer: Observer | Unobserved, state: dict[str, Any] | None) -> int:
+    """The step that the run is at: that of the state, or 0."""
+    if state is None:
+        observer.begin()
+        return 0
+    run.load_state(state)
+    observer.load_state(state)
+    return state["step"]

@@ -239,13 +239,15 @@ def _cached(dataset: str, data_dir: str, say: Callable[[str], None]) -> tuple[by
     folder.mkdir(parents=True, exist_ok=True)
     start = f"{dataset}-{load(dataset, data_dir).digest[:16]}"
     with FileLock(folder / f"{start}.lock"):
-        for path in sorted(folder.glob(f"{start}-*")):
+        for path in sorted(folder.glob(f"{start}-*.weights")):
             if (content := cache.read(path)) is None:
                 raise InputError(f"{path} is damaged. Delete it, and it is trained again")
-            return content, float(path.name.rpartition("-")[2])
+            return content, float(path.stem.rpartition("-")[2])
         say(f"yardstick for {dataset}: training the classifier that judges samples, once; kept in {folder}")
         content, accuracy = train_weights(dataset, data_dir, say)
-        cache.write(folder / f"{start}-{accuracy:.4f}", content)
+        cache.write(path := folder / f"{start}-{accuracy:.4f}.weights", content)
+        if not path.exists():
+            say(f"yardstick for {dataset}: {folder} cannot be written, so it is trained again next time")
     return content, accuracy
 
 

@@ -177,13 +177,16 @@ def test_a_report_is_of_the_study_of_that_name_before_the_folder_of_that_name(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "give one source: a study, a folder, frozen:DIR"),
+        ("", "give a study, a folder, frozen:DIR"),
         ("tiny --from frozen", "give one source: SOURCE and --from were given"),
         ("frozen:x --csv y.csv", "give one source: SOURCE and --csv were given"),
-        ("tiny --source wandb", "--source wandb and --project ENTITY/PROJECT belong together"),
-        ("tiny --project a/b", "--source wandb and --project ENTITY/PROJECT belong together"),
+        ("tiny --source wandb", "--source wandb and --project belong together"),
+        ("tiny --project a/b", "--source wandb and --project belong together"),
+        ("frozen:x --source wandb --project a/b", "it goes with a study or its folder alone"),
+        ("table:x.csv --source wandb-files", "it goes with a study or its folder alone"),
+        ("--source wandb-files", "give the study too"),
         ("--source wandb --project a/b", "give the study too"),
-        ("--source wandb-files --csv x.csv", "it does not go with --csv or --from"),
+        ("--source wandb-files --csv x.csv", "it goes with a study or its folder alone"),
         ("wandb-file:x", "is no source of runs; did you mean 'wandb-files'?"),
         (
             "tables:x.csv",

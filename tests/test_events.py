@@ -213,7 +213,7 @@ def test_an_unknown_trivial_sampler_is_said() -> None:
     assert "no end" in found.loc["b", "notes"]
 
 
-def test_other_thresholds_count_the_same_runs_anew() -> None:
+def test_other_thresholds_count_the_same_runs_again() -> None:
     fd = [90.0, 30.0, 15.0, 10.0, 16.0, 16.0]
     frame = history("a", fd).assign(variant="dcgan", context="c")
     planned = runs(a="finished").assign(variant="dcgan", context="c")

@@ -183,7 +183,7 @@ def test_a_killed_freeze_leaves_what_was_there(tmp_path: Path, monkeypatch: pyte
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for where in ("fingerprint", "_in_few_greys"):  # after the part, and before it
+    for where in ("fingerprint", "in_few_greys"):  # after the part, and before it
         with monkeypatch.context() as patch:
             patch.setattr(freezing, where, killed)
             with pytest.raises(KeyboardInterrupt):

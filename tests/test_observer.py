@@ -55,7 +55,7 @@ def test_measuring_every_step_moves_no_bit(arm: str) -> None:
     assert all(torch.equal(quiet[name], measured[name]) for name in quiet)
 
 
-def test_step_time_and_images_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_time_and_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer.time, "perf_counter", lambda: 12.0)
     timing = observer.elapsed(2.0, 5, small(n_dis=3))
     assert timing == {"time/step_seconds": 2, "time/images_per_second": 3 * 16 / 2}

@@ -54,7 +54,7 @@ def test_values_and_states_are_those_of_single_draws(make: Callable[[], Source],
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 8))
-def test_it_goes_on_under_another_block_size(steps: list[int], block: int) -> None:
+def test_it_resumes_under_another_block_size(steps: list[int], block: int) -> None:
     single, state = normals((4, 4), torch.float32), normals((4, 4), torch.float32).state()
     for n in steps:
         ahead = Ahead(normals((4, 4), torch.float32), "cpu", block)

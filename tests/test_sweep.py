@@ -62,7 +62,7 @@ def test_ctrl_c_leaves_interrupted_runs_and_code_3(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_worker_is_killed_twice_is_left_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_run_whose_worker_is_killed_twice_is_left_and_the_others_continue(tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2], steps=400)
     process = start("sweep", path, "--workers", 1, *OFF, tmp_path)
     record = Record(tmp_path / "tiny" / read(path).configs[0].run_id)

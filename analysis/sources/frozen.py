@@ -209,7 +209,7 @@ class _Writer:
         self._kept["grids", cell] += 1
         for step in steps if film else steps[-1:]:
             with suppress(OSError, SyntaxError):  # no picture; SyntaxError is Pillow's for a broken PNG
-                files[f"samples/{run_id}/step-{step:06d}.png"] = _in_few_greys(grids[step].read_bytes())
+                files[f"samples/{run_id}/step-{step:06d}.png"] = in_few_greys(grids[step].read_bytes())
         return files
 
     def _split(
@@ -277,7 +277,7 @@ def _parquet(table: pyarrow.Table) -> bytes:
     return buffer.getvalue().to_pybytes()
 
 
-def _in_few_greys(png: bytes) -> bytes:
+def in_few_greys(png: bytes) -> bytes:
     """A PNG of half the size: 16 greys, or 256 colours."""
     image, buffer = Image.open(io.BytesIO(png)), io.BytesIO()
     if image.mode == "L":

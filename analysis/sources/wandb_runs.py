@@ -121,9 +121,21 @@ def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored
     """The runs of the W&B project `entity/project` that match W&B's `filters`.
 
     Rows of runs that ended are kept in the platform's cache folder, each run's when it was read, so that a reading that
-    was cut off resumes. Raises InputError if the project is unavailable.
+    was cut off resumes. Raises InputError if the project is unavailable, or has runs of several studies.
     """
-    return [found for found in _each_run(path, filters, tell, _online_run) if found]
+    return [found for found in _each_run(path, filters, tell, _online_run, _check_study) if found]
+
+
+def _check_study(runs: Iterable[Any], path: str) -> None:
+    """Before any row is fetched."""
+    only_study((str(run.config["study"]) for run in runs if {"run_id", "study"} <= run.config.keys()), f"wandb:{path}")
+
+
+def only_study(names: Iterable[str], source: str) -> str:
+    """The one name. Raises InputError if there are several."""
+    if len(found := sorted(set(names))) > 1:
+        raise InputError(f"{source} has runs of {len(found)} studies; name one (--filter study=..): {', '.join(found)}")
+    return found[0] if found else ""
 
 
 def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], by_name: bool, tell: Tell) -> pd.DataFrame:
@@ -156,13 +168,17 @@ def table(path: str, mapping: Mapping[str, str], filters: dict[str, Any], by_nam
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(seen))
 
 
-def _each_run(path: str, filters: dict[str, Any], tell: Tell, call: Callable[[Any], Any]) -> list[Any]:
+def _each_run(
+    path: str, filters: dict[str, Any], tell: Tell, call: Callable[[Any], Any],
+    check: Callable[[Iterable[Any], str], None] = lambda runs, path: None,
+) -> list[Any]:  # fmt: skip
     try:
         from wandb import Api
 
         api = Api(timeout=60)
         runs = api.runs(path, filters=filters, order="+created_at", per_page=PER_PAGE, lazy=False)
         total, results = len(runs), []
+        check(runs, path)
         for done, run in enumerate(runs, start=1):
             results.append(call(run))
             tell(done, total)

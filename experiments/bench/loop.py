@@ -279,7 +279,7 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int
 
 
 def matmul_rates(device: torch.device) -> dict[str, float]:
-    """Floating point operations a second of matrix products, by precision."""
+    """Floating point operations per second of matrix products, by precision."""
     with products("ieee"):
         rates = {name: matmul_flops(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
     if device.type == "cuda":
@@ -289,7 +289,7 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating point operations a second of a square matrix product: the best of several.
+    """Floating point operations per second of a square matrix product: the best of several.
 
     Of 2,048 rows, or of as many as take 0.02 s: without its own units a CPU is a hundred times slower in bfloat16.
     """

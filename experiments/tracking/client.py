@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from sngan.config import InputError
 
 PROJECT = "sngan"
 MODES = ("online", "offline", "disabled")
+THREAD = "W&B of a run"
+"""name of the threads that talk to W&B"""
 
 
 def resolve_mode(wanted: str) -> str:
@@ -50,3 +53,8 @@ def project() -> str:
 def under_agent() -> bool:
     """Whether a W&B agent started this process, for one cell of a W&B sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def is_busy() -> bool:
+    """Whether W&B still has something to do for a run of this process."""
+    return any(thread.name == THREAD for thread in threading.enumerate())

@@ -27,21 +27,15 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
-_THREAD = "W&B of a run"
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
 _Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
 
 
-def is_busy() -> bool:
-    """Whether W&B still has something to do for a run of this process."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
-
-
 class Tracker:
     """One W&B run, open until `finish`; a thread talks to W&B, so that training never waits for it.
 
-    `mode` as from `resolve_mode`; the attribute is the mode that it came to. Where W&B's server does not answer in half
+    `mode` as from `resolve_mode`; the attribute is the mode that it came to. If W&B's server does not answer in half
     a minute, or refuses, the run is kept offline with all its rows, and so are all later runs of this process. Trouble
     costs warnings by `warn`, and raises nothing. The W&B run's id is `<study>-<run id>`, its name the run id, its group
     the cell (the run without its seed); its config is flat: identity fields, `study` and `run_id`. Under a W&B agent
@@ -65,7 +59,7 @@ class Tracker:
         self._calls: SimpleQueue[Callable[[wandb.Run], object] | None] = SimpleQueue()
         self.mode = "offline" if mode == "online" and _Server.failed else mode
         self.error: str | None = None
-        self._thread = threading.Thread(target=self._mirror, name=_THREAD, daemon=True)
+        self._thread = threading.Thread(target=self._mirror, name=client.THREAD, daemon=True)
         if mode != "disabled":
             self._thread.start()
 
@@ -205,7 +199,7 @@ class Tracker:
     def _trouble(self, what: str, error: object) -> None:
         if self.mode == "online":
             _Server.failed = True
-        if not self.error:  # one warning a run
+        if not self.error:  # one warning per run
             self.error = f"W&B {what}: {' '.join(str(error).split()).rstrip('.')}"
             self._warn(
                 f"{self.error}. Training continues and the record is complete; once that is fixed, "
@@ -240,7 +234,7 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
     for key in row.keys() - logged.keys():
         values = [value for value in row[key] if value is not None and math.isfinite(value)]
         if key == "class_counts":
-            width = -(-len(values) // _BINS)  # classes a bin
+            width = -(-len(values) // _BINS)  # classes per bin
             counts = [sum(values[i : i + width]) for i in range(0, len(values), width)]
             edges = [i * width for i in range(len(counts) + 1)]
             logged[key] = wandb.Histogram(np_histogram=(counts, edges))  # type: ignore[arg-type]
@@ -259,7 +253,7 @@ def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         except Exception as error:
             raised.append(error)
 
-    thread = threading.Thread(target=attempt, name=_THREAD, daemon=True)
+    thread = threading.Thread(target=attempt, name=client.THREAD, daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
