@@ -84,6 +84,11 @@ def over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
 
 
+def robustness(summary: pd.DataFrame) -> pd.DataFrame:
+    """Contexts x variants of the median quality at the end."""
+    return summary.pivot_table(index="context", columns="variant", values="q_end", aggfunc="median", sort=False)
+
+
 def sample_grids(study: Study, runs: pd.DataFrame) -> dict[tuple[str, int], Mapping[int, Any]]:
     """(variant, seed) -> step -> PNG, of the runs that have some."""
     grids = {(run.variant, run.seed): study.samples.get(run.run_id, {}) for run in runs.itertuples()}

@@ -35,7 +35,7 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     costs = {c.run_id: measured.get(c.cell) or _estimated(c) for c in study.configs}
     seconds = {run_id: cost.seconds for run_id, cost in costs.items()}
     evaluation_share = sum(cost.evaluation_seconds for cost in costs.values()) / sum(seconds.values())
-    left = sum(seconds[run_id] for run_id, state in states.items() if state not in (*RESULTS, "failed"))
+    left = sum(seconds[run_id] for run_id, state in states.items() if state not in (*RESULTS, State.FAILED))
     extra = _extra(study, folder)
     if as_json:
         runs = [
@@ -110,16 +110,20 @@ def command(name: str, study: str, runs_dir: str) -> str:
 def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> str | None:
     """What to do about a run with this status, or nothing."""
     state = found["state"]
-    if state == "interrupted" and found.get("training_version") != TRAINING_VERSION and record.checkpoint_path.exists():
+    if (
+        state == State.INTERRUPTED
+        and found.get("training_version") != TRAINING_VERSION
+        and record.checkpoint_path.exists()
+    ):
         return (
             f"begun with other training code (version {found.get('training_version')}, this is {TRAINING_VERSION}): "
             f"{launch} --force resumes it all the same, or move its folder out of the study to train it from the start"
         )
     if damage:
         return f"it does not count as a result; move its folder out of the study, and {launch} trains it from the start"
-    if state in ("missing", "interrupted"):
-        return f"{launch} {'starts it' if state == 'missing' else 'resumes it'}"
-    return f"{launch} --retry failed retries it" if state == "failed" else None
+    if state in (State.MISSING, State.INTERRUPTED):
+        return f"{launch} {'starts it' if state == State.MISSING else 'resumes it'}"
+    return f"{launch} --retry failed retries it" if state == State.FAILED else None
 
 
 def step_flop(config: RunConfig) -> float:
@@ -177,7 +181,7 @@ def _measured(study: Study, records: dict[str, Record]) -> dict[str, _Cost]:
     found: dict[str, list[_Cost]] = {}
     for config in study.configs:
         status = records[config.run_id].status()
-        if status["state"] == "finished" and (seconds := spent(status, "wall_seconds")):
+        if status["state"] == State.FINISHED and (seconds := spent(status, "wall_seconds")):
             found.setdefault(config.cell, []).append(_Cost(seconds, spent(status, "evaluation_seconds")))
     return {cell: _Cost(*map(median, zip(*costs, strict=True))) for cell, costs in found.items()}
 

@@ -140,9 +140,8 @@ class Sweep:
         folder = record.runs_root(self.runs_dir) / study.name
         policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
         data_dir = self.execution.data_dir
-        execution = dataclasses.asdict(self.execution) | {"wandb": client.resolve_mode(self.execution.wandb)}
-        dataclasses.replace(study.configs[0], **execution)  # a wrong value is an error before anything starts
-        del execution["device"]  # which the engine gives to each worker
+        execution = dataclasses.replace(self.execution, wandb=client.resolve_mode(self.execution.wandb))
+        dataclasses.replace(study.configs[0], **dataclasses.asdict(execution))  # a wrong value is an error at once
         todo = pending(study, folder, policy)
         for precision in {config.precision for config in todo}:
             for device in devices:
@@ -167,12 +166,12 @@ class Sweep:
         states = ", ".join(f"{account[state]} {state}" for state in State if account[state])
         print(f"{study.name}: {states} after {duration(display.seconds)}")
         print(f"records: {folder}")
-        if account["failed"] or account["missing"] or account["refused"]:
+        if account[State.FAILED] or account[State.MISSING] or account["refused"]:
             print(f"why, and what can be done: {command('status', self.study, self.runs_dir)}")
-            if account["failed"]:
+            if account[State.FAILED]:
                 print(f"retry failed runs: {command('sweep', self.study, self.runs_dir)} --retry failed")
             return SOME_FAILED
-        return INTERRUPTED if account["interrupted"] or account["running"] else DONE
+        return INTERRUPTED if account[State.INTERRUPTED] or account[State.RUNNING] else DONE
 
     def _open_engine(self, devices: list[str], jobs: int) -> Engine:
         if self.engine == "local":
@@ -185,8 +184,7 @@ class Sweep:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from experiments.engines.on_ray import RayEngine
 
-        threads, device = self.execution.threads, self.execution.device
-        return RayEngine(self.address, self.workers, threads, device, self.per_gpu, self.retries)
+        return RayEngine(self.address, self.workers, self.execution, self.per_gpu, self.retries)
 
     def _check(self) -> None:
         """Raises InputError for options that are out of range, or not for this engine."""

@@ -84,8 +84,8 @@ def test_private_names_stay_within_their_module() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
                 found += [node.attr] if re.match("_[a-z]", node.attr) and node.attr not in NAMED_TUPLES else []
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
-                names = [a.value.rpartition(".")[2] for a in node.args if isinstance(a, ast.Constant) and a.value]
-                found += [name for name in names if isinstance(name, str) and re.match("_[a-z]", name)]
+                words = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                found += [word for word in words if re.match("_[a-z]", word.rpartition(".")[2])]
         assert not found, path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,21 @@ def test_spectra_and_classes_are_recorded_and_shown_as_histograms(tmp_path: Path
     assert [row["step"] for row in read_rows(record.evaluations_path)] == [
         row["step"] for row in spectra if row["step"] < 21
     ]
+
+
+def test_an_agents_cell_whose_status_was_lost_gets_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had ended; its final weights say so, and the agent's server is told."""
+    record = train_offline(tmp_path)
+    shutil.rmtree(record.folder.parent / "wandb")
+    (record.folder / "status.json").write_text("{")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    said: list[Message] = []
+    result = execute(small(wandb="offline"), "tiny", tmp_path / "tiny", said.append)
+    assert (result.state, result.ran) == ("finished", False)
+    assert ["W&B" in message.line for message in said if isinstance(message, Said)] == [False]  # of the status alone
+    found = inspect(wandb_file(record))
+    assert merged(found["summary"])["state"] == "finished"
+    assert found["exit"][0].get("exit_code", 0) == 0
 
 
 def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:

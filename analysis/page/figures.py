@@ -285,7 +285,7 @@ def _failures(
             )
             yield Drawn("survival" + slug, f"Time to failure: {context}", caption, plots.survival(curves, look))
     if ended["context"].nunique() > 1 and ended["q_end"].notna().any():
-        table = ended.pivot_table(index="context", columns="variant", values="q_end", aggfunc="median", sort=False)
+        table = figure_data.robustness(ended)
         caption = (
             f"Median {study.terms.quality} at the end of each arm's runs that have one, in each context; numbers of "
             "different data sets cannot be compared."

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from experiments.engines.engine import Died, Done, Event, Job, train_job
 from experiments.messages import Message
 from experiments.signals import stop_on_signals
-from sngan.config import InputError
+from sngan.config import Execution, InputError
 
 _CONNECT_SECONDS = 10.0
 _STOP_SECONDS = 10.0  # a cancelled task writes `interrupted` and leaves
@@ -29,13 +29,13 @@ _STOP_SECONDS = 10.0  # a cancelled task writes `interrupted` and leaves
 class RayEngine:
     """Ray Core tasks. Every node needs this program, and the records' folder and the data at the same paths.
 
-    A task takes `threads` CPUs, and with `gpu` one `per_gpu`-th of a GPU. A task whose worker or node dies is
+    A task takes `execution.threads` CPUs, and on a GPU one `per_gpu`-th of it. A task whose worker or node dies is
     retried by Ray, at most `retries` times. At most `tasks` run at once; 0: as many as the cluster has room for.
     """
 
     retries_dead_workers = True
 
-    def __init__(self, address: str, tasks: int, threads: int, device: str, per_gpu: int, retries: int) -> None:
+    def __init__(self, address: str, tasks: int, execution: Execution, per_gpu: int, retries: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray puts handlers of its own over these, which end the process
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -53,14 +53,15 @@ class RayEngine:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         resources = ray.cluster_resources()
+        device = execution.device
         gpu = device == "cuda" or (device == "auto" and resources.get("GPU", 0) > 0)
-        for name, needed in (("CPU", threads), ("GPU", int(gpu))):
+        for name, needed in (("CPU", execution.threads), ("GPU", int(gpu))):
             if resources.get(name, 0) < needed:
                 ray.shutdown()
                 raise InputError(f"a run needs {needed} {name}, and the Ray cluster has {resources.get(name, 0):g}")
         self._device = "cuda" if gpu else "cpu"
         self._task = ray.remote(_train).options(
-            num_cpus=threads, num_gpus=1 / per_gpu if gpu else 0, max_retries=retries
+            num_cpus=execution.threads, num_gpus=1 / per_gpu if gpu else 0, max_retries=retries
         )
         self._limit = tasks
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -8,7 +8,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from experiments.display import Display
 from experiments.engines.engine import Died, Done, Engine, Event, Job
@@ -16,28 +15,28 @@ from experiments.messages import Ended, Said
 from experiments.record import Record, State
 from experiments.run import Policy
 from experiments.study import Study, check_primary, read
-from sngan.config import InputError, RunConfig
+from sngan.config import Execution, InputError, RunConfig
 from sngan.files import write_atomically
 
 _POLL_SECONDS = 1.0
 
 
 def sweep(
-    study: Study, folder: Path, display: Display, open_engine: Callable[[int], Engine], execution: dict[str, Any],
+    study: Study, folder: Path, display: Display, open_engine: Callable[[int], Engine], execution: Execution,
     policy: Policy, memory_fraction: float = 1.0,
 ) -> Counter[str]:  # fmt: skip
     """Train what the study's folder lacks and return how many of its runs are in each state, or were `refused`.
 
     Finished and diverged runs are results and left alone. A run whose worker dies is retried, at most `policy.retries`
-    times; so are failed ones with `policy.redo_failed`. `execution` are execution fields for every run;
-    `open_engine(jobs)` is called once, unless there is nothing to do. Runs that another process has are waited for, and
-    taken over should it die. If one run cannot be written because the disk is full, no further one is started.
+    times; so are failed ones with `policy.redo_failed`. `execution` is that of every run, but for the device, which the
+    engine gives to each worker. `open_engine(jobs)` is called once, unless there is nothing to do. Runs that another
+    process has are waited for, and taken over should it die. If one run cannot be written because the disk is full, no further one is started.
     KeyboardInterrupt stops the workers, which leave their runs `interrupted`, and is raised on.
     """
     _keep_study(study, folder)
     refused = 0
     if todo := pending(study, folder, policy):
-        configs = [dataclasses.replace(config, **execution) for config in todo]
+        configs = [dataclasses.replace(config, **dataclasses.asdict(execution)) for config in todo]
         jobs = [Job(config, study.name, folder, policy, memory_fraction) for config in configs]
         engine = open_engine(len(jobs))
         try:

@@ -36,7 +36,7 @@ from experiments.run import Policy
 from experiments.signals import stop_on_signals
 from experiments.study import BUNDLED, Study, read
 from sngan.arms import ARMS
-from sngan.config import TRAINING_VERSION, RunConfig
+from sngan.config import TRAINING_VERSION, Execution, RunConfig
 from sngan.data import load
 from sngan.files import write_atomically
 from sngan.train import train
@@ -173,12 +173,12 @@ class Phases:
 
     def sweep(self) -> dict[str, Any]:
         """What `runs` starts: a sweep of the runs that are left."""
-        study, options = self._study_left(), {"threads": 1, "wandb": "disabled", "checkpoint_every": 500}
+        study, execution = self._study_left(), Execution(threads=1, wandb="disabled", checkpoint_every=500)
         device = str(resolve_device(self._device.type))
         with Display(total=len(study.configs)) as display:
             account = sweep(
                 study, self._folder / "runs" / study.name, display,
-                lambda jobs: LocalEngine(min(self._workers, jobs), [device]), options,
+                lambda jobs: LocalEngine(min(self._workers, jobs), [device]), execution,
                 Policy(), 1 / self._workers,
             )  # fmt: skip
         return {"ok": not account["failed"], "account": account}
