@@ -30,7 +30,8 @@ def sweep(
     Finished and diverged runs are results and left alone. A run whose worker dies is retried, at most `policy.retries`
     times; so are failed ones with `policy.redo_failed`. `execution` is that of every run, but for the device, which the
     engine gives to each worker. `open_engine(jobs)` is called once, unless there is nothing to do. Runs that another
-    process has are waited for, and taken over should it die. If one run cannot be written because the disk is full, no further one is started.
+    process has are waited for, and taken over should it die. If one run cannot be written because the disk is full, no
+    further one is started.
     KeyboardInterrupt stops the workers, which leave their runs `interrupted`, and is raised on.
     """
     _keep_study(study, folder)
