@@ -610,22 +610,22 @@ def test_the_order_of_sn_penalty_and_baseline_is_shown_and_does_not_decide() -> 
     assert found["part"].tolist() == ["holds", "opposite"]  # from the penalty to the baseline it falls
 
 
-def test_rules_of_a_part() -> None:
-    def part(
-        low: float, high: float, expected: str = "above", p: float = 0.01, against: float = 0.01, none: float = 0.0
-    ) -> str:
-        return Part("", expected, 0.5, Interval((low + high) / 2, low, high), 10, p, against, none).verdict
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "p", "against", "verdict"),
+    [
+        (0.6, 0.9, "above", 0.01, 0.01, "holds"), (0.6, 0.9, "above", 0.2, 0.01, "open"),
+        (0.4, 0.9, "above", 0.01, 0.01, "open"), (-0.9, -0.1, "above", 0.01, 0.01, "opposite"),
+        (-0.9, -0.1, "above", 0.01, 0.2, "open"), (-0.9, 0.1, "above", 0.01, 0.01, "open"),
+        (-0.3, 0.3, "within", 0.01, 0.01, "holds"), (0.6, 0.9, "within", 0.01, 0.01, "opposite"),
+        (0.3, 0.9, "within", 0.01, 0.01, "open"), (np.nan, np.nan, "above", 0.01, 0.01, "open"),
+    ],
+)  # fmt: skip
+def test_rules_of_a_part(low: float, high: float, expected: str, p: float, against: float, verdict: str) -> None:
+    interval = Interval((low + high) / 2, low, high)
+    assert Part("", expected, 0.5, interval, 10, p, against, 0.0).verdict == verdict
 
-    assert part(0.6, 0.9) == "holds"
-    assert part(0.6, 0.9, p=0.2) == "open"
-    assert part(0.4, 0.9) == "open"
-    assert part(-0.9, -0.1) == "opposite"
-    assert part(-0.9, -0.1, against=0.2) == "open"
-    assert part(-0.9, 0.1) == "open"
-    assert part(-0.3, 0.3, "within") == "holds"
-    assert part(0.6, 0.9, "within") == "opposite"
-    assert part(0.3, 0.9, "within") == "open"
-    assert part(np.nan, np.nan) == "open"
+
+def test_what_is_untested_or_refused_has_that_for_a_verdict() -> None:
     whole = Part("", "above", 0.5, Interval(0.7, 0.6, 0.9), 10, 0.01, 1.0)
     assert replace(whole, untested="needs sn", refused="too few").verdict == "not tested"
     assert replace(whole, refused="too few").verdict == "refused"

@@ -95,31 +95,49 @@ def runs(**states: str) -> pd.DataFrame:
     return pd.DataFrame([{"run_id": run_id, "state": state, **keys} for run_id, state in states.items()])
 
 
-def test_quality_at_the_end() -> None:
+@pytest.fixture
+def ends() -> pd.DataFrame:
+    """Statistics of runs that ended well, soon or badly, or have not ended."""
     planned = runs(good="finished", short="finished", broken="failed", going="running", gone="missing")
     frames = [history("good", [*GOOD, 12.0]), history("short", [90.0, 10.0]), history("broken", GOOD),
               history("going", GOOD)]  # fmt: skip
-    found = summarize(pd.concat(frames), planned).set_index("run_id")
-    good = found.loc["good"]
+    return summarize(pd.concat(frames), planned).set_index("run_id")
+
+
+def test_quality_at_the_end(ends: pd.DataFrame) -> None:
+    good = ends.loc["good"]
     end = np.log([9.0, 8.0, 12.0]).mean()  # the last quarter has two evaluations, and three is the least
-    assert (good["q_best"], good["ended"], good["failure"], good["healthy_end"]) == (8.0, True, False, True)
     assert good["log_q_end"] == pytest.approx(end)
     assert good["q_end"] == pytest.approx(np.exp(end))
     assert good["gain"] == pytest.approx(np.log(TRIVIAL) - end)
+
+
+def test_quality_on_the_way(ends: pd.DataFrame) -> None:
+    good, end = ends.loc["good"], np.log([9.0, 8.0, 12.0]).mean()
+    assert (good["q_best"], good["ended"], good["failure"], good["healthy_end"]) == (8.0, True, False, True)
+    assert good["healthy_step"] == 200
     assert good["quality_degradation"] == pytest.approx(end - np.log(8))
     assert np.isnan(good["late_change"])  # of the third quarter nothing is left
     changes = np.abs(np.diff(np.log([10.0, 9.0, 8.0, 12.0])))  # the second half: steps 300 to 600
     assert good["quality_oscillation"] == pytest.approx(changes.mean())
-    assert good["healthy_step"] == 200
-    short, broken = found.loc["short"], found.loc["broken"]
-    assert short["q_end"] == pytest.approx(30)  # of the evaluations that it has
-    assert "2 evaluations" in short["notes"]
+
+
+def test_the_end_of_two_evaluations_is_of_both_and_says_so(ends: pd.DataFrame) -> None:
+    assert ends.loc["short", "q_end"] == pytest.approx(30)
+    assert "2 evaluations" in ends.loc["short", "notes"]
+
+
+def test_no_run_is_given_a_quality_that_it_did_not_have(ends: pd.DataFrame) -> None:
+    broken = ends.loc["broken"]
     assert (broken["ended"], broken["failure"], broken["cause"], broken["gain"]) == (False, True, "error", 0)
-    assert np.isnan(broken["q_end"])  # no run is given a quality that it did not have
-    for run_id, state in (("going", "running"), ("gone", "missing")):
-        assert found.loc[run_id, "failure"] is None
-        assert np.isnan(found.loc[run_id, "q_end"])
-        assert state in found.loc[run_id, "notes"]
+    assert np.isnan(broken["q_end"])
+
+
+@pytest.mark.parametrize(("run_id", "state"), [("going", "running"), ("gone", "missing")])
+def test_a_run_that_has_not_ended_is_no_failure(run_id: str, state: str, ends: pd.DataFrame) -> None:
+    assert ends.loc[run_id, "failure"] is None
+    assert np.isnan(ends.loc[run_id, "q_end"])
+    assert state in ends.loc[run_id, "notes"]
 
 
 def test_the_last_quarter_its_line_and_what_stays_of_the_middle() -> None:

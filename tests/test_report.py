@@ -134,21 +134,32 @@ def test_every_run_is_listed_with_its_reason_and_its_statistics(page: Path) -> N
 
 def test_failed_and_diverged_runs_count_as_worst(page: Path) -> None:
     comparisons = table(page, "comparisons")
-    roughness = comparisons["statistic"] == "loss_d_roughness"
-    row = comparisons[roughness].iloc[0]
+    row = comparisons[comparisons["statistic"] == "loss_d_roughness"].iloc[0]
     assert (row["arm"], row["baseline"], row["n_pairs"]) == ("sn", "dcgan", 2)  # sn's seed 2 is missing
     assert row["prob_improvement"] <= 0.5  # its diverged run beats nothing
     assert row["shift"] == np.inf
+
+
+def test_arms_count_runs_without_an_end(page: Path) -> None:
     arms = table(page, "arms").set_index("arm")
     assert arms.loc["sn", ["n", "ended", "failures"]].tolist() == [2, 1, 2]
     assert arms.loc["dcgan", ["n", "ended"]].tolist() == [3, 2]
     assert arms.loc["sn", "q_centre"] == np.inf  # of two runs one has no end
+
+
+def test_failures_are_counted_by_cause(page: Path) -> None:
     causes = table(page, "failures").set_index("arm")
     assert causes.loc["sn", "divergence"] == causes.loc["dcgan", "error"] == 1
     assert causes["without_end"].to_dict() == {"dcgan": 1, "sn": 1}
+
+
+def test_three_seeds_test_nothing(page: Path) -> None:
     evidence = table(page, "evidence")
-    assert set(evidence["verdict"]) == {"not tested"}  # three seeds
+    assert set(evidence["verdict"]) == {"not tested"}
     assert evidence.loc[evidence["claim"].isin(["C7a", "C7b"]), "n"].tolist() == [0, 0]  # no such arms
+
+
+def test_every_run_that_ended_says_what_became_of_it(page: Path) -> None:
     runs = table(page, "runs_statistics").set_index("run_id")
     assert runs["failure"].notna().sum() == 5
     assert {"cause", "causes", "failure_step", "ended", "healthy_step", "healthy_end", "notes"} <= set(runs)

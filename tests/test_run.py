@@ -30,13 +30,27 @@ def run_small(folder: Path, **changes: Any) -> tuple[Record, Result, list[Messag
     return Record(folder / config.run_id), result, told
 
 
-def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
-    record, result, told = run_small(tmp_path, arm="sn_dcgan", steps=45)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Result, list[Message]]:
+    """A run of 45 steps; to be read only."""
+    return run_small(tmp_path_factory.mktemp("finished"), arm="sn_dcgan", steps=45)
+
+
+Finished = tuple[Record, Result, list[Message]]
+
+
+def test_a_finished_run_says_so(finished: Finished) -> None:
+    record, result, told = finished
     assert result.state == "finished"
     status = record.status()
     assert (status["state"], status["step"], status["error"]) == ("finished", 45, None)
     assert status["metrics_sha256"] == hashlib.sha256(record.metrics_path.read_bytes()).hexdigest()
-    (attempt,) = status["attempts"]
+    assert [type(message) for message in (told[0], told[-1])] == [Started, Ended]
+
+
+def test_its_attempt_says_how_it_was_trained_and_what_it_took(finished: Finished) -> None:
+    record, _, _ = finished
+    (attempt,) = record.status()["attempts"]
     assert {"device", "threads", "memory_format", "data_dir", "wandb"} <= set(attempt)
     assert attempt["torch"] == torch.__version__
     assert attempt["exact"] is True
@@ -44,15 +58,26 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert attempt["peak_memory_bytes"] > 10**7
     seconds = [row["time/evaluation_seconds"] for row in record.timing() if "time/evaluation_seconds" in row]
     assert attempt["evaluation_seconds"] == pytest.approx(sum(seconds))
+
+
+def test_its_protocol_says_how_samples_were_judged(finished: Finished) -> None:
+    record, _, _ = finished
     assert json.loads((record.folder / "protocol.json").read_text()) == record.protocol()
     assert record.protocol()["feature_net_sha256"] == DATASETS["digits"].classifier.sha256  # type: ignore[union-attr]
+
+
+def test_its_rows_come_at_their_steps_and_times_apart_from_them(finished: Finished) -> None:
+    record, _, _ = finished
     assert [row["step"] for row in record.rows() if "eval/fd" in row] == record.config().evaluation_steps()
     assert [row["step"] for row in record.rows()] == [0, 10, 20, 30, 40, 45]
     assert [row["step"] for row in record.timing()] == [10, 20, 30, 40, 45]
     assert not any(key.startswith("time/") for row in record.rows() for key in row)
+
+
+def test_its_files_are_grids_and_final_weights_and_nothing_half_written(finished: Finished) -> None:
+    record, _, _ = finished
     grids = sorted(path.name for path in record.samples_path.iterdir())
     assert grids == ["real.png", *(f"step-{step:06d}.png" for step in record.config().evaluation_steps())]
-    assert [type(message) for message in (told[0], told[-1])] == [Started, Ended]
     state = torch.load(record.checkpoint_path, weights_only=True)
     assert state["config"] == record.config().identity()
     assert not list(record.folder.glob("**/*.tmp"))

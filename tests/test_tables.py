@@ -1,4 +1,4 @@
-"""Tables against counts by hand, and against studies whose truth is known."""
+"""Tables as people read and copy them."""
 
 import numpy as np
 import pandas as pd
