@@ -53,7 +53,7 @@ def bench_report(out: Path, as_json: bool, sizes: tuple[tuple[int, int, int], ..
     if as_json:
         print(to_json(result, indent=1))
         return 0
-    table = Table("records", "s", "again, a run more", "peak GB", "page MB", box=None, pad_edge=False)
+    table = Table("records", "s", "again, one run added", "peak GB", "page MB", box=None, pad_edge=False)
     for name, row in rows.items():
         sizes_of = (f"{row['peak_memory_bytes'] / 1e9:.2f}", f"{row['page_bytes'] / 1e6:.1f}")
         table.add_row(name, f"{row['seconds']:.1f}", f"{row['again_seconds']:.1f}", *sizes_of)

@@ -311,6 +311,17 @@ def test_what_should_be_quick_imports_nothing_heavy(arguments: list[str], tmp_pa
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_interrupted_loads_nothing_on_its_way_out() -> None:
+    """A second Ctrl-C would meet it in the middle of an import."""
+    code = (
+        "import sys; from experiments import cli\n"
+        "cli.run = lambda arguments: cli.INTERRUPTED; before = set(sys.modules)\n"
+        "try: cli.main([])\n"
+        "except SystemExit as ended: assert (ended.code, set(sys.modules) - before) == (3, set()), sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_sngan_and_the_module_are_one_program() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"sngan": "experiments.cli:main"}

@@ -304,6 +304,17 @@ def test_what_the_server_lacks_of_a_killed_run_is_named(logged_in: Server, tmp_p
 
 
 @_SLOW
+def test_of_several_studies_none_is_fetched_until_one_is_named(logged_in: Server, tmp_path: Path) -> None:
+    sweep_online(logged_in, tmp_path, arm=["dcgan"], seed=[0, 1], steps=30)
+    next(iter(logged_in.runs.values())).config["study"]["value"] = "another"
+    with pytest.raises(InputError, match=r"runs of 2 studies; name one .*: another, tiny"):
+        load("wandb:tester/sngan", runs_dir=str(tmp_path))
+    assert logged_in.histories == 0
+    found = load("wandb:tester/sngan", filters={"config.study": "tiny"}, runs_dir=str(tmp_path))
+    assert found.account[["finished", "missing"]].to_list() == [1, 1]
+
+
+@_SLOW
 def test_what_is_not_on_the_server_is_an_error(logged_in: Server, tmp_path: Path) -> None:
     sweep_online(logged_in, tmp_path, arm=["dcgan"], seed=[0], steps=30)
     with pytest.raises(InputError, match="no runs of the study other"):
