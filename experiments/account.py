@@ -117,13 +117,13 @@ def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> st
     ):
         return (
             f"begun with other training code (version {found.get('training_version')}, this is {TRAINING_VERSION}): "
-            f"{launch} --force resumes it all the same, or move its folder out of the study to train it from the start"
+            f"resume all the same with {launch} --force, or move the folder out of the study to train from the start"
         )
     if damage:
         return f"it does not count as a result; move its folder out of the study, and {launch} trains it from the start"
     if state in (State.MISSING, State.INTERRUPTED):
-        return f"{launch} {'starts it' if state == State.MISSING else 'resumes it'}"
-    return f"{launch} --retry failed retries it" if state == State.FAILED else None
+        return f"{'start' if state == State.MISSING else 'resume'} with {launch}"
+    return f"retry with {launch} --retry failed" if state == State.FAILED else None
 
 
 def step_flop(config: RunConfig) -> float:

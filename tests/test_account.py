@@ -57,8 +57,8 @@ def test_runs_of_other_training_code_are_named_with_what_can_be_done(
         output = command(name, *arguments)[1]
         assert f"4 of 4 results are of version {TRAINING_VERSION} of the training code, this is 99" in output
     launch = f"sngan sweep tiny --runs-dir {mixed_study.parent}"
-    assert f"version {TRAINING_VERSION}, this is 99): {launch} --force resumes it all the same" in output
-    assert f"{launch} resumes it" not in output
+    assert f"version {TRAINING_VERSION}, this is 99): resume all the same with {launch} --force" in output
+    assert f"resume with {launch}" not in output
 
 
 def test_a_status_without_time_is_no_obstacle_to_planning(command: Callable, tmp_path: Path) -> None:

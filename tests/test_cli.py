@@ -280,7 +280,7 @@ def test_a_sweep_says_how_to_learn_why_runs_failed(command: Callable, tmp_path: 
     assert code == 1
     assert f"what can be done: sngan status {path} --runs-dir {tmp_path / 'runs'}" in output
     assert f"retry failed runs: sngan sweep {path} --runs-dir {tmp_path / 'runs'} --retry failed" in output
-    assert "--retry failed retries it" in command("status", *arguments)[1]
+    assert "retry with sngan sweep" in command("status", *arguments)[1]
 
 
 @pytest.mark.slow
