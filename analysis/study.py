@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ from experiments.study import CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
-from sngan.config import RunConfig
+from sngan.config import TRAINING_VERSION, RunConfig
 
 STATES = [str(state) for state in State]
+_ENDED = (*RESULTS, State.FAILED)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,6 @@ def assemble(
     history, unreadable = history_of(runs, rows_of, folder if cached else None)
     damage = zip(runs["damage"], runs["run_id"].map(unreadable), strict=True)
     runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in damage]
-    account = runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
     protocols = {run_id: run.protocol for run_id, run in found.items() if run.protocol}
     trivial = {
         "trivial_fd": {run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()},
@@ -117,8 +118,8 @@ def assemble(
     context_of = dict(zip(map(_context_key, plan.configs), runs["context"], strict=True))
     primary = {name: context_of[contexts_of(plan.configs, fields)[0]] for name, fields in plan.primary.items()}
     return Study(
-        plan.name, plan.description, folder, runs, history, account, extra, protocols, folder.parent / "bench", samples,
-        found=found, plan=plan.text, primary=primary,
+        plan.name, plan.description, folder, runs, history, _account(runs), extra, protocols, folder.parent / "bench",
+        samples, found=found, plan=plan.text, primary=primary,
     )  # fmt: skip
 
 
@@ -135,6 +136,58 @@ def sound(study: Study) -> Study:
     changed = runs.loc[runs["state"].isin(RESULTS) & (runs["damage"] != ""), "run_id"]
     kept = study.history[~study.history["run_id"].isin(changed)].reset_index(drop=True)
     return replace(study, history=kept)
+
+
+def reference_version(statuses: Iterable[Mapping[str, Any]]) -> Any:
+    """The version of the training code whose results a study is made of: this program's if it has any.
+
+    Else that of the most results, of equally many the latest. None if they do not say theirs.
+    """
+    versions = Counter(status.get("training_version") for status in statuses if status["state"] in _ENDED)
+    if TRAINING_VERSION in versions or not versions:
+        return TRAINING_VERSION
+    return max(versions, key=lambda version: (versions[version], version or 0))
+
+
+def of_other_version(version: Any, counted: Iterable[Any]) -> str:
+    """Why a result of this version is left out."""
+    others = " and ".join(sorted(str(other or "unknown") for other in counted))
+    return f"is of version {version or 'unknown'} of the training code, not {others}: --mixed takes it too"
+
+
+def of_one_version(study: Study) -> Study:
+    """Without the results of other versions of the training code than `reference_version`: as if they were missing.
+
+    Their rows are left out, and `warnings` name them.
+    """
+    runs, reference = study.runs, reference_version(found.status for found in study.found.values())
+    others = runs["state"].isin(_ENDED) & (runs["training_version"].fillna(0) != (reference or 0))
+    if not others.any():
+        return study
+    runs = runs.copy()
+    out, lines = study.runs[others], []
+    for version, of in out.groupby(out["training_version"].fillna(0).astype(int)):
+        reason = of_other_version(version, [reference])
+        runs.loc[of.index, "error"] = [f"{state}, but {reason}" for state in of["state"]]
+        results = "1 result is" if len(of) == 1 else f"{len(of)} results are"
+        lines.append(
+            f"{results} of version {version or 'unknown'} of the training code, not {reference or 'unknown'}, and left "
+            f"out; --mixed takes {'it' if len(of) == 1 else 'them'} too: {', '.join(of['run_id'])}"
+        )
+    runs.loc[others, "state"], ids = "missing", set(out["run_id"])
+    return replace(
+        study,
+        runs=runs,
+        history=study.history[~study.history["run_id"].isin(ids)].reset_index(drop=True),
+        account=_account(runs),
+        protocols={run_id: protocol for run_id, protocol in study.protocols.items() if run_id not in ids},
+        samples={run_id: grids for run_id, grids in study.samples.items() if run_id not in ids},
+        warnings=[*study.warnings, *lines],
+    )
+
+
+def _account(runs: pd.DataFrame) -> pd.Series:
+    return runs["state"].value_counts().reindex(STATES, fill_value=0).rename("runs")
 
 
 def _run(config: RunConfig, found: Found) -> dict[str, Any]:

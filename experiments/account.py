@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.display import duration
-from experiments.record import RESULTS, Record, State, run_folders, runs_root, spent, to_json
+from experiments.ledger import NOTHING, Kept, Ledger, said, same_bits
+from experiments.record import FROZEN, RESULTS, Record, State, run_folders, runs_root, shown_state, spent, to_json
 from experiments.study import Study
 from sngan.architectures import YARDSTICK, discriminator, generator, sized
 from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
@@ -25,23 +26,25 @@ _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
 _SECONDS_A_PAIR = 6e-8  # of samples whose features are compared in an evaluation
 
 
-def plan(study: Study, runs_dir: str, as_json: bool) -> int:
+def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -> int:
     """Print the study's runs with state and estimated time on one CPU core. Starts nothing. Returns 0."""
     folder = runs_root(runs_dir) / study.name
     records = {config.run_id: Record(folder / config.run_id) for config in study.configs}
     statuses = {run_id: record.status() for run_id, record in records.items()}
-    states = {run_id: found["state"] for run_id, found in statuses.items()}
+    states = {run_id: shown_state(found, run_id in frozen.runs) for run_id, found in statuses.items()}
     measured = _measured(study, records)
     costs = {c.run_id: measured.get(c.cell) or _estimated(c) for c in study.configs}
     seconds = {run_id: cost.seconds for run_id, cost in costs.items()}
     evaluation_share = sum(cost.evaluation_seconds for cost in costs.values()) / sum(seconds.values())
-    left = sum(seconds[run_id] for run_id, state in states.items() if state not in (*RESULTS, State.FAILED))
+    ended = (*RESULTS, State.FAILED, FROZEN)
+    left = sum(seconds[run_id] for run_id, state in states.items() if state not in ended)
     extra = _extra(study, folder)
     if as_json:
         runs = [
             {
                 "run_id": c.run_id,
                 "state": states[c.run_id],
+                "frozen": c.run_id in frozen.runs,
                 "estimated_seconds": seconds[c.run_id],
                 "evaluation_seconds": costs[c.run_id].evaluation_seconds,
                 **c.identity(),
@@ -49,6 +52,7 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
             for c in study.configs
         ]
         summary = {"study": study.name, "cells": study.cells, "states": Counter(states.values())}
+        summary |= {"frozen": len(frozen.runs), "records": str(folder), "notes": list(frozen.notes)}
         summary |= {"core_seconds_left": left, "evaluation_share": evaluation_share}
         print(to_json(summary | {"runs": runs, "extra": extra}, indent=2))
         return 0
@@ -56,55 +60,76 @@ def plan(study: Study, runs_dir: str, as_json: bool) -> int:
     table = Table("run", *varying, "steps", "about", "state", box=None, pad_edge=False)
     for c in study.configs:
         cells = [str(getattr(c, name)) for name in varying]
-        table.add_row(c.run_id, *cells, f"{c.steps:,}", duration(seconds[c.run_id]), states[c.run_id])
+        state = _in_words(states[c.run_id], c.run_id in frozen.runs)
+        table.add_row(c.run_id, *cells, f"{c.steps:,}", duration(seconds[c.run_id]), state)
     console = _console()
     console.print(study.description)
     console.print(table)
     console.print(_summary(study, states))
     console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
     console.print(f"evaluation of samples: about {evaluation_share:.1%} of the time")
-    _print_notes(console, extra, statuses.values())
+    console.print(f"recorded under: {folder}")
+    _print_notes(console, extra, statuses.values(), frozen)
     return 0
 
 
-def status(study: Study, given: str, runs_dir: str, as_json: bool) -> int:
+def status(
+    study: Study, given: str, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING, options: Sequence[str] = ()
+) -> int:
     """Print the account of runs: state, step, reason of each and what to do next. Returns 0.
 
-    `given` is the study as the user named it, for the commands that are shown.
+    `given` is the study as the user named it, and `options` are those given beside, for the commands that are shown.
     """
     folder = runs_root(runs_dir) / study.name
-    launch = command("sweep", given, runs_dir)
+    launch = command("sweep", given, runs_dir, options)
     runs, statuses = [], []
     for c in study.configs:
         record = Record(folder / c.run_id)
-        found = record.status()
-        statuses.append(found)
-        damage = record.damage(found)
-        reason = "; ".join(filter(None, (found.get("error"), damage)))
-        run = {"run_id": c.run_id, "state": found["state"], "step": found["step"], "steps": c.steps}
-        run |= {"error": reason or None, "attempts": len(found["attempts"])}
-        runs.append(run | {"next": _next(record, found, damage, launch)})
+        statuses.append(found := record.status())
+        runs.append(_told(c, record, found, frozen.runs.get(c.run_id), launch))
     states = {run["run_id"]: run["state"] for run in runs}
     extra = _extra(study, folder)
     if as_json:
-        account = {state: list(states.values()).count(state) for state in State}
-        print(to_json({"study": study.name, "account": account, "runs": runs, "extra": extra}, indent=2))
+        account = {state: list(states.values()).count(state) for state in (*State, FROZEN)}
+        summary = {"study": study.name, "account": account, "frozen": len(frozen.runs), "notes": list(frozen.notes)}
+        print(to_json(summary | {"runs": runs, "extra": extra}, indent=2))
         return 0
     table = Table("run", "state", "step", "of", "reason", box=None, pad_edge=False)
     for run in runs:
-        table.add_row(run["run_id"], run["state"], f"{run['step']:,}", f"{run['steps']:,}", run["error"] or "")
+        state = _in_words(run["state"], run["frozen"])
+        table.add_row(run["run_id"], state, f"{run['step']:,}", f"{run['steps']:,}", run["error"] or "")
     console = _console()
     console.print(table)
     console.print(_summary(study, states))
     for (state, what), number in Counter((run["state"], run["next"]) for run in runs if run["next"]).items():
         console.print(f"{number} {state}: {what}")
-    _print_notes(console, extra, statuses)
+    _print_notes(console, extra, statuses, frozen)
     return 0
 
 
-def command(name: str, study: str, runs_dir: str) -> str:
+def _told(config: RunConfig, record: Record, found: dict[str, Any], kept: Kept | None, launch: str) -> dict[str, Any]:
+    """What status says of a run. Of a frozen one without a result here it is that of the frozen one."""
+    state = shown_state(found, kept is not None)
+    run = {"run_id": config.run_id, "state": state, "frozen": kept is not None}
+    if kept and state == FROZEN:
+        beside = "" if found["state"] is State.MISSING else f"{found['state']} here at step {found['step']:,}"
+        run |= {"step": kept.status["step"], "steps": config.steps, "error": beside or None}
+        return run | {"attempts": len(kept.status["attempts"]), "next": None}
+    damage, other = record.damage(found), ""
+    if kept and found["state"].is_result and not damage and not same_bits(kept.status, found):
+        other = f"another result of it is frozen in {kept.folder} ({said(kept.status)}), and counts"
+    reason = "; ".join(filter(None, (found.get("error"), damage, other)))
+    run |= {"step": found["step"], "steps": config.steps, "error": reason or None, "attempts": len(found["attempts"])}
+    return run | {"next": None if kept else _next(record, found, damage, launch)}
+
+
+def _in_words(state: str, is_frozen: bool) -> str:
+    return f"{state}, {FROZEN}" if is_frozen and state != FROZEN else state
+
+
+def command(name: str, study: str, runs_dir: str, options: Sequence[str] = ()) -> str:
     """`sngan name study`, as it is typed, for the same runs."""
-    return shlex.join(["sngan", name, study, *(["--runs-dir", runs_dir] if runs_dir else [])])
+    return shlex.join(["sngan", name, study, *options, *(["--runs-dir", runs_dir] if runs_dir else [])])
 
 
 def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> str | None:
@@ -192,7 +217,7 @@ def _basis(measured: dict[str, _Cost]) -> str:
 
 def _summary(study: Study, states: dict[str, str]) -> str:
     count = Counter(states.values())
-    parts = ", ".join(f"{count[state]} {state}" for state in State if count[state])
+    parts = ", ".join(f"{count[state]} {state}" for state in (*State, FROZEN) if count[state])
     return f"{study.cells} cells, {len(study.configs)} runs: {parts}"
 
 
@@ -207,7 +232,7 @@ def _varying(configs: list[RunConfig]) -> list[str]:
 
 def _extra(study: Study, folder: Path) -> list[dict[str, Any]]:
     """Runs on disk that are not in the study: shown, left out of everything, never deleted."""
-    planned = {config.run_id for config in study.configs}
+    planned = {config.run_id for config in study.configs} | study.not_chosen
     return [
         {"run_id": record.run_id, "state": record.status()["state"]}
         for record in run_folders(folder)
@@ -223,11 +248,18 @@ def other_versions(statuses: Iterable[dict[str, Any]]) -> str:
         return ""
     return (
         f"{len(others)} of {len(over)} results are of version {', '.join(sorted(set(others)))} of the training code, "
-        f"this is {TRAINING_VERSION}: arms with the same seed but different versions are paired only up to rounding"
+        f"this is {TRAINING_VERSION}: a report takes the results of one version, this one's if there are any, unless "
+        "--mixed; arms with the same seed but different versions are paired only up to rounding"
     )
 
 
-def _print_notes(console: Console, extra: list[dict[str, Any]], statuses: Iterable[dict[str, Any]]) -> None:
+def _print_notes(
+    console: Console, extra: list[dict[str, Any]], statuses: Iterable[dict[str, Any]], frozen: Ledger
+) -> None:
+    for folder, count in Counter(kept.folder for kept in frozen.runs.values()).items():
+        console.print(f"frozen in {folder}: {count}")
+    for note in frozen.notes:
+        console.print(note)
     for run in extra:
         console.print(f"extra, not in the study: {run['run_id']} ({run['state']})")
     if note := other_versions(statuses):

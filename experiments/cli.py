@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import os
+import shlex
 import sys
 import warnings
 from contextlib import suppress
@@ -19,6 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from experiments import record
 from experiments import study as studies
+from experiments.choice import Choice, enlarged
 from experiments.record import State
 from experiments.tracking import client
 from sngan.architectures import ARCHITECTURES
@@ -46,6 +48,7 @@ _SOURCES = (
     "wandb-files:DIR, W&B's files beside the records; table:FILE, anyone's runs as CSV, JSON lines, Parquet, "
     "TensorBoard's event files or a chart that W&B exported"
 )
+_Choice = Annotated[OmitArgPrefixes[Choice], arg(name="")]
 _Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
 
 
@@ -93,13 +96,15 @@ class Plan:
     """Show a study's runs, what is done, what is missing and about how long it takes. Starts nothing."""
 
     study: Positional[_Study]
+    choice: _Choice = Choice()
     runs_dir: _RunsDir = ""
     as_json: _Json = False
 
     def run(self) -> int:
         from experiments.account import plan
 
-        return plan(studies.find(self.study, self.runs_dir), self.runs_dir, self.as_json)
+        study = self.choice.find(self.study, self.runs_dir)
+        return plan(study, self.runs_dir, self.as_json, self.choice.ledger(self.study, study))
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Sweep:
     """
 
     study: Positional[_Study]
+    choice: _Choice = Choice()
     workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu per CUDA device")] = 0
     engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
     address: Annotated[str, arg(help="running Ray cluster: auto, or HOST:PORT; default: start one here")] = ""
@@ -133,7 +139,8 @@ class Sweep:
         from sngan.yardstick import load_yardstick
 
         self._check()
-        study = studies.find(self.study, self.runs_dir)
+        study = self.choice.find(self.study, self.runs_dir)
+        ledger = self.choice.ledger(self.study, study)
         if self.shard:
             study = shard(study, self.shard)
         devices = self._devices() if self.engine == "local" else []
@@ -142,7 +149,7 @@ class Sweep:
         data_dir = self.execution.data_dir
         execution = dataclasses.replace(self.execution, wandb=client.resolve_mode(self.execution.wandb))
         dataclasses.replace(study.configs[0], **dataclasses.asdict(execution))  # a wrong value is an error at once
-        todo = pending(study, folder, policy)
+        todo = pending(study, folder, policy, ledger.runs)
         for precision in {config.precision for config in todo}:
             for device in devices:
                 check_precision(precision, device)
@@ -153,23 +160,30 @@ class Sweep:
         with Display(total=len(todo)) as display:
             part = f" of part {self.shard}" if self.shard else ""
             where = ", ".join(devices) or f"Ray{' at ' * bool(self.address)}{self.address}"
-            display.say(f"{study.name}: {len(study.configs)} runs{part}, {len(todo)} to do, on {where}")
+            kept = sum(config.run_id in ledger.runs for config in study.configs)
+            frozen = f", {kept} frozen" if kept else ""
+            display.say(f"{study.name}: {len(study.configs)} runs{part}{frozen}, {len(todo)} to do, on {where}")
+            for note in ledger.notes:
+                display.say(f"warning: {note}")
             if note := other_versions(record.Record(folder / config.run_id).status() for config in study.configs):
                 display.say(f"warning: {note}")
             try:
                 open_engine = functools.partial(self._open_engine, devices)
                 with stop_on_signals():
-                    account = sweep(study, folder, display, open_engine, execution, policy, 1 / self.per_gpu)
+                    account = sweep(
+                        study, folder, display, open_engine, execution, policy, 1 / self.per_gpu, ledger.runs
+                    )
             except KeyboardInterrupt:
                 display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
                 return INTERRUPTED
-        states = ", ".join(f"{account[state]} {state}" for state in State if account[state])
+        states = ", ".join(f"{account[state]} {state}" for state in (*State, record.FROZEN) if account[state])
         print(f"{study.name}: {states} after {duration(display.seconds)}")
         print(f"records: {folder}")
         if account[State.FAILED] or account[State.MISSING] or account["refused"]:
-            print(f"why, and what can be done: {command('status', self.study, self.runs_dir)}")
+            same = self.study, self.runs_dir, self.choice.words()
+            print(f"why, and what can be done: {command('status', *same)}")
             if account[State.FAILED]:
-                print(f"retry failed runs: {command('sweep', self.study, self.runs_dir)} --retry failed")
+                print(f"retry failed runs: {command('sweep', *same)} --retry failed")
             return SOME_FAILED
         return INTERRUPTED if account[State.INTERRUPTED] or account[State.RUNNING] else DONE
 
@@ -221,6 +235,7 @@ class Status:
     """List a study's runs with their states, steps and reasons."""
 
     study: Positional[_Study]
+    choice: _Choice = Choice()
     check_wandb: Annotated[bool, arg(help="compare the records with what W&B has, metric by metric")] = False
     runs_dir: _RunsDir = ""
     as_json: _Json = False
@@ -228,10 +243,11 @@ class Status:
     def run(self) -> int:
         from experiments.account import status
 
-        study = studies.find(self.study, self.runs_dir)
+        study = self.choice.find(self.study, self.runs_dir)
         if self.check_wandb:
             return self._check_wandb(study.name)
-        return status(study, self.study, self.runs_dir, self.as_json)
+        ledger = self.choice.ledger(self.study, study)
+        return status(study, self.study, self.runs_dir, self.as_json, ledger, self.choice.words())
 
     def _check_wandb(self, name: str) -> int:
         """Exit code 1 if W&B has something else than the records."""
@@ -285,6 +301,10 @@ class Report:
     maximize: Annotated[bool, arg(help="for tables: higher values of quality are better")] = False
     baseline: Annotated[str, arg(help="for tables: the arm to compare the others with")] = ""
     filter: Annotated[str, arg(help="select W&B's runs by FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
+    replace: Annotated[
+        bool, arg(help="of runs that are frozen with another result take the one recorded here, also for --freeze")
+    ] = False
+    choice: _Choice = Choice()
     figures: Annotated[str, arg(help="formats of the figures' files: some of png,svg,pdf")] = "png,svg"
     publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="the same as frozen:DIR")] = ""
@@ -301,15 +321,17 @@ class Report:
 
         source, name = self._source()
         self._check(kind_of(source)[0])
-        study = self._load(source, name)
-        for text in study.warnings:
-            print(f"warning: {study.name}: {text}", file=sys.stderr)
         if self.freeze:
-            self._freeze(study)
+            self._freeze(self._recorded(source, together=False)[0])
         if not self.report:
             return DONE
         from analysis.page.report import write
+        from analysis.study import of_one_version
 
+        study = self._load(source, name)
+        study = study if self.choice.mixed or study.foreign else of_one_version(study)
+        for text in study.warnings:
+            print(f"warning: {study.name}: {text}", file=sys.stderr)
         report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
         print(report.page)
         if self.publish:
@@ -336,10 +358,10 @@ class Report:
         if not self.target and not (self.project and (self.map or self.run_name)):
             raise InputError("give the study too: the report is made from its runs on W&B")
         if self.project:
-            return f"wandb:{self.project}", study_name(self.target)
+            return f"wandb:{self.project}", studies.name_of(self.target)
         folder = Path(self.target)
         folder = folder if folder.name == "wandb" else folder / "wandb"
-        return f"wandb-files:{folder if folder.is_dir() else records_of(self.target, self.runs_dir)}", ""
+        return f"wandb-files:{folder if folder.is_dir() else records_of(self.target, self.runs_dir, self.choice)}", ""
 
     def _check(self, kind: str) -> None:
         """Raises InputError for options that do not go with a source of this kind."""
@@ -360,6 +382,11 @@ class Report:
             raise InputError("--filter chooses among W&B's runs: it needs wandb:ENTITY/PROJECT")
         if self.freeze and kind:
             raise InputError("--freeze keeps the records of a study: it goes with a study or a folder of records alone")
+        if kind and (self.choice.seeds or self.choice.set or self.choice.have or self.replace):
+            raise InputError(
+                "--seeds, --set, --have and --replace go with a study or a folder of records alone (of frozen runs: "
+                "STUDY --have DIR)"
+            )
         if not self.report and (not self.freeze or self.publish):
             raise InputError("--no-report is for --freeze alone")
 
@@ -370,7 +397,26 @@ class Report:
 
         with counting("runs read") as tell:
             weights = lambda run_id: discriminator_weights(record.Record(study.folder / run_id))  # noqa: E731
-            print(freeze(study, Path(self.freeze), weights, tell))
+            print(freeze(study, Path(self.freeze), weights, tell, self.replace, self.choice.mixed))
+
+    def _recorded(self, target: str, together: bool) -> tuple[Any, bool]:
+        """The chosen runs of a study or a folder, and whether they are not simply those of the records.
+
+        `together`: with what is frozen.
+        """
+        from analysis.load import load
+        from analysis.sources.together import largest_plan, read
+
+        folder = records_of(target, self.runs_dir, self.choice)
+        frozen = self.choice.folders(target, target)
+        if not (self.choice.seeds or self.choice.set or (together and frozen)):
+            return load(folder), False
+        launched = folder / "study.yaml"
+        plan = studies.read(launched) if launched.exists() else self.choice.named(target, self.runs_dir)
+        plan = enlarged(self.choice.of(largest_plan(plan, frozen)))
+        if self.choice.set:
+            folder = folder.with_name(plan.name)
+        return read(plan, folder, frozen if together else [], self.replace, self.choice.mixed), True
 
     def _load(self, source: str, name: str) -> Any:
         from analysis.load import load
@@ -381,26 +427,23 @@ class Report:
         kind, place = kind_of(source)
         reading = Reading(parse_mapping(self.map), self.baseline, self.maximize, self.run_name)
         if not kind:
-            return load(records_of(place, self.runs_dir))
+            study, chosen = self._recorded(place, together=True)
+            words = [place, *self.choice.words(), *(["--replace"] if self.replace else [])]
+            return dataclasses.replace(study, command=shlex.join(["sngan", "report", *words])) if chosen else study
         if kind != "wandb":
             return load(source, runs_dir=self.runs_dir, reading=reading)
         with counting(f"runs read from {place}") as tell:
             return load(source, name, wandb_filters(self.filter), self.runs_dir, tell, reading)
 
 
-def study_name(text: str) -> str:
-    """The name of a study that is given as that, or as the path of its file."""
-    return studies.read(Path(text)).name if text.endswith((".yaml", ".yml")) else text
-
-
-def records_of(target: str, runs_dir: str) -> Path:
+def records_of(target: str, runs_dir: str, choice: Choice) -> Path:
     """The folder of records of the study of that name, or else that folder itself. Raises InputError for neither."""
-    name = study_name(target)
+    name = studies.name_of(target)
     root, itself = record.runs_root(runs_dir), Path(name)
     candidates = [root / name, itself] if itself.name == name else [itself]
     with_records = [f for f in candidates if (f / "study.yaml").is_file() or record.run_folders(f)]
     if not with_records and itself.name == name:
-        studies.find(name, runs_dir)  # raises, with the nearest names, if there is no such study
+        choice.named(target, runs_dir)  # raises, with the nearest names, if there is no such study
     return with_records[0] if with_records else root / studies.check_name(name)
 
 

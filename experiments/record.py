@@ -41,6 +41,13 @@ class State(StrEnum):
 
 
 RESULTS = tuple(state for state in State if state.is_result)
+FROZEN = "frozen"
+
+
+def shown_state(status: dict[str, Any], is_frozen: bool) -> str:
+    """What plan and status say of a run: `frozen` if its result is kept elsewhere and there is none here."""
+    state = status["state"]
+    return FROZEN if is_frozen and not state.is_result and state is not State.RUNNING else state
 
 
 def runs_root(runs_dir: str = "") -> Path:

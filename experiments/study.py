@@ -34,7 +34,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Study:
     """A question and its grid: `configs` are the distinct runs of the `cells` grid points, in grid order.
 
-    `primary`: name of JUDGED -> the fields that say in which context it is judged, such as {"lr": 0.03}.
+    `primary`: name of JUDGED -> the fields that say in which context it is judged, such as {"lr": 0.03}. `not_chosen`:
+    ids of the file's runs that a command leaves out, such as with --seeds.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Study:
     cells: int
     text: str  # the file as it was read; empty if there is none
     primary: dict[str, dict[str, Any]] = field(default_factory=dict)
+    not_chosen: frozenset[str] = frozenset()
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,6 +71,16 @@ def check_name(name: object) -> str:
             "digits, dots, dashes and underscores"
         )
     return name
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be a study's name, and is not the path of a file."""
+    return bool(_NAME.fullmatch(text)) and not text.endswith((".yaml", ".yml"))
+
+
+def name_of(given: str) -> str:
+    """The name of a study that is given as that, or as the path of its file."""
+    return read(Path(given)).name if given.endswith((".yaml", ".yml")) else given
 
 
 def bundled_names() -> list[str]:
@@ -108,11 +120,22 @@ def read(path: Path) -> Study:
         raise InputError(f"{path}: not valid YAML: {error}") from error
 
 
-def parse(text: str) -> Study:
-    """A study from the text of its file. Raises InputError, and what PyYAML raises if it is no YAML."""
+def content_of(text: str) -> dict[str, Any]:
+    """The mapping that a study file holds, not yet checked."""
     content = yaml.load(text, _Loader)
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
+    return content
+
+
+def scalar(text: str) -> Any:
+    """A value as it would stand in a study file. Raises what PyYAML raises."""
+    return yaml.load(text, _Loader)
+
+
+def parse(text: str) -> Study:
+    """A study from the text of its file. Raises InputError, and what PyYAML raises if it is no YAML."""
+    content = content_of(text)
     for key in content:
         if key not in _TOP_LEVEL:
             raise InputError(f"unknown key {key!r}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")

@@ -1,6 +1,6 @@
 """A study's results without its runs' folders: parts that are only ever added, read back as any other source.
 
-manifest.json        the study's name and plan, the SHA-256 of every file, by part, and its own; replaced last
+manifest.json        which runs count, the study's plan, digests of all files (`experiments.ledger`); replaced last
 parts/<digest>/      some runs that ended; never changed
     runs.parquet         per run: configuration, status (attempts, digests) and protocol, as JSON
     history.parquet      the rows, in the types of `analysis.study`
@@ -12,6 +12,7 @@ parts/<digest>/      some runs that ended; never changed
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -19,8 +20,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,19 @@ from pyarrow import compute, parquet
 
 from analysis.history import COUNTS
 from analysis.sources.records import grids
-from analysis.study import Found, Study, assemble
+from analysis.study import Found, Study, assemble, of_other_version, reference_version
+from experiments.ledger import (
+    MANIFEST,
+    SCHEMA,
+    SETTINGS,
+    check,
+    fingerprint,
+    intact,
+    kept_in,
+    named_as_planned,
+    said,
+    same_bits,
+)
 from experiments.record import RESULTS, to_json
 from experiments.study import Study as Plan
 from experiments.study import check_primary
@@ -40,8 +53,6 @@ from experiments.study import parse as parse_study
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 from sngan.files import write_atomically
 
-_SCHEMA = 2
-_MANIFEST = "manifest.json"
 PART_BYTES = 4_000_000
 _WITH_WEIGHTS, _FILMS, _WITH_GRIDS = 3, 1, 3  # runs of a cell with D's weights, with a film, with grids at all
 _FILM_STEPS, _GREYS = 8, 16
@@ -55,6 +66,7 @@ class Frozen(NamedTuple):
     not_ended: int
     before: int
     added: int
+    replaced: int
     parts: int
     added_bytes: int
     left_out: list[str]
@@ -63,7 +75,8 @@ class Frozen(NamedTuple):
 
     def __str__(self) -> str:
         parts = f"{self.parts} part{'s' * (self.parts != 1)}, {self.added_bytes / 1e6:.2f} MB"
-        done = f"{self.before + self.added} of {self.planned} runs frozen, {self.added} of them now ({parts})"
+        replaced = f", {self.replaced} replaced" if self.replaced else ""
+        done = f"{self.before + self.added} of {self.planned} runs frozen, {self.added} of them now{replaced} ({parts})"
         lines = [f"{self.folder}: {done}"]
         lines += [f"not ended yet: {self.not_ended}"] if self.not_ended else []
         lines += [f"not frozen: {text}" for text in self.left_out]
@@ -77,72 +90,143 @@ def freeze(
     folder: Path,
     weights: Callable[[str], bytes | None] = lambda run_id: None,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    replace: bool = False,
+    mixed: bool = False,
 ) -> Frozen:
     """Add the study's runs that are finished or diverged, and not in `folder` yet, to what is frozen there.
 
     Whole seeds lie in a part as far as it stays below 4 MB. No part is ever changed, and the manifest, which alone says
-    what counts, is replaced last: if it is killed before, the frozen study is as it was. One process at a time.
-    `weights(run_id)`: D's final ones as a safetensors file; `tell(done, total)` reports progress.
+    what counts, is replaced last: if it is killed before, the frozen study is as it was. One process at a time, for
+    which a second one waits. `weights(run_id)`: D's final ones as a safetensors file; `tell(done, total)` reports
+    progress.
 
-    Named and left out are failed runs, which are to be retried, runs whose files were changed after they ended, and
-    those of which another result is frozen already. The plan that is kept is the larger one: what was launched may be
-    a part of it; of two with the same runs the one that names its primary contexts. Raises InputError if the folder
-    holds something else, such as another study or one whose plan has runs that this one lacks and the other way round,
-    and for runs that are not this program's.
+    Named and left out are failed runs, which are to be retried, runs whose files were changed after they ended, those
+    of another version of the training code than what is frozen there (unless `mixed`), and those of which another
+    result is frozen, unless `replace`: then this one counts, and the part with the other stays. The plan that is kept
+    is the larger one: what was launched may be a part of it; of two with the same runs the one that names its primary
+    contexts. Raises InputError if the folder holds something else, such as another study or one whose plan has runs
+    that this one lacks and the other way round, if a result contradicts a frozen one (`experiments.ledger.check`), and
+    for runs that are not this program's.
     """
     if study.foreign:
         raise InputError("a table of another program's runs has no records to freeze: keep the table itself")
-    manifest = _manifest_for(study, folder)
-    before = {run_id: digest for part in manifest["parts"].values() for run_id, digest in part["runs"].items()}
-    runs, left_out, not_ended = {}, [], 0
+    with _alone_in(folder):
+        manifest = _manifest_for(study, folder)
+        chosen = _choose(study, folder, manifest, replace, mixed)
+        writer = _Writer(study, folder, weights, tell, manifest)
+        parts = dict(writer.write(chosen.runs))
+        for part in manifest["parts"].values():
+            part["runs"] = {run_id: digest for run_id, digest in part["runs"].items() if run_id not in chosen.replaced}
+        for name, part in parts.items():
+            earlier = manifest["parts"].get(name, {"runs": {}})["runs"]  # a result that was replaced, and is back
+            manifest["parts"][name] = part | {"runs": earlier | part["runs"]}
+        manifest["sha256"] = fingerprint(manifest)
+        write_atomically(folder / MANIFEST, to_json(manifest, indent=1) + "\n")
+    n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
+    added = len(chosen.runs) - len(chosen.replaced)
+    return Frozen(
+        folder, len(study.runs), chosen.not_ended, chosen.before, added, len(chosen.replaced), len(parts), n_bytes,
+        chosen.left_out, writer.without_weights,
+    )  # fmt: skip
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time freezes into a folder; the lock is that of the folder itself, and leaves no file."""
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give --freeze a new one")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+class _Chosen(NamedTuple):
+    """Which of a study's runs are to be frozen, and why others are not."""
+
+    runs: dict[str, RunConfig]
+    replaced: set[str]
+    before: int
+    not_ended: int
+    left_out: list[str]
+
+
+def _choose(study: Study, folder: Path, manifest: dict[str, Any], replace: bool, mixed: bool) -> _Chosen:
+    kept = kept_in(folder, manifest)
+    versions = {run.status.get("training_version") for run in kept.values()}
+    versions = versions or {reference_version(run.status for run in study.found.values())}
+    runs, replaced, left_out, not_ended = {}, set(), [], 0
     for run in sorted(study.runs.to_dict("records"), key=lambda run: run["seed"]):  # stable: the plan's order otherwise
-        run_id, digest = run["run_id"], run["metrics_sha256"] or ""
-        if run["state"] == "failed":
+        run_id, status = run["run_id"], study.found[run["run_id"]].status
+        if run["state"] == "failed" and run_id not in kept:
             left_out.append(f"{run_id} failed, and is to be retried: {run['error']}")
         elif run["state"] not in RESULTS:
-            not_ended += run_id not in before
-        elif run_id in before:
-            if digest != before[run_id]:
-                left_out.append(f"{run_id}: another result of it is frozen (metrics {before[run_id][:12]}..)")
+            not_ended += run_id not in kept
+        elif run_id in kept and same_bits(kept[run_id].status, status):
+            continue
         elif run["damage"]:
             left_out.append(f"{run_id}: {run['damage']}")
+        elif not mixed and (version := status.get("training_version")) not in versions:
+            left_out.append(f"{run_id} {of_other_version(version, versions)}")
         else:
+            if run_id in kept:
+                check(run_id, folder, kept[run_id].status, study.folder, status)
+                if not replace:
+                    left_out.append(_another(run_id, kept[run_id].status, status))
+                    continue
+                replaced.add(run_id)
             runs[run_id] = from_parameters({name: run[name] for name in IDENTITY_FIELDS})
-    writer = _Writer(study, folder, weights, tell, manifest)
-    manifest["parts"] |= (parts := dict(writer.write(runs)))
-    manifest["sha256"] = fingerprint(manifest)
-    write_atomically(folder / _MANIFEST, to_json(manifest, indent=1) + "\n")
-    n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
-    there = len(before.keys() & set(study.runs["run_id"]))
-    return Frozen(
-        folder, len(study.runs), not_ended, there, len(runs), len(parts), n_bytes, left_out, writer.without_weights
+    return _Chosen(runs, replaced, len(kept.keys() & set(study.runs["run_id"])), not_ended, left_out)
+
+
+def _another(run_id: str, frozen: dict[str, Any], ours: dict[str, Any]) -> str:
+    return (
+        f"{run_id}: another result of it is frozen (metrics {str(frozen.get('metrics_sha256'))[:12]}.., "
+        f"{said(frozen)}) than this one ({said(ours)}), which --replace would freeze in its place"
     )
 
 
 def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
     """What is frozen in the folder, which may be new, with the larger plan. Raises InputError if they do not fit."""
-    if not (folder / _MANIFEST).exists():
-        if folder.exists() and not (folder.is_dir() and all(_is_leftover(path) for path in folder.iterdir())):
+    if not (folder / MANIFEST).exists():
+        if not all(_is_leftover(path) or path.name == SETTINGS for path in folder.iterdir()):
             raise InputError(f"{folder} is not empty, and no frozen study: give --freeze a new folder")
-        return {"schema": _SCHEMA, "study": study.name, "plan": study.plan, "parts": {}}
-    manifest = _manifest(folder)
+        return {"schema": SCHEMA, "study": study.name, "plan": study.plan, "parts": {}}
+    manifest = intact(folder)
     if manifest["study"] != study.name:
         raise InputError(
             f"{folder} holds the study {manifest['study']}, not {study.name}: give --freeze another folder"
         )
-    if not study.plan or not manifest["plan"]:
-        return manifest | {"plan": study.plan or manifest["plan"]}
+    if (plan := larger_plan(study.plan, manifest["plan"], folder)) is not None:
+        return manifest | {"plan": plan}
     frozen, ours = ({config.run_id for config in parse_study(plan).configs} for plan in (manifest["plan"], study.plan))
-    if not (frozen <= ours or ours <= frozen):
-        raise InputError(
-            f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
-            f"({len(ours - frozen)} and {len(frozen - ours)}): launch a study file that has them all, or a part of it"
-        )
-    before, now = (parse_study(plan) for plan in (manifest["plan"], study.plan))
-    named = frozen == ours and before.primary and not now.primary  # a copy that was launched before
-    if not named and not ours < frozen:
-        check_primary(before, now, str(folder))
-    return manifest | {"plan": study.plan if frozen <= ours and not named else manifest["plan"]}
+    raise InputError(
+        f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
+        f"({len(ours - frozen)} and {len(frozen - ours)}): launch a study file that has them all, or a part of it "
+        "(--seeds can name seeds that the file does not list)"
+    )
+
+
+def larger_plan(ours: str, frozen: str, folder: Path) -> str | None:
+    """Of two texts of a study the one that plans more; None if each has runs that the other lacks.
+
+    Of two with the same runs ours, unless the frozen one alone names its primary contexts. Raises InputError if the one
+    that is frozen in `folder` has named others.
+    """
+    if not ours or not frozen:
+        return ours or frozen
+    before, now = parse_study(frozen), parse_study(ours)
+    theirs, mine = ({config.run_id for config in plan.configs} for plan in (before, now))
+    if not (theirs <= mine or mine <= theirs):
+        return None
+    if mine < theirs or (mine == theirs and before.primary and not now.primary):  # a copy that was launched before
+        return frozen
+    check_primary(before, now, str(folder))
+    return ours
 
 
 def _is_leftover(path: Path) -> bool:
@@ -173,7 +257,7 @@ class _Writer:
         self._kept: Counter[tuple[str, str]] = Counter()  # (what, cell): of how many runs
         self._rows = dict(list(study.history.groupby("run_id", sort=False)))
         for name, part in manifest["parts"].items():
-            for run_id, config in _configurations(self._folder / name).items():
+            for run_id, config in _configurations(self._folder / name, part["runs"]).items():
                 grids = sum(file.startswith(f"samples/{run_id}/") for file in part["files"])
                 self._kept["weights", config.cell] += f"weights/{run_id}.safetensors" in part["files"]
                 self._kept["film", config.cell] += grids > 1
@@ -230,7 +314,10 @@ class _Writer:
         for file, content in files.items():
             (temporary / file).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(temporary / file, content)
-        os.replace(temporary, self._folder / name)
+        if (self._folder / name).exists():  # a result that was replaced, and is back
+            shutil.rmtree(temporary)
+        else:
+            os.replace(temporary, self._folder / name)
         statuses = {run_id: self._study.found[run_id].status for run_id in ids}
         return [(name, {"runs": {i: s.get("metrics_sha256") or "" for i, s in statuses.items()}, "files": digests})]
 
@@ -290,19 +377,8 @@ def in_few_greys(png: bytes) -> bytes:
 
 def thaw(folder: Path) -> Study:
     """The study that is frozen there. Raises InputError if there is none, or a file is not what was frozen."""
-    manifest = _manifest(folder)
-    for part, entry in manifest["parts"].items():
-        for file, digest in entry["files"].items():
-            path = folder / "parts" / part / file
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise InputError(f"{folder / _MANIFEST}: {file!r} leads out of the folder")
-            if not path.is_file():
-                raise InputError(f"{path} is missing")
-            if _sha256(path) != digest:
-                raise InputError(f"{path} is not what was frozen: its SHA-256 has changed")
-    runs: dict[str, tuple[RunConfig, Found]] = {}
-    for name in manifest["parts"]:
-        runs |= _read_part(folder / "parts" / name)
+    manifest = intact(folder)
+    runs = read_runs(folder, manifest)
     if not runs:
         raise InputError(f"nothing is frozen in {folder} yet")
     if manifest["plan"]:
@@ -310,53 +386,37 @@ def thaw(folder: Path) -> Study:
     else:
         configs = [runs[run_id][0] for run_id in sorted(runs)]
         plan = Plan(manifest["study"], "Single runs.", configs, len(configs), "")
+    return assemble(plan, folder, by_plan(runs, plan))
+
+
+def read_runs(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[RunConfig, Found]]:
+    """The runs that count by this manifest of the folder."""
+    runs: dict[str, tuple[RunConfig, Found]] = {}
+    for name, entry in manifest["parts"].items():
+        runs |= _read_part(folder / "parts" / name, entry["runs"])
+    return runs
+
+
+def by_plan(runs: dict[str, tuple[RunConfig, Found]], plan: Plan) -> dict[str, Found]:
+    """Under the ids that the plan knows them by: a stored one that is not planned may be by its configuration."""
     planned = {config.run_id for config in plan.configs}
-    # a stored id stays valid: one that is not planned may be, under today's defaults, by its configuration
-    found = {id_ if id_ in planned else config.run_id: run for id_, (config, run) in runs.items()}
-    return assemble(plan, folder, found)
+    return {named_as_planned(run_id, config, planned): found for run_id, (config, found) in runs.items()}
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """Raises InputError if there is none, or it is not one of this schema."""
-    path = folder / _MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"no frozen study at {folder}: {_MANIFEST} is missing") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA:
-        schema = manifest.get("schema", 1) if isinstance(manifest, dict) else manifest
-        raise InputError(f"{path}: schema {schema!r}, expected {_SCHEMA}; freeze the records again into a new folder")
-    parts = manifest.get("parts")
-    entries = list(parts.values()) if isinstance(parts, dict) else [None]
-    if not all(isinstance(manifest.get(name), str) for name in ("study", "plan")) or not all(
-        isinstance(entry, dict) and isinstance(entry.get(name), dict) for entry in entries for name in ("runs", "files")
-    ):
-        raise InputError(f"{path}: not the manifest of a frozen study (study, plan, and parts with runs and files)")
-    if manifest.get("sha256") != fingerprint(manifest):
-        raise InputError(f"{path} is not what was frozen: it was changed")
-    return manifest
-
-
-def fingerprint(manifest: dict[str, Any]) -> str:
-    """SHA-256 of all else that the manifest says."""
-    content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _configurations(part: Path) -> dict[str, RunConfig]:
+def _configurations(part: Path, run_ids: Container[str]) -> dict[str, RunConfig]:
+    """Of those runs of a part that count."""
     table = parquet.read_table(part / "runs.parquet", columns=["run_id", "config"]).to_pylist()
-    return {row["run_id"]: from_parameters(json.loads(row["config"])) for row in table}
+    return {row["run_id"]: from_parameters(json.loads(row["config"])) for row in table if row["run_id"] in run_ids}
 
 
-def _read_part(part: Path) -> dict[str, tuple[RunConfig, Found]]:
-    configurations = _configurations(part)
+def _read_part(part: Path, run_ids: Container[str]) -> dict[str, tuple[RunConfig, Found]]:
+    configurations = _configurations(part, run_ids)
     history = dict(list(parquet.read_table(part / "history.parquet").to_pandas().groupby("run_id", sort=False)))
     evaluations = parquet.read_table(part / "evaluations.parquet")
     found = {}
     for row in parquet.read_table(part / "runs.parquet").to_pylist():
-        run_id = row["run_id"]
+        if (run_id := row["run_id"]) not in configurations:
+            continue
         rows = history.get(run_id, pd.DataFrame()).drop(columns="run_id", errors="ignore")
         mine = evaluations.filter(compute.equal(evaluations["run_id"], run_id)).drop_columns("run_id")
         run = Found(
@@ -365,7 +425,3 @@ def _read_part(part: Path) -> dict[str, tuple[RunConfig, Found]]:
         )  # fmt: skip
         found[run_id] = configurations[run_id], run
     return found
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

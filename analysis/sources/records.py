@@ -33,12 +33,13 @@ def read(folder: Path) -> Study:
             f"no records at {folder}: no run has started there; train first with `sngan sweep {plan.name}`"
         )
     planned = {config.run_id for config in plan.configs}
-    found = {run_id: _of_record(Record(folder / run_id)) for run_id in planned}
+    found = {run_id: of_record(Record(folder / run_id)) for run_id in planned}
     extra = [record.run_id for record in records if record.run_id not in planned]
     return assemble(plan, folder, found, extra, cached=True)
 
 
-def _of_record(record: Record) -> Found:
+def of_record(record: Record) -> Found:
+    """What a run's folder has of it."""
     status = record.status()
     damage, protocol = record.damage(status), {}
     if not damage:

@@ -6,13 +6,13 @@ import dataclasses
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from experiments.display import Display
 from experiments.engines.engine import Died, Done, Engine, Event, Job
 from experiments.messages import Ended, Said
-from experiments.record import Record, State
+from experiments.record import Record, State, shown_state
 from experiments.run import Policy
 from experiments.study import Study, check_primary, read
 from sngan.config import Execution, InputError, RunConfig
@@ -23,20 +23,20 @@ _POLL_SECONDS = 1.0
 
 def sweep(
     study: Study, folder: Path, display: Display, open_engine: Callable[[int], Engine], execution: Execution,
-    policy: Policy, memory_fraction: float = 1.0,
+    policy: Policy, memory_fraction: float = 1.0, frozen: Container[str] = (),
 ) -> Counter[str]:  # fmt: skip
     """Train what the study's folder lacks and return how many of its runs are in each state, or were `refused`.
 
-    Finished and diverged runs are results and left alone. A run whose worker dies is retried, at most `policy.retries`
-    times; so are failed ones with `policy.redo_failed`. `execution` is that of every run, but for the device, which the
-    engine gives to each worker. `open_engine(jobs)` is called once, unless there is nothing to do. Runs that another
-    process has are waited for, and taken over should it die. If one run cannot be written because the disk is full, no
-    further one is started.
+    Finished and diverged runs are results and left alone; so are the `frozen` ones, which are kept elsewhere. A run
+    whose worker dies is retried, at most `policy.retries` times; so are failed ones with `policy.redo_failed`.
+    `execution` is that of every run, but for the device, which the engine gives to each worker. `open_engine(jobs)` is
+    called once, unless there is nothing to do. Runs that another process has are waited for, and taken over should it
+    die. If one run cannot be written because the disk is full, no further one is started.
     KeyboardInterrupt stops the workers, which leave their runs `interrupted`, and is raised on.
     """
     _keep_study(study, folder)
     refused = 0
-    if todo := pending(study, folder, policy):
+    if todo := pending(study, folder, policy, frozen):
         configs = [dataclasses.replace(config, **dataclasses.asdict(execution)) for config in todo]
         jobs = [Job(config, study.name, folder, policy, memory_fraction) for config in configs]
         engine = open_engine(len(jobs))
@@ -44,14 +44,16 @@ def sweep(
             refused = _Sweep(jobs, display, engine, policy).run()
         finally:
             engine.stop()
-    account = Counter(Record(folder / config.run_id).status()["state"] for config in study.configs)
+    records = {config.run_id: Record(folder / config.run_id) for config in study.configs}
+    account = Counter(shown_state(record.status(), run_id in frozen) for run_id, record in records.items())
     return account + Counter(refused=refused)
 
 
-def pending(study: Study, folder: Path, policy: Policy) -> list[RunConfig]:
-    """The study's runs that have not ended, in its order."""
+def pending(study: Study, folder: Path, policy: Policy, frozen: Container[str] = ()) -> list[RunConfig]:
+    """The study's runs that have not ended, here or where they are `frozen`, in its order."""
     ended = {state for state in State if state.is_result} | (set() if policy.redo_failed else {State.FAILED})
-    return [config for config in study.configs if Record(folder / config.run_id).status()["state"] not in ended]
+    left = [config for config in study.configs if config.run_id not in frozen]
+    return [config for config in left if Record(folder / config.run_id).status()["state"] not in ended]
 
 
 def shard(study: Study, text: str) -> Study:

@@ -1,0 +1,196 @@
+"""Which runs of a study a command is about: other seeds or values than its file's, and what is frozen elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from tyro.conf import UseAppendAction, arg
+
+from experiments import study as studies
+from experiments.ledger import MANIFEST, Ledger, folders_of, home, ledger_of, read_manifest
+from experiments.study import Study
+from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, suggestion
+
+_MOST_SEEDS = 100_000
+_RANGE = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Options of the commands that take a study."""
+
+    seeds: Annotated[str, arg(metavar="0..19", help="these seeds instead of those of the study's file")] = ""
+    set: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(
+            metavar="NAME=VALUE[,..]",
+            help="other values of a parameter, recorded under a study name of their own; may be repeated",
+        ),
+    ] = ()
+    have: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(metavar="DIR", help="count what is frozen in DIR as done too; may be repeated"),
+    ] = ()
+    mixed: Annotated[bool, arg(help="count results of other versions of the training code too")] = False
+
+    def find(self, name: str, runs_dir: str = "") -> Study:
+        """The study as this command takes it. Raises InputError as `studies.find`, and for a wrong choice."""
+        return self.of(self.named(name, runs_dir))
+
+    def of(self, study: Study) -> Study:
+        """The study with the seeds and values that were chosen."""
+        if self.set:
+            study = with_values(study, self.set)
+        return with_seeds(study, parse_seeds(self.seeds)) if self.seeds else study
+
+    def named(self, name: str, runs_dir: str) -> Study:
+        """The whole study, which may be known by what is frozen of it alone. Raises InputError as `studies.find`."""
+        try:
+            return studies.find(name, runs_dir)
+        except InputError:
+            for folder in (home(name), *map(Path, self.have)) if studies.is_name(name) else ():
+                if folder and (folder / MANIFEST).exists():
+                    found = read_manifest(folder)
+                    if found["study"] == name and found["plan"]:
+                        return studies.parse(found["plan"])
+            raise
+
+    def folders(self, given: str, name: str) -> list[Path]:
+        """Where runs of the study of that name, and of the one that it was made of, are frozen, of those that count."""
+        names = dict.fromkeys((name, studies.name_of(given)))
+        return folders_of([name for name in names if studies.is_name(name)], self.have)
+
+    def ledger(self, given: str, study: Study) -> Ledger:
+        """What is frozen of the study: in the folder that grows with it, or with the one it was made of, and in DIR."""
+        return ledger_of(study, self.folders(given, study.name), self.mixed)
+
+    def words(self) -> list[str]:
+        """These options as they are typed."""
+        seeds = ["--seeds", self.seeds] if self.seeds else []
+        values = [word for value in self.set for word in ("--set", value)]
+        have = [word for folder in self.have for word in ("--have", folder)]
+        return [*seeds, *values, *have, *(["--mixed"] if self.mixed else [])]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0..19`, `3`, or several of them with commas between. Raises InputError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < 2**32 or last - first >= _MOST_SEEDS:
+            raise InputError(f"--seeds {text!r}: expected a range such as 0..19, or numbers such as 0,2,5..7")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text!r}: a seed is named twice")
+    return seeds
+
+
+def with_seeds(study: Study, seeds: Sequence[int]) -> Study:
+    """The study's runs with these seeds. Its text, which is kept beside the runs, stays the whole file."""
+    content = _content(study, "--seeds")
+    chosen = _parsed(_seeded(content, seeds), "--seeds")
+    others = {config.run_id for config in study.configs} - {config.run_id for config in chosen.configs}
+    return dataclasses.replace(chosen, text=study.text, not_chosen=frozenset(others))
+
+
+def enlarged(study: Study) -> Study:
+    """The study with a text that plans all of its runs: the file's, and the seeds that it does not list."""
+    if not study.text:
+        return study
+    known = studies.parse(study.text)
+    if {config.run_id for config in study.configs} <= {config.run_id for config in known.configs}:
+        return study
+    seeds = dict.fromkeys(config.seed for config in (*known.configs, *study.configs))
+    content = _seeded(_content(study, "--seeds"), sorted(seeds))
+    return dataclasses.replace(study, text=_parsed(content, "--seeds").text)
+
+
+def _seeded(content: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    parameters = content["parameters"]
+    first = {} if "seed" in parameters else {"seed": None}  # whole seeds come first
+    return content | {"parameters": first | parameters | {"seed": {"values": list(seeds)}}}
+
+
+def with_values(study: Study, settings: Sequence[str]) -> Study:
+    """The study with other values of parameters, such as `lr=0.001` or `arm=sn,dcgan`, under a name of its own.
+
+    Of the contexts that its file names for primary outcomes those stay that are still one context of the grid.
+    """
+    content = _content(study, "--set")
+    values: dict[str, list[Any]] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not text:
+            raise InputError(f"--set {setting!r}: expected NAME=VALUE, such as lr=0.001")
+        _check_parameter(name)
+        if name in values:
+            raise InputError(f"--set: {name} is given twice")
+        values[name] = [_value(part.strip(), setting) for part in text.split(",")]
+    parameters = content["parameters"] | {name: _spec(found) for name, found in values.items()}
+    said = ", ".join(f"{name} {' and '.join(map(str, found))}" for name, found in sorted(values.items()))
+    name = _own_name(study.name, values)
+    command = content.get("command", [])
+    if "--study" in command:
+        i = command.index("--study") + 1
+        command = [*command[:i], name, *command[i + 1 :]]
+    changed = content | {"name": name, "parameters": parameters} | ({"command": command} if command else {})
+    changed["description"] = f"{study.description} Of {study.name}, with {said}.".strip()
+    changed.pop("controller", None)
+    changed.pop("primary", None)
+    configs = _parsed(changed, f"--set {' '.join(settings)}").configs
+    if primary := {what: at for what, at in study.primary.items() if len(studies.contexts_of(configs, at)) == 1}:
+        changed["controller"] = {"type": "cloud", "primary": primary}
+    return _parsed(changed, "--set")
+
+
+def _check_parameter(name: str) -> None:
+    if name == "seed":
+        raise InputError("--set seed: give --seeds, which keeps the study's name")
+    if name in EXECUTION_FIELDS:
+        raise InputError(f"--set {name}: it changes no numbers, and is an option of sweep: --{name.replace('_', '-')}")
+    if name not in IDENTITY_FIELDS:
+        raise InputError(
+            f"--set {name}: not a parameter{suggestion(name, IDENTITY_FIELDS)} (known: {', '.join(IDENTITY_FIELDS)})"
+        )
+
+
+def _value(text: str, setting: str) -> Any:
+    try:
+        return studies.scalar(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting!r}: {text!r} is neither a number nor a word") from error
+
+
+def _spec(values: list[Any]) -> dict[str, Any]:
+    return {"value": values[0]} if len(values) == 1 else {"values": values}
+
+
+def _own_name(name: str, values: dict[str, list[Any]]) -> str:
+    """Such as mnist-short-lr-0.001; equal values give equal names."""
+    parts = (f"{field}-{'-'.join(map(str, found))}" for field, found in sorted(values.items()))
+    whole = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join([name, *parts]))
+    if len(whole) <= 64:
+        return whole
+    return f"{whole[:55]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _content(study: Study, option: str) -> dict[str, Any]:
+    if not study.text:
+        raise InputError(f"{option}: {study.name} are single runs, without a study file whose grid could be changed")
+    return studies.content_of(study.text)
+
+
+def _parsed(content: dict[str, Any], option: str) -> Study:
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    try:
+        return studies.parse(text)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error

@@ -1,0 +1,213 @@
+"""What is frozen: the runs that a folder of results keeps, whether its files are intact, and which result counts.
+
+study.json           {"grows": true}: what is frozen here counts as done wherever the study is launched or reported
+manifest.json        the study's name and plan, the SHA-256 of every file, by part, and its own; replaced last
+parts/<digest>/      some runs that ended; never changed (`analysis.sources.frozen` writes and reads them)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.study import Study
+from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
+
+SCHEMA = 2
+MANIFEST, SETTINGS = "manifest.json", "study.json"
+_DIGESTS = ("metrics_sha256", "evaluations_sha256")  # the numbers of a run; configuration and protocol gain new fields
+_CONDITIONS = ("device_name", "torch", "threads", "memory_format")  # what a run's bits depend on
+
+
+class Kept(NamedTuple):
+    """A run that is frozen."""
+
+    folder: Path
+    run_id: str  # as it was frozen: ids stay valid if defaults change
+    config: RunConfig
+    status: dict[str, Any]
+
+
+class Ledger(NamedTuple):
+    """What is frozen of a study's runs: run id -> the result that counts, and lines about those that do not."""
+
+    runs: Mapping[str, Kept] = {}
+    notes: Sequence[str] = ()
+
+
+NOTHING = Ledger()
+
+
+def home(study: str) -> Path | None:
+    """The folder of results that grows with this study, in the current folder's checkout or else in this program's.
+
+    None if there is none, or it does not grow. Raises InputError for a study.json that is none.
+    """
+    for results in (Path("experiments", "results"), Path(__file__).parent / "results"):
+        if (folder := results / study / "data").is_dir():
+            return folder if _grows(folder) else None
+    return None
+
+
+def _grows(folder: Path) -> bool:
+    path = folder / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("grows", False), bool):
+        raise InputError(f'{path}: expected an object such as {{"grows": true}}, got {settings!r}')
+    return settings.get("grows", False)
+
+
+def folders_of(names: Iterable[str], have: Sequence[str]) -> list[Path]:
+    """Where studies of these names are frozen: the folders that grow with them, then those in `have`, each once.
+
+    Raises InputError if nothing is frozen in a folder of `have`.
+    """
+    own = [folder for folder in map(home, names) if folder and (folder / MANIFEST).exists()]
+    found = {folder.resolve(): folder for folder in own}
+    for name in have:
+        read_manifest(Path(name))
+        found.setdefault(Path(name).resolve(), Path(name))
+    return list(found.values())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises InputError if there is none, or it is not one of this schema, or it was changed."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"no frozen study at {folder}: {MANIFEST} is missing") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        schema = manifest.get("schema", 1) if isinstance(manifest, dict) else manifest
+        raise InputError(f"{path}: schema {schema!r}, expected {SCHEMA}; freeze the records again into a new folder")
+    parts = manifest.get("parts")
+    entries = list(parts.values()) if isinstance(parts, dict) else [None]
+    if not all(isinstance(manifest.get(name), str) for name in ("study", "plan")) or not all(
+        isinstance(entry, dict) and isinstance(entry.get(name), dict) for entry in entries for name in ("runs", "files")
+    ):
+        raise InputError(f"{path}: not the manifest of a frozen study (study, plan, and parts with runs and files)")
+    if manifest.get("sha256") != fingerprint(manifest):
+        raise InputError(f"{path} is not what was frozen: it was changed")
+    return manifest
+
+
+def fingerprint(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all else that the manifest says."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def intact(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises InputError also if a file is not what was frozen."""
+    manifest = read_manifest(folder)
+    for part, entry in manifest["parts"].items():
+        for file, digest in entry["files"].items():
+            path = folder / "parts" / part / file
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{folder / MANIFEST}: {file!r} leads out of the folder")
+            if not path.is_file():
+                raise InputError(f"{path} is missing")
+            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise InputError(f"{path} is not what was frozen: its SHA-256 has changed")
+    return manifest
+
+
+def kept_in(folder: Path, manifest: dict[str, Any]) -> dict[str, Kept]:
+    """Run id -> the frozen run, of those that count by this manifest of the folder."""
+    from pyarrow import parquet
+
+    found = {}
+    for part, entry in manifest["parts"].items():
+        table = parquet.read_table(folder / "parts" / part / "runs.parquet", columns=["run_id", "config", "status"])
+        for row in table.to_pylist():
+            if (run_id := row["run_id"]) in entry["runs"]:
+                config = from_parameters(json.loads(row["config"]))
+                found[run_id] = Kept(folder, run_id, config, json.loads(row["status"]))
+    return found
+
+
+def named_as_planned(run_id: str, config: RunConfig, planned: Iterable[str]) -> str:
+    """The id of a frozen run: its own if that is planned, else the one that its configuration has today."""
+    return run_id if run_id in planned else config.run_id
+
+
+def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Ledger:
+    """What is frozen of the study's runs in these folders, the first of which counts.
+
+    Runs of another version of the training code are named and do not count, unless `mixed`. Raises InputError if a
+    file is not what was frozen, and if two results contradict each other (`contradiction`).
+    """
+    planned = {config.run_id for config in study.configs}
+    runs: dict[str, Kept] = {}
+    others: dict[str, list[str]] = {}
+    for folder in folders:
+        for run in kept_in(folder, intact(folder)).values():
+            run_id = named_as_planned(run.run_id, run.config, planned)
+            if run_id not in planned:
+                continue
+            if not mixed and (version := run.status.get("training_version")) != TRAINING_VERSION:
+                others.setdefault(f"of version {version or 'unknown'} of the training code", []).append(run_id)
+            elif (counts := runs.setdefault(run_id, run)) is not run and not same_bits(counts.status, run.status):
+                check(run_id, counts.folder, counts.status, folder, run.status)
+                others.setdefault(f"in {folder} with another result than in {counts.folder}", []).append(run_id)
+    return Ledger(runs, [_not_counted(what, run_ids) for what, run_ids in others.items()])
+
+
+def _not_counted(what: str, run_ids: list[str]) -> str:
+    one = len(run_ids) == 1
+    why = f"this is version {TRAINING_VERSION}, and --mixed counts " if "version" in what else "that one counts, not "
+    return (
+        f"{len(run_ids)} frozen {'run is' if one else 'runs are'} {what}: {why}{'it' if one else 'them'} "
+        f"({', '.join(run_ids)})"
+    )
+
+
+def same_bits(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two statuses are of one result: by the digests of the numbers that both have."""
+    both = [name for name in _DIGESTS if one.get(name) and other.get(name)]
+    return all(one[name] == other[name] for name in both)
+
+
+def conditions(status: dict[str, Any]) -> dict[str, Any]:
+    """What a run's bits depend on beside its configuration, as its last attempt has it."""
+    attempt = status["attempts"][-1] if status["attempts"] else {}
+    return {"training_version": status.get("training_version")} | {
+        name: attempt.get(name) for name in (*_CONDITIONS, "exact")
+    }
+
+
+def check(run_id: str, where: Path, one: dict[str, Any], elsewhere: Path, other: dict[str, Any]) -> None:
+    """Raises InputError if two results contradict each other.
+
+    They do if they differ although both are exact and were trained by the same code on equal devices, with as many
+    threads, under the same PyTorch: such runs are promised to have equal bits.
+    """
+    if same_bits(one, other) or conditions(one) != conditions(other) or not conditions(one)["exact"]:
+        return
+    digests = [str(status.get("metrics_sha256"))[:12] for status in (one, other)]
+    device, torch = (conditions(one)[name] for name in ("device_name", "torch"))
+    raise InputError(
+        f"{run_id} is in {where} (metrics {digests[0]}..) and in {elsewhere} (metrics {digests[1]}..) with different "
+        f"bits, though both are exact, on {device} with torch {torch}, where bits repeat: one of them is not what was "
+        "trained. Train it once more elsewhere to see which, and move the other one out of its folder"
+    )
+
+
+def said(status: dict[str, Any]) -> str:
+    """Under which conditions a run was trained, in words."""
+    found = conditions(status)
+    exact = "" if found["exact"] in (True, None) else ", resumed under other conditions"
+    return (
+        f"{found['device_name'] or 'unknown device'}, torch {found['torch'] or 'unknown'}, {found['threads']} threads, "
+        f"version {found['training_version'] or 'unknown'}{exact}"
+    )
