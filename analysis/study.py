@@ -31,8 +31,9 @@ class Study:
     `runs`: one row per planned run, with its state, step, error, identity fields, `damage` (what is wrong with the
     metrics of a run that ended; else empty), `variant` (the arm, with those of its parameters that differ within the
     study), `context` (data set and settings that variants are compared within), the last attempt's device and `exact`
-    (False: it was resumed under other conditions), `wall_seconds` of all attempts since its start, and `trivial_fd` and
-    `trivial_fd_pixels` (what the trivial sampler scores; of a run without protocol that of its context).
+    (False: it was resumed under other conditions), `started_at` and `ended_at` (of the first and the last attempt),
+    `wall_seconds` of all attempts since its start, and `trivial_fd` and `trivial_fd_pixels` (what the trivial sampler
+    scores; of a run without protocol that of its context).
     `history`: one row per logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
     (NaN if null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
     every source of this program's runs. `account`: number of runs in each state. `extra`: run ids on disk that the
@@ -196,6 +197,8 @@ def _run(config: RunConfig, found: Found) -> dict[str, Any]:
     row = {"run_id": config.run_id, "state": str(status["state"]), "step": status["step"], "error": status.get("error")}
     row |= config.identity() | {"damage": found.damage}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
+    first = status["attempts"][0] if status["attempts"] else {}
+    row |= {"started_at": first.get("started"), "ended_at": attempt.get("ended")}
     row |= {"wall_seconds": spent(status, "wall_seconds") or None, "exact": attempt.get("exact")}
     row |= {
         name: status.get(name)

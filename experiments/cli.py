@@ -52,6 +52,9 @@ _Choice = Annotated[OmitArgPrefixes[Choice], arg(name="")]
 _Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
 
 
+_ALL = Choice()
+
+
 @dataclass(frozen=True)
 class Train:
     """Train one run.
@@ -436,7 +439,7 @@ class Report:
             return load(source, name, wandb_filters(self.filter), self.runs_dir, tell, reading)
 
 
-def records_of(target: str, runs_dir: str, choice: Choice) -> Path:
+def records_of(target: str, runs_dir: str, choice: Choice = _ALL) -> Path:
     """The folder of records of the study of that name, or else that folder itself. Raises InputError for neither."""
     name = studies.name_of(target)
     root, itself = record.runs_root(runs_dir), Path(name)
@@ -464,16 +467,42 @@ class Sample:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's networks as safetensors, spectral norm removed, into <run>/export/."""
+    """Write networks as safetensors, spectral norm removed, with a loader that needs only torch and safetensors.
 
-    target: Positional[_Run]
+    Of a run into <run>/export/; of a study one finished seed per cell, with licences and metadata for an archive, into
+    a folder and one ZIP file.
+    """
+
+    target: Positional[Annotated[str, arg(metavar="RUN|STUDY", help="a run id or folder, or a study")]]
+    seed: Annotated[int | None, arg(help="of a study: this seed; default: a cell's smallest that finished")] = None
+    out: Annotated[str, arg(metavar="DIR", help="of a study: where; default: weights in its folder of records")] = ""
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
         from experiments.export import export
 
-        print(export(record.find_run(self.target, self.runs_dir)))
+        if (Path(self.target) / "config.json").exists() or not self._is_study():
+            if self.seed is not None or self.out:
+                raise InputError("--seed and --out are for the export of a whole study")
+            print(export(record.find_run(self.target, self.runs_dir)))
+            return DONE
+        from experiments.display import counting
+        from experiments.release import release
+
+        study = studies.find(self.target, self.runs_dir)
+        folder = record.runs_root(self.runs_dir) / study.name
+        with counting("runs exported") as tell:
+            done = release(study, folder, Path(self.out) if self.out else folder / "weights", self.seed, tell)
+        for cell in done.without:
+            print(f"no finished run with weights here: {cell}")
+        print(f"{done.folder}: {len(done.run_ids)} runs, and as one file {done.archive}")
         return DONE
+
+    def _is_study(self) -> bool:
+        if self.target.endswith((".yaml", ".yml")) or self.target in studies.bundled_names():
+            return True
+        folder = record.runs_root(self.runs_dir) / self.target
+        return studies.is_name(self.target) and ((folder / "study.yaml").exists() or bool(record.run_folders(folder)))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import nn
 
-from experiments import checkpoint
+from experiments import checkpoint, standalone
 from experiments.images import grid_png
 from experiments.record import Record, to_json
 from sngan.arms import ARMS
@@ -81,9 +82,10 @@ def write_samples(record: Record, seed: int = 0) -> Path:
 
 @torch.no_grad()
 def export(record: Record) -> Path:
-    """<run>/export/{generator,discriminator}.safetensors and export.json; the constraint is removed.
+    """<run>/export/{generator,discriminator}.safetensors, export.json and load.py; the constraint is removed.
 
-    The discriminator's outputs on fixed images are checked to be those of the trained network. Returns the folder.
+    The discriminator's outputs on fixed images are checked to be those of the trained network. load.py makes the
+    networks from these files without this program. Returns the folder.
     """
     config = record.config()
     G, D, constraint = _trained(record)
@@ -111,7 +113,32 @@ def export(record: Record) -> Path:
         "spectral_norm": "removed",
         "constraint": ARMS[config.arm].constraint,  # what D was trained under, and is no part of it now
         "largest_difference": difference,
+        "layers": {"generator": _layers(G), "discriminator": _layers(D_plain)},
+        "probe": standalone.probe(G, D_plain, config.z_dim, dtype),  # load.py compares with it
         "tensors": shapes,
     }
     write_atomically(out / "export.json", to_json(description, indent=2) + "\n")
+    write_atomically(out / "load.py", Path(standalone.__file__).read_text(encoding="utf-8"))
     return out
+
+
+_ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    nn.ConvTranspose2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    nn.Linear: ("in_features", "out_features"),
+    nn.BatchNorm2d: ("num_features", "eps"),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.Unflatten: ("dim", "unflattened_size"),
+    **dict.fromkeys((nn.ReLU, nn.Tanh, nn.Flatten), ()),
+}
+"""Kind of layer -> what makes one like it"""
+
+
+def _layers(network: nn.Module) -> list[dict[str, Any]]:
+    """The layers of a sequential network as load.py makes them again. Raises KeyError for an unknown kind."""
+    layers = []
+    for name, layer in network.named_children():
+        kind = next(kind for kind in _ARGUMENTS if isinstance(layer, kind))
+        arguments = {argument: getattr(layer, argument) for argument in _ARGUMENTS[kind]}
+        layers.append({"name": name, "kind": kind.__name__, "arguments": arguments})
+    return layers

@@ -29,7 +29,7 @@ class Dataset:
     has test images; else a fifth of the images is held out to judge its classifier. `judge`: the data set whose
     classifier judges samples; `each_channel`: one channel at a time, as images of one channel, the class being the
     channels' classes read as the digits of a number. `n_fake`: samples of an evaluation, 0: by the length of the run;
-    `n_compared`: how many of them distances are measured by, 0: all.
+    `n_compared`: how many of them distances are measured by, 0: all. `licence`: whose images they are, on what terms.
     """
 
     channels: int
@@ -43,6 +43,7 @@ class Dataset:
     classifier: Classifier | None = None
     n_fake: int = 0
     n_compared: int = 0
+    licence: str
 
     @property
     def judged_channels(self) -> int:
@@ -64,6 +65,7 @@ DATASETS: dict[str, Dataset] = {
             sha256="2d0c5628eb525afe079446fb3a251816763b5d3592e64d579070fba318981933",
             accuracy=0.9944,
         ),
+        licence="Optical Recognition of Handwritten Digits by E. Alpaydin and C. Kaynak (UCI), CC BY 4.0",
     ),
     "mnist": Dataset(
         channels=1,
@@ -78,6 +80,7 @@ DATASETS: dict[str, Dataset] = {
             sha256="866b533412b13effef1559ee9a3257096a87237903794ea97ee98825b51ba781",
             accuracy=0.9948,
         ),
+        licence="MNIST, copyright Yann LeCun and Corinna Cortes, CC BY-SA 3.0",
     ),
     "fashion_mnist": Dataset(
         channels=1,
@@ -92,6 +95,7 @@ DATASETS: dict[str, Dataset] = {
             sha256="7e3fd51eb0954071eb27daa789797ab3a9405752dd825ab145e9994559cb2506",
             accuracy=0.9198,
         ),
+        licence="Fashion-MNIST, copyright Zalando SE, MIT License",
     ),
     "stacked_mnist": Dataset(
         channels=3,
@@ -103,6 +107,7 @@ DATASETS: dict[str, Dataset] = {
         each_channel=True,
         n_fake=26_000,  # a thousand modes need more samples than distances do
         n_compared=5_000,
+        licence="made of MNIST, copyright Yann LeCun and Corinna Cortes, CC BY-SA 3.0",
     ),
 }
 

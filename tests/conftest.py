@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -10,16 +11,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from experiments.cli import main
 from experiments.gpu.archive import Archives
+from experiments.ledger import fingerprint
 from experiments.record import RESULTS, Record, run_folders
 from experiments.run import execute
 from experiments.study import read
@@ -57,6 +61,40 @@ def write_study(folder: Path, name: str = "tiny", **parameters: object) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def trained(path: Path, tmp_path: Path, only: Callable[[RunConfig], bool] = lambda config: True) -> Path:
+    """The runs of a study file, in a folder of records."""
+    study = read(path)
+    folder = tmp_path / "records" / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(study.text)
+    for config in filter(only, study.configs):
+        config = replace(config, threads=1, device="cpu", wandb="disabled")
+        execute(config, study.name, folder, lambda message: None)
+    return folder
+
+
+def refrozen(
+    folder: Path,
+    status: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    config: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    rename: Mapping[str, str] | None = None,
+) -> None:
+    """What is frozen there, as if its runs had had another status, configuration or id; intact all the same."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, part in manifest["parts"].items():
+        path = folder / "parts" / name / "runs.parquet"
+        runs = parquet.read_table(path).to_pylist()
+        for run in runs:
+            run["run_id"] = (rename or {}).get(run["run_id"], run["run_id"])
+            for column, change in (("status", status), ("config", config)):
+                run[column] = json.dumps(change(json.loads(run[column])))
+        parquet.write_table(pyarrow.Table.from_pylist(runs), path)
+        part["runs"] = {run["run_id"]: json.loads(run["status"]).get("metrics_sha256") or "" for run in runs}
+        part["files"]["runs.parquet"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest["sha256"] = fingerprint(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture

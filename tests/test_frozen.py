@@ -1,20 +1,24 @@
 """Frozen results: the same study as its records, grown by parts that never change, and no study if a byte has."""
 
-import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small, write_study
+from conftest import ROOT, small, trained, write_study
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load as load_safetensors
@@ -23,11 +27,12 @@ from analysis.load import load
 from analysis.page.report import write_report
 from analysis.sources import frozen as freezing
 from analysis.sources.frozen import freeze, thaw
+from analysis.study import Study
 from experiments.export import discriminator_weights, networks
 from experiments.record import Record
 from experiments.run import execute
 from experiments.study import read
-from sngan.config import InputError, RunConfig
+from sngan.config import TRAINING_VERSION, InputError
 
 
 def kept_weights(folder: Path) -> Callable[[str], bytes | None]:
@@ -100,18 +105,6 @@ def test_weights_and_grids_of_a_cells_first_seeds_are_kept(tmp_path: Path) -> No
             original = Image.open(folder / config.run_id / "samples" / grids[-1].name)
             pixels = np.asarray(Image.open(io.BytesIO(grids[-1].read_bytes())).convert("L")).astype(int)
             assert np.abs(pixels - np.asarray(original)).max() <= 9  # sixteen greys
-
-
-def trained(path: Path, tmp_path: Path, only: Callable[[RunConfig], bool] = lambda config: True) -> Path:
-    """The runs of a study file, in a folder of records."""
-    study = read(path)
-    folder = tmp_path / "records" / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.yaml").write_text(study.text)
-    for config in filter(only, study.configs):
-        config = dataclasses.replace(config, threads=1, device="cpu", wandb="disabled")
-        execute(config, study.name, folder, lambda message: None)
-    return folder
 
 
 def test_it_grows_by_parts_that_never_change(tmp_path: Path) -> None:
@@ -253,13 +246,124 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert found.added == 2
 
 
-def test_another_result_of_a_frozen_run_is_named_and_left_out(frozen: Path, mixed_study: Path) -> None:
-    record = Record(mixed_study / result_ids(mixed_study)[0])
-    record.metrics_path.write_bytes(record.metrics_path.read_bytes() + b"\n")
-    record.write_status(record.status() | record.digests())
-    again = freeze(load(mixed_study), frozen)
-    assert any("another result of it is frozen" in text for text in again.left_out)
-    assert again.added == 0
+def another_result(record: Record, **conditions: object) -> None:
+    """The run's record, as if another training had given other numbers under these conditions."""
+    row = json.dumps(record.rows()[-1] | {"loss/g": 1.25})
+    record.metrics_path.write_text("\n".join([*record.metrics_path.read_text().splitlines()[:-1], row]) + "\n")
+    attempts = [attempt | conditions for attempt in record.status()["attempts"]]
+    record.write_status(record.status() | record.digests() | {"attempts": attempts})
+
+
+def last_loss(study: Study, run_id: str) -> float:
+    return study.history.loc[study.history["run_id"] == run_id, "loss/g"].iloc[-1]
+
+
+def test_another_result_of_a_frozen_run_is_left_out_unless_it_replaces_it(frozen: Path, mixed_study: Path) -> None:
+    before, run_id = files_of(frozen), result_ids(mixed_study)[0]
+    loss = last_loss(thaw(frozen), run_id)
+    back = shutil.copytree(mixed_study, mixed_study.parent / "back")
+    another_result(Record(mixed_study / run_id), device_name="NVIDIA H100")
+    again = freeze(load(mixed_study), frozen, kept_weights(mixed_study))
+    (text,) = [text for text in again.left_out if run_id in text]
+    assert "another result of it is frozen" in text
+    assert "NVIDIA H100" in text
+    assert (again.added, again.replaced, files_of(frozen)) == (0, 0, before)
+    again = freeze(load(mixed_study), frozen, kept_weights(mixed_study), replace=True)
+    assert (again.added, again.replaced, again.parts) == (0, 1, 1)
+    assert "4 of 6 runs frozen, 0 of them now, 1 replaced (1 part" in str(again)
+    after, study = files_of(frozen), thaw(frozen)
+    assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
+    assert (last_loss(study, run_id), study.account["finished"] + study.account["diverged"]) == (1.25, 4)
+    assert study.runs.set_index("run_id").loc[run_id, "device_name"] == "NVIDIA H100"
+    again = freeze(load(back), frozen, replace=True)  # and back, to a part that is there already
+    assert (again.replaced, last_loss(thaw(frozen), run_id)) == (1, loss)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_result_that_contradicts_a_frozen_one_is_an_error(frozen: Path, mixed_study: Path, replace: bool) -> None:
+    before, run_id = files_of(frozen), result_ids(mixed_study)[0]
+    another_result(Record(mixed_study / run_id))
+    with pytest.raises(InputError, match=rf"{run_id} is in .*frozen \(metrics .* and in .*tiny.* with different bits"):
+        freeze(load(mixed_study), frozen, replace=replace)
+    assert files_of(frozen) == before
+
+
+def test_a_result_of_another_version_is_not_frozen_beside_others_unless_mixed(
+    mixed_study: Path, tmp_path: Path
+) -> None:
+    first, second, *_ = result_ids(mixed_study)
+    other = Record(mixed_study / second)
+    other.write_status(other.status() | {"training_version": TRAINING_VERSION - 1})
+    folder = tmp_path / "frozen"
+    found = freeze(load(mixed_study), folder)
+    assert [text for text in found.left_out if "of version" in text] == [
+        f"{second} is of version {TRAINING_VERSION - 1} of the training code, not {TRAINING_VERSION}: "
+        "--mixed takes it too"
+    ]
+    assert found.added == 3
+    assert freeze(load(mixed_study), folder, mixed=True).added == 1
+    assert thaw(folder).runs.set_index("run_id")["training_version"][[first, second]].tolist() == [
+        TRAINING_VERSION, TRAINING_VERSION - 1
+    ]  # fmt: skip
+
+
+def test_two_freezes_at_once_add_both_their_runs(tmp_path: Path) -> None:
+    """Real processes, of two machines' folders into one."""
+    path, folders = write_study(tmp_path, seed=[0, 1, 2, 3], steps=10), []
+    for i in (0, 1):
+        (tmp_path / str(i)).mkdir()
+        folders.append(trained(path, tmp_path / str(i), lambda config, i=i: config.seed % 2 == i))
+    command = "import sys; from pathlib import Path; from analysis.load import load; " \
+              "from analysis.sources.frozen import freeze; freeze(load(sys.argv[1]), Path(sys.argv[2]))"  # fmt: skip
+    for folder in folders:
+        load(folder)
+    processes = [subprocess.Popen([sys.executable, "-c", command, str(folder), str(tmp_path / "kept")], cwd=ROOT)
+                 for folder in folders]  # fmt: skip
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert thaw(tmp_path / "kept").account["finished"] == 4
+
+
+def test_a_freeze_stopped_at_any_write_leaves_the_old_or_the_new_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before and after each file is written or moved; the next freeze then adds what this one did not."""
+    path = write_study(tmp_path, seed=[0, 1], arm=["dcgan", "sn"], steps=10)
+    folder = trained(path, tmp_path, lambda config: config.seed == 0)
+    kept = freeze(load(folder), tmp_path / "kept", kept_weights(folder)).folder
+    trained(path, tmp_path)
+    study, states = load(folder), Counter()
+    moves = {"replace": os.replace, "rmtree": shutil.rmtree, "write_atomically": freezing.write_atomically}
+    where = {"replace": freezing.os, "rmtree": freezing.shutil, "write_atomically": freezing}
+    for i in itertools.count():
+        copy, count = shutil.copytree(kept, tmp_path / f"kept{i}"), itertools.count()
+
+        def stopping(move: Callable[..., object], i: int = i, count: Iterator[int] = count) -> Callable[..., object]:
+            def moved(*arguments: object, **named: object) -> object:
+                number = next(count)
+                if number == i // 2 and not i % 2:
+                    raise KeyboardInterrupt
+                result = move(*arguments, **named)
+                if number == i // 2:
+                    raise KeyboardInterrupt
+                return result
+
+            return moved
+
+        with monkeypatch.context() as patch:
+            for name, move in moves.items():
+                patch.setattr(where[name], name, stopping(move))
+            try:
+                freeze(study, copy, kept_weights(folder))
+                break
+            except KeyboardInterrupt:
+                pass
+        states[thaw(copy).account["finished"]] += 1
+        freeze(study, copy, kept_weights(folder))
+        assert thaw(copy).account["finished"] == 4
+        assert not [name for name in files_of(copy) if ".tmp" in name]
+    assert i > 12
+    assert set(states) == {2, 4}
+    assert states[4] <= 2  # the manifest's own replacement is the last
 
 
 def test_older_parts_lack_what_came_later(frozen: Path, mixed_study: Path) -> None:

@@ -42,7 +42,9 @@ READING_FOREIGN = (
 )
 
 
-def content_of(study: Study, shown: list[Table], thresholds: Thresholds, short: Sequence[str] = ()) -> dict[str, Any]:
+def content_of(
+    study: Study, shown: list[Table], thresholds: Thresholds, short: Sequence[str] = (), machines: str = ""
+) -> dict[str, Any]:
     runs = study.runs
     seeds = runs.groupby(["context", "variant"])["seed"].nunique()
     versions = {
@@ -67,6 +69,7 @@ def content_of(study: Study, shown: list[Table], thresholds: Thresholds, short: 
         "extra": study.extra,
         "problems": problems.to_dict("records"),
         "primary": _primary(study),
+        "machines": machines,
         "short": short,
         "warnings": list(study.warnings),
         "foreign": study.foreign,

@@ -29,6 +29,7 @@ def parts_of(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pic
         f"{content['total']} {'runs' if content['foreign'] else 'planned runs'}: {states}.",
         "",
         *([content["primary"], ""] if content["primary"] else []),
+        *([_plain(content["machines"]), ""] if content["machines"] else []),
         "## How to read this page",
         "",
         *(f"{i}. {text}" for i, text in enumerate(content["reading"], start=1)),

@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import comparisons, failures, measured, power
+from analysis import comparisons, failures, measured, power, provenance
 from analysis.claims import judge
 from analysis.events import Thresholds
 from analysis.load import load
@@ -70,7 +70,7 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     for table in found.tables:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
         write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
-    content = content_of(study, found.tables, thresholds, found.short)
+    content = content_of(study, found.tables, thresholds, found.short, found.machines)
     write_atomically(out / "index.html", rendered(content, pictures, film(study)))
     parts = parts_of(content, pictures)
     write_atomically(out / "report.md", markdown(parts))
@@ -86,17 +86,19 @@ def _look(study: Study) -> plots.Look:
 
 
 class _Found(NamedTuple):
-    """What a report says: its tables, failures under other thresholds, the result in short, and what only
-    statistics.json has."""
+    """What a report says: its tables, failures under other thresholds, the result in short, what only statistics.json
+    has, and where the runs are from."""
 
     tables: list[Table]
     sensitivity: pd.DataFrame
     short: list[str]
     beside: dict[str, Any]
+    machines: str = ""
 
 
 def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found:
     claims, sensitivity = judge(study, summary), tables.sensitivity(study, thresholds)
+    by_device = provenance.devices(study, summary)
     shown = [
         tables.account(study),
         tables.of("reach", power.reach(claims)),
@@ -120,10 +122,19 @@ def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found
         tables.evidence(claims),
         tables.of("operating", power.operating()),
         tables.of("calibration", power.calibrated()),
+        tables.of("devices", by_device),
+        tables.of("provenance", provenance.provenance(study)),
         tables.runs(study),
     ]
-    beside = {"extra": study.extra, "primary": dict(study.primary), "thresholds": asdict(thresholds)}
-    return _Found(shown, sensitivity.frame, [], beside | {"claims": _records(claims)})
+    machines = provenance.machines(study, summary, by_device)
+    beside = {
+        "machines": machines,
+        "warnings": list(study.warnings),
+        "extra": study.extra,
+        "primary": dict(study.primary),
+        "thresholds": asdict(thresholds),
+    }
+    return _Found(shown, sensitivity.frame, [], beside | {"claims": _records(claims)}, machines)
 
 
 def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Found:

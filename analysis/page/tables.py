@@ -160,6 +160,23 @@ _TEXTS = {
         "Stable rank, effective rank and the share of singular values above half the largest are of the raw "
         "parameter. Medians over n seeds, low and high are the range.",
     ),
+    "provenance": (
+        "Where runs were trained",
+        "The device, threads and PyTorch of each run's last attempt; the version of the training code, its tree (equal "
+        "git trees of sngan/ are equal code) and the commit of the whole program; when the first attempt started and "
+        "the last one ended (UTC). exact: whether the bits are those of a run that was never stopped; false if it "
+        "resumed on another device, with other threads or another PyTorch.",
+        "runs that have begun",
+    ),
+    "devices": (
+        "Whether outcomes differ by device",
+        "Failures (their rate) and gain of the runs on each further device against those on the device with the most "
+        "runs, in the cells (context and arm) that have runs of both: n runs of so many seeds on either side. "
+        "difference: mean over the cells, weighted by how many runs they have of both. p: two-sided permutation test "
+        "over seeds (a seed whose runs are of both devices counts on both sides), if either side has at least four; "
+        "adjusted by Holm over the table.",
+        "runs of two devices in one cell",
+    ),
     "lipschitz": (
         "How steep the discriminator is",
         "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
@@ -385,6 +402,6 @@ def runs(study: Study) -> Table:
     """Every run."""
     columns = ["run_id", "context", "variant", "seed", "state", "step", "error"]
     if not study.foreign:
-        columns += ["wall_seconds", "device_name", "torch", "git_commit", "git_dirty", "wandb_url"]
+        columns += ["wall_seconds", "wandb_url"]
     frame = study.runs[columns].rename(columns={"variant": "arm"})
     return Table("runs", "Runs", "Every run, with the reason if it did not finish.", frame)
