@@ -27,8 +27,13 @@ class Kept(NamedTuple):
 
     folder: Path
     run_id: str  # as it was frozen: ids stay valid if defaults change
-    config: RunConfig
+    identity: dict[str, Any]
     status: dict[str, Any]
+
+    @property
+    def config(self) -> RunConfig:
+        """Its configuration: fields that it was frozen without have their defaults."""
+        return from_parameters(self.identity)
 
 
 class Ledger(NamedTuple):
@@ -128,17 +133,12 @@ def kept_in(folder: Path, manifest: dict[str, Any]) -> dict[str, Kept]:
 
     found = {}
     for part, entry in manifest["parts"].items():
-        table = parquet.read_table(folder / "parts" / part / "runs.parquet", columns=["run_id", "config", "status"])
+        path = folder / "parts" / part / "runs.parquet"
+        table = parquet.ParquetFile(path).read(columns=["run_id", "config", "status"])
         for row in table.to_pylist():
             if (run_id := row["run_id"]) in entry["runs"]:
-                config = from_parameters(json.loads(row["config"]))
-                found[run_id] = Kept(folder, run_id, config, json.loads(row["status"]))
+                found[run_id] = Kept(folder, run_id, json.loads(row["config"]), json.loads(row["status"]))
     return found
-
-
-def named_as_planned(run_id: str, config: RunConfig, planned: Iterable[str]) -> str:
-    """The id of a frozen run: its own if that is planned, else the one that its configuration has today."""
-    return run_id if run_id in planned else config.run_id
 
 
 def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Ledger:
@@ -152,7 +152,7 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
     others: dict[str, list[str]] = {}
     for folder in folders:
         for run in kept_in(folder, intact(folder)).values():
-            run_id = named_as_planned(run.run_id, run.config, planned)
+            run_id = run.run_id if run.run_id in planned else run.config.run_id
             if run_id not in planned:
                 continue
             if not mixed and (version := run.status.get("training_version")) != TRAINING_VERSION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -159,7 +160,7 @@ class RunConfig(Execution, Identity):
     """
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _checked(name, value, hint))
@@ -290,6 +291,9 @@ HELP = {name: f.metadata["help"] for name, f in _FIELDS.items()}
 """Field -> what it is, as the command line says it"""
 IDENTITY_FIELDS = tuple(f.name for f in dataclasses.fields(Identity))
 EXECUTION_FIELDS = tuple(f.name for f in dataclasses.fields(Execution))
+
+
+_hints = functools.cache(get_type_hints)  # they take most of the time in which a configuration is made
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

@@ -34,18 +34,7 @@ from pyarrow import compute, parquet
 from analysis.history import COUNTS
 from analysis.sources.records import grids
 from analysis.study import Found, Study, assemble, of_other_version, reference_version
-from experiments.ledger import (
-    MANIFEST,
-    SCHEMA,
-    SETTINGS,
-    check,
-    fingerprint,
-    intact,
-    kept_in,
-    named_as_planned,
-    said,
-    same_bits,
-)
+from experiments.ledger import MANIFEST, SCHEMA, SETTINGS, check, fingerprint, intact, kept_in, said, same_bits
 from experiments.record import RESULTS, to_json
 from experiments.study import Study as Plan
 from experiments.study import check_primary
@@ -400,7 +389,7 @@ def read_runs(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[RunConf
 def by_plan(runs: dict[str, tuple[RunConfig, Found]], plan: Plan) -> dict[str, Found]:
     """Under the ids that the plan knows them by: a stored one that is not planned may be by its configuration."""
     planned = {config.run_id for config in plan.configs}
-    return {named_as_planned(run_id, config, planned): found for run_id, (config, found) in runs.items()}
+    return {id_ if id_ in planned else config.run_id: found for id_, (config, found) in runs.items()}
 
 
 def _configurations(part: Path, run_ids: Container[str]) -> dict[str, RunConfig]:

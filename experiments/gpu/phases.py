@@ -30,6 +30,7 @@ from experiments.engines.sweep import sweep
 from experiments.gpu import agreement
 from experiments.gpu.archive import Archives
 from experiments.gpu.processes import start, stop
+from experiments.ledger import MANIFEST, read_manifest
 from experiments.machine import cores, device_name, git_state, resolve_device
 from experiments.record import RESULTS, recorded_configs, run_folders, to_json
 from experiments.run import Policy
@@ -226,8 +227,8 @@ class Phases:
         else:
             path = BUNDLED / f"{_REAL_STUDY}.yaml"
         study = read(path)
-        manifest = ROOT / "experiments" / "results" / study.name / "data" / "manifest.json"
-        parts = json.loads(manifest.read_text())["parts"].values() if manifest.exists() else ()
+        kept = ROOT / "experiments" / "results" / study.name / "data"
+        parts = read_manifest(kept)["parts"].values() if (kept / MANIFEST).exists() else ()
         done = {run_id for part in parts for run_id in part["runs"]}
         begun = {config.seed for config in study.configs if config.run_id in done}
         left = [config for config in study.configs if config.run_id not in done]
