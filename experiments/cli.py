@@ -335,7 +335,7 @@ class Report:
         study = study if self.choice.mixed or study.foreign else of_one_version(study)
         for text in study.warnings:
             print(f"warning: {study.name}: {text}", file=sys.stderr)
-        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
+        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")], mixed=self.choice.mixed)
         print(report.page)
         if self.publish:
             from experiments.tracking.dashboard import publish

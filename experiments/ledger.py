@@ -145,31 +145,32 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
     """What is frozen of the study's runs in these folders, the first of which counts.
 
     Runs of another version of the training code are named and do not count, unless `mixed`. Raises InputError if a
-    file is not what was frozen, and if two results contradict each other (`contradiction`).
+    file is not what was frozen, and if two results contradict each other (`check`).
     """
     planned = {config.run_id for config in study.configs}
     runs: dict[str, Kept] = {}
-    others: dict[str, list[str]] = {}
+    of_version: dict[str, list[str]] = {}
+    elsewhere: dict[tuple[Path, Path], list[str]] = {}
     for folder in folders:
         for run in kept_in(folder, intact(folder)).values():
             run_id = run.run_id if run.run_id in planned else run.config.run_id
             if run_id not in planned:
                 continue
             if not mixed and (version := run.status.get("training_version")) != TRAINING_VERSION:
-                others.setdefault(f"of version {version or 'unknown'} of the training code", []).append(run_id)
+                of_version.setdefault(str(version or "unknown"), []).append(run_id)
             elif (counts := runs.setdefault(run_id, run)) is not run and not same_bits(counts.status, run.status):
                 check(run_id, counts.folder, counts.status, folder, run.status)
-                others.setdefault(f"in {folder} with another result than in {counts.folder}", []).append(run_id)
-    return Ledger(runs, [_not_counted(what, run_ids) for what, run_ids in others.items()])
-
-
-def _not_counted(what: str, run_ids: list[str]) -> str:
-    one = len(run_ids) == 1
-    why = f"this is version {TRAINING_VERSION}, and --mixed counts " if "version" in what else "that one counts, not "
-    return (
-        f"{len(run_ids)} frozen {'run is' if one else 'runs are'} {what}: {why}{'it' if one else 'them'} "
-        f"({', '.join(run_ids)})"
-    )
+                elsewhere.setdefault((folder, counts.folder), []).append(run_id)
+    notes = [
+        f"frozen, but of version {version} of the training code, not {TRAINING_VERSION}, and so not counted without "
+        f"--mixed: {', '.join(run_ids)}"
+        for version, run_ids in of_version.items()
+    ]
+    notes += [
+        f"frozen in {folder} with another result than in {first}, which counts: {', '.join(run_ids)}"
+        for (folder, first), run_ids in elsewhere.items()
+    ]
+    return Ledger(runs, notes)
 
 
 def same_bits(one: dict[str, Any], other: dict[str, Any]) -> bool:

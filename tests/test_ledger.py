@@ -164,13 +164,14 @@ def test_runs_of_another_version_are_named_and_trained_again(kept: Path, tmp_pat
     arguments = (tmp_path / "tiny.yaml", "--have", kept, "--runs-dir", tmp_path / "new")
     output = command("plan", *arguments)[1]
     assert "4 runs: 4 missing" in output
-    assert f"2 frozen runs are of version {TRAINING_VERSION - 1} of the training code" in output
-    assert all(run_id in output.split("--mixed counts them")[1] for run_id in kept_in(kept, ledger.intact(kept)))
+    (note,) = [line for line in output.splitlines() if line.startswith("frozen, but of version")]
+    assert f"of version {TRAINING_VERSION - 1} of the training code, not {TRAINING_VERSION}" in note
+    assert all(run_id in note.split("--mixed: ")[1] for run_id in kept_in(kept, ledger.intact(kept)))
     assert "2 missing, 2 frozen" in command("plan", *arguments, "--mixed")[1]
     refrozen(kept, lambda status: {name: status[name] for name in status if name != "training_version"})
     assert "of version unknown" in command("status", *arguments)[1]
     code, _, errors = command("sweep", *arguments[:-2], "--seeds", "0", *OFF, tmp_path / "new")
-    assert (code, "warning: 2 frozen runs are of version" in errors) == (0, True), errors
+    assert (code, "warning: frozen, but of version" in errors) == (0, True), errors
     assert len(run_folders(tmp_path / "new" / "tiny")) == 2
 
 
@@ -186,7 +187,7 @@ def test_of_two_folders_the_first_counts_and_the_other_is_named(kept: Path, tmp_
 
     refrozen(other, of_a_gpu)
     output = command("plan", *same)[1]
-    assert f"2 frozen runs are in {other} with another result than in {kept}: that one counts" in output
+    assert f"frozen in {other} with another result than in {kept}, which counts: digits-" in output
     refrozen(other, lambda status: of_a_gpu(status) | {"attempts": json.loads(_attempts(kept))})
     for name in ("plan", "status", "report"):
         code, _, errors = command(name, *same)

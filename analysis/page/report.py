@@ -22,7 +22,7 @@ from analysis.page.pictures import Film, Picture, film, save
 from analysis.page.short import in_short
 from analysis.page.tables import Table
 from analysis.stability import summarize
-from analysis.study import Study, sound
+from analysis.study import Study, of_one_version, sound
 from analysis.variants import against
 from experiments.record import to_json
 from sngan.config import InputError
@@ -40,20 +40,24 @@ class Written:
 
 
 def write_report(
-    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS
+    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS, mixed: bool = False
 ) -> Path:
     """`write` the report and return the page's path."""
-    return write(source, thresholds, kinds).page
+    return write(source, thresholds, kinds, mixed).page
 
 
-def write(source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS) -> Written:
+def write(
+    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS, mixed: bool = False
+) -> Written:
     """Write the study's report into its folder's report/.
 
     `source`: as of `analysis.load.load`, or a Study that was loaded. `kinds` of the figures' files: png, svg, pdf. Runs
-    whose metrics were changed after they ended are named and left out of every number. Of the same data the same bytes.
+    whose metrics were changed after they ended are named and left out of every number, and so, unless `mixed`, are
+    results of other versions of the training code (`analysis.study.of_one_version`). Of the same data the same bytes.
     Raises InputError if there are no runs, one cannot be read, or a kind is not known.
     """
     study, thresholds = sound(source if isinstance(source, Study) else load(source)), thresholds or Thresholds()
+    study = study if mixed or study.foreign else of_one_version(study)
     single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
     study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
     if unknown := set(kinds) - {"png", "svg", "pdf"}:

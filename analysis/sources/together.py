@@ -59,7 +59,8 @@ def read(plan: Plan, folder: Path, have: Sequence[Path], replaces: bool = False,
             same = [one for one in several if _is_sound(one) and same_bits(counts.status, one.status)]
             found[config.run_id] = max(same or [counts], key=lambda one: len(one.found.samples)).found
             lines += [_named(config.run_id, counts, other) for other in others]
-    extra = (here.union(*frozen.values())) - planned - plan.not_chosen
+    of_the_study = (frozen[place] for place in have if manifests[place]["study"] == plan.name)
+    extra = here.union(*of_the_study) - planned - plan.not_chosen
     study = assemble(plan, folder, found, sorted(extra), cached=folder.is_dir())
     return replace(study, warnings=lines)
 
