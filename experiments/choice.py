@@ -145,10 +145,11 @@ def with_values(study: Study, settings: Sequence[str]) -> Study:
     changed["description"] = f"{study.description} Of {study.name}, with {said}.".strip()
     changed.pop("controller", None)
     changed.pop("primary", None)
-    configs = _parsed(changed, f"--set {' '.join(settings)}").configs
-    if primary := {what: at for what, at in study.primary.items() if len(studies.contexts_of(configs, at)) == 1}:
-        changed["controller"] = {"type": "cloud", "primary": primary}
-    return _parsed(changed, "--set")
+    found = _parsed(changed, f"--set {' '.join(settings)}")
+    primary = {what: at for what, at in study.primary.items() if len(studies.contexts_of(found.configs, at)) == 1}
+    if not primary:
+        return found
+    return _parsed(changed | {"controller": {"type": "cloud", "primary": primary}}, "--set")
 
 
 def _check_parameter(name: str) -> None:

@@ -1,6 +1,7 @@
-"""Tables of other programs, for tests."""
+"""Stand-ins for tests: tables of other programs, and an engine that starts no processes."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from analysis.sources.columns import Reading
 from analysis.sources.table import read
 from analysis.stability import summarize
 from analysis.study import Study
+from experiments.engines.engine import Event, Job, train_job
 
 MAPPING = {"quality": "fid", "arm": "method", "loss": "d_loss", "step": "iteration"}
 
@@ -65,3 +67,32 @@ def chart(metric: str = "FID", runs: tuple[str, ...] = ("dqn-seed1", "dqn-seed2"
 
 OTHER = "\n".join(f"b,0,{100 * i},2,1" for i in range(10))
 """Of another run, which has every number in every row."""
+
+
+class HereEngine:
+    """Trains in this process, run after run: for tests of what a sweep chooses, not of how workers are kept."""
+
+    retries_dead_workers = False
+
+    def __init__(self, workers: int, devices: list[str]) -> None:
+        self._jobs: list[Job] = []
+
+    def has_capacity(self) -> bool:
+        return not self._jobs
+
+    def is_busy(self) -> bool:
+        return bool(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job._replace(config=replace(job.config, device="cpu")))
+
+    def poll(self, seconds: float) -> list[tuple[Job, Event]]:
+        jobs, self._jobs = self._jobs, []
+        events: list[tuple[Job, Event]] = []
+        for job in jobs:
+            done = train_job(job, lambda message, job=job: events.append((job, message)))
+            events.append((job, done))
+        return events
+
+    def stop(self) -> None:
+        pass

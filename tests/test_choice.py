@@ -84,7 +84,7 @@ def test_values_make_a_study_of_their_own() -> None:
 
 
 def test_a_long_name_is_cut_and_stays_its_own() -> None:
-    names = {with_values(find("mnist-short"), [f"lr=0.00{i}", "steps=100", "n_fake=1000", "log_every=50"]).name
+    names = {with_values(find("mnist-smoke"), [f"lr=0.00{i}", "steps=100", "n_fake=1000", "log_every=50"]).name
              for i in range(1, 9)}  # fmt: skip
     assert len(names) == 8
     assert {len(name) for name in names} <= set(range(65))

@@ -309,10 +309,10 @@ def test_a_result_of_another_version_is_not_frozen_beside_others_unless_mixed(
 
 def test_two_freezes_at_once_add_both_their_runs(tmp_path: Path) -> None:
     """Real processes, of two machines' folders into one."""
-    path, folders = write_study(tmp_path, seed=[0, 1, 2, 3], steps=10), []
+    path, folders = write_study(tmp_path, seed=[0, 1], steps=10), []
     for i in (0, 1):
         (tmp_path / str(i)).mkdir()
-        folders.append(trained(path, tmp_path / str(i), lambda config, i=i: config.seed % 2 == i))
+        folders.append(trained(path, tmp_path / str(i), lambda config, i=i: config.seed == i))
     command = "import sys; from pathlib import Path; from analysis.load import load; " \
               "from analysis.sources.frozen import freeze; freeze(load(sys.argv[1]), Path(sys.argv[2]))"  # fmt: skip
     for folder in folders:
@@ -320,14 +320,14 @@ def test_two_freezes_at_once_add_both_their_runs(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", command, str(folder), str(tmp_path / "kept")], cwd=ROOT)
                  for folder in folders]  # fmt: skip
     assert [process.wait(120) for process in processes] == [0, 0]
-    assert thaw(tmp_path / "kept").account["finished"] == 4
+    assert thaw(tmp_path / "kept").account["finished"] == 2
 
 
 def test_a_freeze_stopped_at_any_write_leaves_the_old_or_the_new_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped before and after each file is written or moved; the next freeze then adds what this one did not."""
-    path = write_study(tmp_path, seed=[0, 1], arm=["dcgan", "sn"], steps=10)
+    path = write_study(tmp_path, seed=[0, 1], steps=10, n_evaluations=1)
     folder = trained(path, tmp_path, lambda config: config.seed == 0)
     kept = freeze(load(folder), tmp_path / "kept", kept_weights(folder)).folder
     trained(path, tmp_path)
@@ -359,11 +359,11 @@ def test_a_freeze_stopped_at_any_write_leaves_the_old_or_the_new_state(
                 pass
         states[thaw(copy).account["finished"]] += 1
         freeze(study, copy, kept_weights(folder))
-        assert thaw(copy).account["finished"] == 4
+        assert thaw(copy).account["finished"] == 2
         assert not [name for name in files_of(copy) if ".tmp" in name]
     assert i > 12
-    assert set(states) == {2, 4}
-    assert states[4] <= 2  # the manifest's own replacement is the last
+    assert set(states) == {1, 2}
+    assert states[2] <= 2  # the manifest's own replacement is the last
 
 
 def test_older_parts_lack_what_came_later(frozen: Path, mixed_study: Path) -> None:

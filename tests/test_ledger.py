@@ -57,6 +57,7 @@ def states(output: str) -> dict[str, int]:
 
 
 def test_a_sweep_trains_what_is_not_frozen(kept: Path, tmp_path: Path, command: Callable) -> None:
+    """In real workers."""
     path, have = tmp_path / "tiny.yaml", ("--have", kept)
     assert states(command("plan", path, "--json", *have, "--runs-dir", tmp_path / "new")[1]) == {
         "frozen": 2, "missing": 2
@@ -75,6 +76,7 @@ def test_a_sweep_trains_what_is_not_frozen(kept: Path, tmp_path: Path, command: 
     assert {run["step"] for run in account["runs"]} == {10}
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_a_shard_leaves_out_what_is_frozen(kept: Path, tmp_path: Path, command: Callable) -> None:
     path = tmp_path / "tiny.yaml"
     for i, frozen, todo in ((0, 1, 1), (1, 1, 1)):
@@ -159,6 +161,7 @@ def test_a_changed_byte_is_no_result(kept: Path, tmp_path: Path, command: Callab
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_runs_of_another_version_are_named_and_trained_again(kept: Path, tmp_path: Path, command: Callable) -> None:
     refrozen(kept, lambda status: status | {"training_version": TRAINING_VERSION - 1})
     arguments = (tmp_path / "tiny.yaml", "--have", kept, "--runs-dir", tmp_path / "new")

@@ -71,13 +71,13 @@ def test_the_difference_is_that_of_the_cells_and_the_p_that_of_all_permutations(
 def test_where_nothing_differs_it_is_said_in_about_one_study_of_twenty() -> None:
     """The runs of a seed are alike: they are one seed, not four."""
     found = []
-    for i in range(60):
+    for i in range(40):
         study, summary = a_study(seeds=10, on_b=5)
         random = np.random.default_rng(i)
         of_seed = dict(zip(range(10), random.normal(size=10), strict=True))
         summary["gain"] = summary["seed"].map(of_seed) + 0.1 * random.normal(size=len(summary))
         found.append(devices(study, summary).set_index("outcome").loc["gain", "p"])
-    assert np.mean(np.array(found) <= 0.05) <= 0.12
+    assert np.mean(np.array(found) <= 0.05) <= 0.15
 
 
 def test_one_device_few_seeds_and_split_seeds_are_said() -> None:

@@ -24,6 +24,9 @@ GRID: dict[str, Any] = {"seed": [0, 1, 2], "arm": ["dcgan", "sn"], "steps": 20}
 OF_THE_TIME = {"wall_seconds", "started", "ended", "wandb_url"}  # what two trainings of a run differ in
 
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
+
 @pytest.fixture(autouse=True)
 def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "draw", lambda *_: [])  # they take most of the time
@@ -62,7 +65,7 @@ def tables(report: Path) -> dict[str, pd.DataFrame]:
 
 
 def test_three_steps_on_two_machines_are_one_sweep(whole: Path, tmp_path: Path, command: Callable) -> None:
-    """Real sweeps, which train nothing twice; the second machine begins before the first has frozen all it has."""
+    """Sweeps that train nothing twice: either machine has two thirds of the study's seeds to do, or to take over."""
     path, kept = tmp_path / "tiny.yaml", tmp_path / "kept"
     off = ("--workers", 1, "--wandb", "disabled")
     one, two = ("--runs-dir", tmp_path / "one"), ("--runs-dir", tmp_path / "two")
