@@ -14,7 +14,7 @@ from analysis.study import Study
 
 OUTCOMES = {"failures": "failure", "gain": "gain"}
 """What is compared between devices -> the summary's column"""
-_FEWEST_SEEDS = 4  # on either side; with fewer no permutation of them can reach p = .05
+_FEWEST_SEEDS = 5  # on either side; with fewer no permutation of them can reach p = .05 beside another outcome's
 _COLUMNS = ["outcome", "device", "against", "n", "n_against", "seeds", "seeds_against", "difference", "p", "p_adjusted"]
 
 
@@ -44,7 +44,7 @@ def devices(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     for device in names[1:]:
         both = ended[ended["device"].isin([names[0], device])]
         for outcome, column in OUTCOMES.items():
-            of = both.dropna(subset=column)
+            of = both[np.isfinite(both[column].to_numpy(float))]
             shared = of.groupby(["context", "variant"])["device"].transform("nunique") == 2
             if (of := of[shared]).size:
                 rows.append({"outcome": outcome, "device": device, "against": names[0]} | _compared(of, column, device))
@@ -108,7 +108,8 @@ def _sentences(ended: pd.DataFrame, compared: pd.DataFrame) -> Iterator[str]:
     elif not len(tested):
         yield f"Whether outcomes differ by device is not tested: a side has fewer than {_FEWEST_SEEDS} seeds."
     elif not len(differing):
-        yield f"No outcome differs by device (smallest adjusted p {tested['p_adjusted'].min():.2g})."
+        least, fewest = tested["p_adjusted"].min(), int(tested[["seeds", "seeds_against"]].min().min())
+        yield f"No difference by device was found (smallest adjusted p {least:.2g}; at least {fewest} seeds a side)."
     split = ended.groupby(["context", "seed"])["device"].nunique() > 1
     if split.any():
         yield (

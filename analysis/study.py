@@ -13,6 +13,7 @@ import pyarrow
 
 from analysis.history import history_of
 from analysis.terms import OURS, Terms
+from experiments.ledger import listed
 from experiments.record import RESULTS, State, spent
 from experiments.study import CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
@@ -150,12 +151,6 @@ def reference_version(statuses: Iterable[Mapping[str, Any]]) -> Any:
     return max(versions, key=lambda version: (versions[version], version or 0))
 
 
-def of_other_version(version: Any, counted: Iterable[Any]) -> str:
-    """Why a result of this version is left out."""
-    others = " and ".join(sorted(str(other or "unknown") for other in counted))
-    return f"is of version {version or 'unknown'} of the training code, not {others}: --mixed takes it too"
-
-
 def of_one_version(study: Study) -> Study:
     """Without the results of other versions of the training code than `reference_version`: as if they were missing.
 
@@ -163,18 +158,19 @@ def of_one_version(study: Study) -> Study:
     """
     runs, reference = study.runs, reference_version(found.status for found in study.found.values())
     others = runs["state"].isin(_ENDED) & (runs["training_version"].fillna(0) != (reference or 0))
+    lines = []
+    if reference not in (None, TRAINING_VERSION):
+        lines.append(f"all results are of version {reference} of the training code, this program is {TRAINING_VERSION}")
     if not others.any():
-        return study
+        return replace(study, warnings=[*study.warnings, *lines])
     runs = runs.copy()
-    out, lines = study.runs[others], []
+    out = study.runs[others]
     for version, of in out.groupby(out["training_version"].fillna(0).astype(int)):
-        reason = of_other_version(version, [reference])
+        reason = f"of version {version or 'unknown'} of the training code, not {reference or 'unknown'}"
         runs.loc[of.index, "error"] = [f"{state}, but {reason}" for state in of["state"]]
         results = "1 result is" if len(of) == 1 else f"{len(of)} results are"
-        lines.append(
-            f"{results} of version {version or 'unknown'} of the training code, not {reference or 'unknown'}, and left "
-            f"out; --mixed takes {'it' if len(of) == 1 else 'them'} too: {', '.join(of['run_id'])}"
-        )
+        them = "it" if len(of) == 1 else "them"
+        lines.append(f"{results} {reason}, and left out; --mixed takes {them} too: {listed(list(of['run_id']))}")
     runs.loc[others, "state"], ids = "missing", set(out["run_id"])
     return replace(
         study,

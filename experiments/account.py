@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.display import duration
-from experiments.ledger import NOTHING, Kept, Ledger, said, same_bits
+from experiments.ledger import NOTHING, Kept, Ledger, contradict, said, same_bits
 from experiments.record import FROZEN, RESULTS, Record, State, run_folders, runs_root, shown_state, spent, to_json
 from experiments.study import Study
 from sngan.architectures import YARDSTICK, discriminator, generator, sized
@@ -32,7 +32,7 @@ def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -
     records = {config.run_id: Record(folder / config.run_id) for config in study.configs}
     statuses = {run_id: record.status() for run_id, record in records.items()}
     states = {run_id: shown_state(found, run_id in frozen.runs) for run_id, found in statuses.items()}
-    measured = _measured(study, records)
+    measured = _measured(study, statuses, frozen)
     costs = {c.run_id: measured.get(c.cell) or _estimated(c) for c in study.configs}
     seconds = {run_id: cost.seconds for run_id, cost in costs.items()}
     evaluation_share = sum(cost.evaluation_seconds for cost in costs.values()) / sum(seconds.values())
@@ -97,7 +97,8 @@ def status(
     table = Table("run", "state", "step", "of", "reason", box=None, pad_edge=False)
     for run in runs:
         state = _in_words(run["state"], run["frozen"])
-        table.add_row(run["run_id"], state, f"{run['step']:,}", f"{run['steps']:,}", run["error"] or "")
+        step = "" if run["step"] is None else f"{run['step']:,}"
+        table.add_row(run["run_id"], state, step, f"{run['steps']:,}", run["error"] or "")
     console = _console()
     console.print(table)
     console.print(_summary(study, states))
@@ -108,16 +109,17 @@ def status(
 
 
 def _told(config: RunConfig, record: Record, found: dict[str, Any], kept: Kept | None, launch: str) -> dict[str, Any]:
-    """What status says of a run. Of a frozen one without a result here it is that of the frozen one."""
+    """What status says of a run; of a frozen one without a result here no more than that."""
     state = shown_state(found, kept is not None)
     run = {"run_id": config.run_id, "state": state, "frozen": kept is not None}
     if kept and state == FROZEN:
         beside = "" if found["state"] is State.MISSING else f"{found['state']} here at step {found['step']:,}"
-        run |= {"step": kept.status["step"], "steps": config.steps, "error": beside or None}
-        return run | {"attempts": len(kept.status["attempts"]), "next": None}
+        # nothing that tells how it ended
+        return run | {"step": None, "steps": config.steps, "error": beside or None, "attempts": None, "next": None}
     damage, other = record.damage(found), ""
     if kept and found["state"].is_result and not damage and not same_bits(kept.status, found):
-        other = f"another result of it is frozen in {kept.folder} ({said(kept.status)}), and counts"
+        how = "which this one contradicts" if contradict(kept.status, found) else "which counts"
+        other = f"another result is frozen in {kept.folder} ({said(kept.status)}), {how}"
     reason = "; ".join(filter(None, (found.get("error"), damage, other)))
     run |= {"step": found["step"], "steps": config.steps, "error": reason or None, "attempts": len(found["attempts"])}
     return run | {"next": None if kept else _next(record, found, damage, launch)}
@@ -143,6 +145,11 @@ def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> st
         return (
             f"begun with other training code (version {found.get('training_version')}, this is {TRAINING_VERSION}): "
             f"resume all the same with {launch} --force, or move the folder out of the study to train from the start"
+        )
+    if state.is_result and (version := found.get("training_version")) not in (None, TRAINING_VERSION) and not damage:
+        return (
+            f"of version {version} of the training code, and a report of version {TRAINING_VERSION} leaves it out, "
+            f"unless --mixed; if you move its folder out of the study, {launch} trains it again"
         )
     if damage:
         return f"it does not count as a result; move its folder out of the study, and {launch} trains it from the start"
@@ -201,11 +208,12 @@ def _estimated(config: RunConfig) -> _Cost:
     return _Cost(config.steps * step_seconds(config) + evaluating, evaluating)
 
 
-def _measured(study: Study, records: dict[str, Record]) -> dict[str, _Cost]:
-    """Medians over each cell's finished runs."""
+def _measured(study: Study, statuses: dict[str, dict[str, Any]], frozen: Ledger) -> dict[str, _Cost]:
+    """Medians over each cell's finished runs, here or else frozen."""
     found: dict[str, list[_Cost]] = {}
     for config in study.configs:
-        status = records[config.run_id].status()
+        status, kept = statuses[config.run_id], frozen.runs.get(config.run_id)
+        status = kept.status if kept and not status["state"].is_result else status
         if status["state"] == State.FINISHED and (seconds := spent(status, "wall_seconds")):
             found.setdefault(config.cell, []).append(_Cost(seconds, spent(status, "evaluation_seconds")))
     return {cell: _Cost(*map(median, zip(*costs, strict=True))) for cell, costs in found.items()}

@@ -14,11 +14,13 @@ import yaml
 from tyro.conf import UseAppendAction, arg
 
 from experiments import study as studies
-from experiments.ledger import MANIFEST, Ledger, folders_of, home, ledger_of, read_manifest
+from experiments.ledger import Ledger, folders_of, largest_plan, ledger_of, planned_in, read_manifest
 from experiments.study import Study
-from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, suggestion
+from sngan.arms import ARMS
+from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, suggestion, unused_parameters
 
 _MOST_SEEDS = 100_000
+_REAL = {field.name for field in dataclasses.fields(RunConfig) if field.type == "float"}
 _RANGE = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?", re.ASCII)
 
 
@@ -26,40 +28,41 @@ _RANGE = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?", re.ASCII)
 class Choice:
     """Options of the commands that take a study."""
 
-    seeds: Annotated[str, arg(metavar="0..19", help="these seeds instead of those of the study's file")] = ""
+    seeds: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(metavar="0..19", help="these seeds instead of those that the study's file lists"),
+    ] = ()
     set: Annotated[
         UseAppendAction[tuple[str, ...]],
-        arg(
-            metavar="NAME=VALUE[,..]",
-            help="other values of a parameter, recorded under a study name of their own; may be repeated",
-        ),
+        arg(metavar="NAME=VALUE[,..]", help="other values of a parameter, recorded as a study of its own"),
     ] = ()
     have: Annotated[
-        UseAppendAction[tuple[str, ...]],
-        arg(metavar="DIR", help="count what is frozen in DIR as done too; may be repeated"),
+        UseAppendAction[tuple[str, ...]], arg(metavar="DIR", help="count the runs that are frozen in DIR too")
     ] = ()
     mixed: Annotated[bool, arg(help="count results of other versions of the training code too")] = False
 
     def find(self, name: str, runs_dir: str = "") -> Study:
-        """The study as this command takes it. Raises InputError as `studies.find`, and for a wrong choice."""
-        return self.of(self.named(name, runs_dir))
+        """The study as this command takes it: of the larger plan, if what is frozen of it has one.
+
+        Raises InputError as `studies.find`, and for a wrong choice.
+        """
+        whole = self.named(name, runs_dir)
+        return self.of(largest_plan(whole, self.folders(name, whole.name)))
 
     def of(self, study: Study) -> Study:
         """The study with the seeds and values that were chosen."""
         if self.set:
             study = with_values(study, self.set)
-        return with_seeds(study, parse_seeds(self.seeds)) if self.seeds else study
+        return with_seeds(study, parse_seeds(",".join(self.seeds))) if self.seeds else study
 
     def named(self, name: str, runs_dir: str) -> Study:
         """The whole study, which may be known by what is frozen of it alone. Raises InputError as `studies.find`."""
         try:
             return studies.find(name, runs_dir)
         except InputError:
-            for folder in (home(name), *map(Path, self.have)) if studies.is_name(name) else ():
-                if folder and (folder / MANIFEST).exists():
-                    found = read_manifest(folder)
-                    if found["study"] == name and found["plan"]:
-                        return studies.parse(found["plan"])
+            for folder in self.folders(name, name):
+                if read_manifest(folder)["study"] == name:
+                    return planned_in(folder)
             raise
 
     def folders(self, given: str, name: str) -> list[Path]:
@@ -73,7 +76,7 @@ class Choice:
 
     def words(self) -> list[str]:
         """These options as they are typed."""
-        seeds = ["--seeds", self.seeds] if self.seeds else []
+        seeds = [word for seeds in self.seeds for word in ("--seeds", seeds)]
         values = [word for value in self.set for word in ("--set", value)]
         have = [word for folder in self.have for word in ("--have", folder)]
         return [*seeds, *values, *have, *(["--mixed"] if self.mixed else [])]
@@ -128,12 +131,12 @@ def with_values(study: Study, settings: Sequence[str]) -> Study:
     values: dict[str, list[Any]] = {}
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
-        if not equals or not text:
+        if not name or not equals or not text:
             raise InputError(f"--set {setting!r}: expected NAME=VALUE, such as lr=0.001")
         _check_parameter(name)
         if name in values:
             raise InputError(f"--set: {name} is given twice")
-        values[name] = [_value(part.strip(), setting) for part in text.split(",")]
+        values[name] = [_value(name, part.strip(), setting) for part in text.split(",")]
     parameters = content["parameters"] | {name: _spec(found) for name, found in values.items()}
     said = ", ".join(f"{name} {' and '.join(map(str, found))}" for name, found in sorted(values.items()))
     name = _own_name(study.name, values)
@@ -146,6 +149,10 @@ def with_values(study: Study, settings: Sequence[str]) -> Study:
     changed.pop("controller", None)
     changed.pop("primary", None)
     found = _parsed(changed, f"--set {' '.join(settings)}")
+    for field in values:
+        if all(field in unused_parameters(config) for config in found.configs):
+            users = ", ".join(slug for slug, arm in ARMS.items() if field in arm.parameters)
+            raise InputError(f"--set {field}: no arm of {study.name} has it (it belongs to {users})")
     primary = {what: at for what, at in study.primary.items() if len(studies.contexts_of(found.configs, at)) == 1}
     if not primary:
         return found
@@ -163,11 +170,14 @@ def _check_parameter(name: str) -> None:
         )
 
 
-def _value(text: str, setting: str) -> Any:
+def _value(name: str, text: str, setting: str) -> Any:
+    if "=" in text:
+        raise InputError(f"--set {setting!r}: one parameter each; repeat --set for {text}")
     try:
-        return studies.scalar(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {setting!r}: {text!r} is neither a number nor a word") from error
+        value = studies.scalar(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"--set {setting[:80]!r}: {text[:40]!r} is neither a number nor a word") from error
+    return float(value) if type(value) is int and name in _REAL else value  # 1 and 1.0 are one study
 
 
 def _spec(values: list[Any]) -> dict[str, Any]:
@@ -175,8 +185,8 @@ def _spec(values: list[Any]) -> dict[str, Any]:
 
 
 def _own_name(name: str, values: dict[str, list[Any]]) -> str:
-    """Such as mnist-short-lr-0.001; equal values give equal names."""
-    parts = (f"{field}-{'-'.join(map(str, found))}" for field, found in sorted(values.items()))
+    """Such as mnist-short-lr-0.001; equal values, in whatever order, give equal names."""
+    parts = (f"{field}-{'-'.join(sorted(map(str, found)))}" for field, found in sorted(values.items()))
     whole = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join([name, *parts]))
     if len(whole) <= 64:
         return whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from experiments import record
 from experiments import study as studies
 from experiments.choice import Choice, enlarged
+from experiments.ledger import MANIFEST, largest_plan
 from experiments.record import State
 from experiments.tracking import client
 from sngan.architectures import ARCHITECTURES
@@ -146,6 +148,9 @@ class Sweep:
         ledger = self.choice.ledger(self.study, study)
         if self.shard:
             study = shard(study, self.shard)
+        if not study.configs:
+            print(f"{study.name}: no runs in part {self.shard}")
+            return DONE
         devices = self._devices() if self.engine == "local" else []
         folder = record.runs_root(self.runs_dir) / study.name
         policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
@@ -305,7 +310,7 @@ class Report:
     baseline: Annotated[str, arg(help="for tables: the arm to compare the others with")] = ""
     filter: Annotated[str, arg(help="select W&B's runs by FIELD=VALUE,.. of their configuration, or W&B's JSON")] = ""
     replace: Annotated[
-        bool, arg(help="of runs that are frozen with another result take the one recorded here, also for --freeze")
+        bool, arg(help="where a frozen result differs from the one recorded here, take the latter; also for --freeze")
     ] = False
     choice: _Choice = Choice()
     figures: Annotated[str, arg(help="formats of the figures' files: some of png,svg,pdf")] = "png,svg"
@@ -400,7 +405,8 @@ class Report:
 
         with counting("runs read") as tell:
             weights = lambda run_id: discriminator_weights(record.Record(study.folder / run_id))  # noqa: E731
-            print(freeze(study, Path(self.freeze), weights, tell, self.replace, self.choice.mixed))
+            also = [Path(folder) for folder in self.choice.have]
+            print(freeze(study, Path(self.freeze), weights, tell, self.replace, self.choice.mixed, also))
 
     def _recorded(self, target: str, together: bool) -> tuple[Any, bool]:
         """The chosen runs of a study or a folder, and whether they are not simply those of the records.
@@ -408,18 +414,23 @@ class Report:
         `together`: with what is frozen.
         """
         from analysis.load import load
-        from analysis.sources.together import largest_plan, read
+        from analysis.sources.together import read
+        from experiments.account import command
 
         folder = records_of(target, self.runs_dir, self.choice)
         frozen = self.choice.folders(target, target)
-        if not (self.choice.seeds or self.choice.set or (together and frozen)):
+        if not (self.choice.seeds or self.choice.set or (together and frozen) or (self.freeze and self.choice.have)):
             return load(folder), False
         launched = folder / "study.yaml"
         plan = studies.read(launched) if launched.exists() else self.choice.named(target, self.runs_dir)
-        plan = enlarged(self.choice.of(largest_plan(plan, frozen)))
+        into = [Path(self.freeze)] if self.freeze and (Path(self.freeze) / MANIFEST).exists() else []
+        plan = enlarged(self.choice.of(largest_plan(plan, [*frozen, *into])))
         if self.choice.set:
             folder = folder.with_name(plan.name)
-        return read(plan, folder, frozen if together else [], self.replace, self.choice.mixed), True
+        launch = command("sweep", target, self.runs_dir, self.choice.words())
+        empty = not together and bool(self.choice.have)  # what is frozen elsewhere can be added without any records
+        have = frozen if together else []
+        return read(plan, folder, have, self.replace, self.choice.mixed, None if empty else launch), True
 
     def _load(self, source: str, name: str) -> Any:
         from analysis.load import load
@@ -474,14 +485,19 @@ class Export:
     """
 
     target: Positional[Annotated[str, arg(metavar="RUN|STUDY", help="a run id or folder, or a study")]]
-    seed: Annotated[int | None, arg(help="of a study: this seed; default: a cell's smallest that finished")] = None
-    out: Annotated[str, arg(metavar="DIR", help="of a study: where; default: weights in its folder of records")] = ""
+    seed: Annotated[
+        int | None, arg(metavar="INT", help="for a study: this seed; default: each cell's smallest that finished")
+    ] = None
+    out: Annotated[
+        str, arg(metavar="DIR", help="for a study: output folder; default: weights in its folder of records")
+    ] = ""
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
         from experiments.export import export
 
-        if (Path(self.target) / "config.json").exists() or not self._is_study():
+        study, folder = self._study()
+        if not study:
             if self.seed is not None or self.out:
                 raise InputError("--seed and --out are for the export of a whole study")
             print(export(record.find_run(self.target, self.runs_dir)))
@@ -489,20 +505,30 @@ class Export:
         from experiments.display import counting
         from experiments.release import release
 
-        study = studies.find(self.target, self.runs_dir)
-        folder = record.runs_root(self.runs_dir) / study.name
         with counting("runs exported") as tell:
-            done = release(study, folder, Path(self.out) if self.out else folder / "weights", self.seed, tell)
+            done = release(study, folder, Path(self.out or folder / "weights").resolve(), self.seed, tell)
         for cell in done.without:
             print(f"no finished run with weights here: {cell}")
         print(f"{done.folder}: {len(done.run_ids)} runs, and as one file {done.archive}")
         return DONE
 
-    def _is_study(self) -> bool:
-        if self.target.endswith((".yaml", ".yml")) or self.target in studies.bundled_names():
-            return True
-        folder = record.runs_root(self.runs_dir) / self.target
-        return studies.is_name(self.target) and ((folder / "study.yaml").exists() or bool(record.run_folders(folder)))
+    def _study(self) -> tuple[studies.Study | None, Path]:
+        """The study that is named, and its folder of records; no study if it is a run.
+
+        Raises InputError for neither.
+        """
+        folder, root = Path(self.target), record.runs_root(self.runs_dir)
+        if (folder / "config.json").exists():
+            return None, folder
+        if (folder / "study.yaml").exists():
+            return studies.read(folder / "study.yaml"), folder
+        try:
+            study = studies.find(self.target, self.runs_dir)
+        except InputError as error:
+            if list(root.glob(f"*/{glob.escape(self.target)}/config.json")) or not studies.is_name(self.target):
+                return None, folder
+            raise InputError(f"no run of that id below {root}, and {error}") from error
+        return study, root / study.name
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.study import Study
+from experiments.study import Study, check_primary, parse
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
 
 SCHEMA = 2
@@ -63,9 +63,10 @@ def _grows(folder: Path) -> bool:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("grows", False), bool):
+    known = isinstance(settings, dict) and set(settings) <= {"grows"}
+    if not known or not isinstance(settings.get("grows", False), bool):
         raise InputError(f'{path}: expected an object such as {{"grows": true}}, got {settings!r}')
     return settings.get("grows", False)
 
@@ -78,6 +79,8 @@ def folders_of(names: Iterable[str], have: Sequence[str]) -> list[Path]:
     own = [folder for folder in map(home, names) if folder and (folder / MANIFEST).exists()]
     found = {folder.resolve(): folder for folder in own}
     for name in have:
+        if not name:
+            raise InputError("--have '': expected a folder of frozen runs")
         read_manifest(Path(name))
         found.setdefault(Path(name).resolve(), Path(name))
     return list(found.values())
@@ -89,8 +92,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"no frozen study at {folder}: {MANIFEST} is missing") from error
-    except ValueError as error:
+        below = f"; did you mean {folder / 'data'}?" if (folder / "data" / MANIFEST).exists() else ""
+        raise InputError(f"no frozen study at {folder}: {MANIFEST} is missing{below}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         schema = manifest.get("schema", 1) if isinstance(manifest, dict) else manifest
@@ -141,6 +145,53 @@ def kept_in(folder: Path, manifest: dict[str, Any]) -> dict[str, Kept]:
     return found
 
 
+def single_runs(name: str, configs: Iterable[RunConfig]) -> Study:
+    """What has no study file: its runs are all that there are, by name."""
+    by_id = {config.run_id: config for config in configs}
+    return Study(name, "Single runs.", [by_id[run_id] for run_id in sorted(by_id)], len(by_id), "")
+
+
+def planned_in(folder: Path) -> Study:
+    """The study that is frozen there, as it is planned."""
+    manifest = read_manifest(folder)
+    if manifest["plan"]:
+        return parse(manifest["plan"])
+    return single_runs(manifest["study"], (run.config for run in kept_in(folder, manifest).values()))
+
+
+def largest_plan(plan: Study, folders: Sequence[Path]) -> Study:
+    """The plan, or a larger one of the same study that is frozen in one of these folders; of single runs all of them.
+
+    Raises InputError if that one has named other contexts for its primary outcomes.
+    """
+    for folder in folders:
+        if (manifest := read_manifest(folder))["study"] != plan.name:
+            continue
+        if plan.text or manifest["plan"]:
+            plan = larger_plan(plan, manifest["plan"], folder) or plan
+        else:
+            plan = single_runs(plan.name, [*plan.configs, *planned_in(folder).configs])
+    return plan
+
+
+def larger_plan(ours: Study, frozen: str, folder: Path) -> Study | None:
+    """Of a study and the text of the one that is frozen in `folder`: which plans more, None if each has other runs.
+
+    Of two with the same runs ours, unless the frozen one alone names its primary contexts. Raises InputError if that
+    one has named others.
+    """
+    if frozen in ("", ours.text):
+        return ours
+    before = parse(frozen)
+    theirs, mine = ({config.run_id for config in plan.configs} for plan in (before, ours))
+    if not (theirs <= mine or mine <= theirs):
+        return None
+    if mine < theirs or (before.primary and not ours.primary):  # a copy that was launched before it named any
+        return before
+    check_primary(before, ours, str(folder))
+    return ours
+
+
 def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Ledger:
     """What is frozen of the study's runs in these folders, the first of which counts.
 
@@ -151,9 +202,13 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
     runs: dict[str, Kept] = {}
     of_version: dict[str, list[str]] = {}
     elsewhere: dict[tuple[Path, Path], list[str]] = {}
+    notes = []
     for folder in folders:
-        for run in kept_in(folder, intact(folder)).values():
-            run_id = run.run_id if run.run_id in planned else run.config.run_id
+        manifest = intact(folder)
+        found = todays(kept_in(folder, manifest), planned)
+        if not planned & found.keys():
+            notes.append(f"of {study.name} no run is frozen in {folder} (which holds {manifest['study']})")
+        for run_id, run in found.items():
             if run_id not in planned:
                 continue
             if not mixed and (version := run.status.get("training_version")) != TRAINING_VERSION:
@@ -161,16 +216,21 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
             elif (counts := runs.setdefault(run_id, run)) is not run and not same_bits(counts.status, run.status):
                 check(run_id, counts.folder, counts.status, folder, run.status)
                 elsewhere.setdefault((folder, counts.folder), []).append(run_id)
-    notes = [
+    notes += [
         f"frozen, but of version {version} of the training code, not {TRAINING_VERSION}, and so not counted without "
-        f"--mixed: {', '.join(run_ids)}"
+        f"--mixed: {listed(run_ids)}"
         for version, run_ids in of_version.items()
     ]
     notes += [
-        f"frozen in {folder} with another result than in {first}, which counts: {', '.join(run_ids)}"
+        f"frozen in {folder} with another result than in {first}, which counts: {listed(run_ids)}"
         for (folder, first), run_ids in elsewhere.items()
     ]
     return Ledger(runs, notes)
+
+
+def todays(kept: Mapping[str, Kept], planned: Container[str]) -> dict[str, Kept]:
+    """By the ids that a plan knows them by: a stored one that is not planned may be by its configuration."""
+    return {run_id if run_id in planned else run.config.run_id: run for run_id, run in kept.items()}
 
 
 def same_bits(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -187,28 +247,41 @@ def conditions(status: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check(run_id: str, where: Path, one: dict[str, Any], elsewhere: Path, other: dict[str, Any]) -> None:
-    """Raises InputError if two results contradict each other.
+def contradict(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two results differ that are promised to have equal bits.
 
-    They do if they differ although both are exact and were trained by the same code on equal devices, with as many
-    threads, under the same PyTorch: such runs are promised to have equal bits.
+    Those are exact ones that were trained by the same code on equal devices, with as many threads, under the same
+    PyTorch.
     """
-    if same_bits(one, other) or conditions(one) != conditions(other) or not conditions(one)["exact"]:
+    return not same_bits(one, other) and conditions(one) == conditions(other) and bool(conditions(one)["exact"])
+
+
+def check(run_id: str, where: Path, one: dict[str, Any], elsewhere: Path, other: dict[str, Any]) -> None:
+    """Raises InputError if two results contradict each other."""
+    if not contradict(one, other):
         return
     digests = [str(status.get("metrics_sha256"))[:12] for status in (one, other)]
     device, torch = (conditions(one)[name] for name in ("device_name", "torch"))
     raise InputError(
         f"{run_id} is in {where} (metrics {digests[0]}..) and in {elsewhere} (metrics {digests[1]}..) with different "
         f"bits, though both are exact, on {device} with torch {torch}, where bits repeat: one of them is not what was "
-        "trained. Train it once more elsewhere to see which, and move the other one out of its folder"
+        "trained. Train it once more elsewhere to see which; then move the wrong record out of its study, or if the "
+        "frozen one is wrong, freeze the study anew into another folder"
     )
+
+
+def listed(run_ids: Sequence[str], most: int = 20) -> str:
+    """The ids, or the first of them and how many more there are."""
+    more = f" and {len(run_ids) - most:,} more" if len(run_ids) > most else ""
+    return ", ".join(run_ids[:most]) + more
 
 
 def said(status: dict[str, Any]) -> str:
     """Under which conditions a run was trained, in words."""
     found = conditions(status)
     exact = "" if found["exact"] in (True, None) else ", resumed under other conditions"
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads'] or 'unknown'} threads"
     return (
-        f"{found['device_name'] or 'unknown device'}, torch {found['torch'] or 'unknown'}, {found['threads']} threads, "
-        f"version {found['training_version'] or 'unknown'}{exact}"
+        f"{found['device_name'] or 'unknown device'}, torch {found['torch'] or 'unknown'}, {threads}, "
+        f"{found['memory_format'] or 'unknown memory format'}, version {found['training_version'] or 'unknown'}{exact}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -11,16 +12,16 @@ from typing import Any, NamedTuple
 
 from experiments import standalone
 from experiments.export import export
-from experiments.machine import git_state
 from experiments.record import Record, State, read_rows, to_json
 from experiments.study import Study
 from sngan.arms import ARMS
-from sngan.config import TRAINING_VERSION, InputError, RunConfig
+from sngan.config import InputError, RunConfig
 from sngan.datasets import DATASETS
 from sngan.files import write_atomically
 
 LICENCE = "MIT"  # of the program, its results and the weights
 _AUTHORS = "The sngan authors"
+_SUMS = "SHA256SUMS"
 _QUALITY = ("eval/fd", "eval/fd_pixels", "eval/coverage")
 
 
@@ -42,50 +43,78 @@ def release(
 ) -> Released:
     """Export the networks of one finished run per cell into `out`, and as `out`.zip, whose bytes repeat.
 
-    Of a cell it is the run of `seed`, or else of the smallest seed that finished; the record must be here, since a
-    frozen run keeps no generator. A folder of an earlier release is replaced as a whole when the new one is complete.
-    Raises InputError if no cell has such a run, or `out` holds something else.
+    Of a cell it is the run of `seed`, or else of the smallest seed that finished and has its weights; the record must
+    be here, since a frozen run keeps no generator. An earlier release is replaced as a whole when the new one is
+    complete. Raises InputError if no cell has such a run, or if `out` or the ZIP file holds something else.
     """
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "models").is_dir())):
-        raise InputError(f"{out} holds something else than exported weights: give --out a new folder")
-    chosen, without = _chosen(study, records, seed)
-    if not chosen:
-        wanted = "finished run" if seed is None else f"finished run of seed {seed}"
-        raise InputError(f"no {wanted} of {study.name} has its weights in {records}: nothing to export")
+    archive = out.with_name(f"{out.name}.zip")
+    _check_out(out, archive)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    models = []
-    for done, record in enumerate(chosen, start=1):
-        target = temporary / "models" / record.run_id
-        shutil.copytree(export(record), target, ignore=shutil.ignore_patterns("load.py"))
-        models.append((record.config(), _at_the_end(record)))
-        tell(done, len(chosen))
-    write_atomically(temporary / "load.py", Path(standalone.__file__).read_text(encoding="utf-8"))
-    write_atomically(temporary / "README.md", _readme(study, models, without))
-    write_atomically(temporary / "metadata.json", to_json(_metadata(study, models), indent=2) + "\n")
-    write_atomically(temporary / "SHA256SUMS", _sums(temporary))
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
-    return Released(out, _zipped(out), [record.run_id for record in chosen], without)
-
-
-def _chosen(study: Study, records: Path, seed: int | None) -> tuple[list[Record], list[str]]:
-    """The run of each cell, and the cells without one."""
     cells: dict[str, list[RunConfig]] = {}
     for config in study.configs:
         cells.setdefault(config.cell, []).append(config)
     chosen, without = [], []
-    for cell, configs in cells.items():
-        wanted = sorted((c for c in configs if seed in (None, c.seed)), key=lambda config: config.seed)
-        found = [Record(records / config.run_id) for config in wanted]
-        usable = [r for r in found if (s := r.status())["state"] == State.FINISHED and not r.damage(s)]
-        usable = [record for record in usable if record.checkpoint_path.exists()]
-        if usable:
-            chosen.append(usable[0])
-        else:
-            states = ", ".join(sorted({str(record.status()["state"]) for record in found})) or "not planned"
-            without.append(f"{cell} ({states})")
-    return chosen, without
+    try:
+        for done, (cell, configs) in enumerate(cells.items(), start=1):
+            wanted = [config for config in configs if seed in (None, config.seed)]
+            run, why = _exported(sorted(wanted, key=lambda config: config.seed), records, temporary / "models")
+            chosen += [run] if run else []
+            without += [] if run else [f"{cell} ({why})"]
+            tell(done, len(cells))
+        if not chosen:
+            wanted = "finished run" if seed is None else f"finished run of seed {seed}"
+            raise InputError(
+                f"no {wanted} of {study.name} has its weights in {records}: nothing to export (frozen runs keep no "
+                "generator)"
+            )
+        models = [(record.config(), _at_the_end(record)) for record in chosen]
+        write_atomically(temporary / "load.py", Path(standalone.__file__).read_text(encoding="utf-8"))
+        write_atomically(temporary / "LICENSE", _licence_text())
+        write_atomically(temporary / "README.md", _readme(study, models, without))
+        write_atomically(temporary / "metadata.json", to_json(_metadata(study, chosen), indent=2) + "\n")
+        write_atomically(temporary / _SUMS, _sums(temporary))
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _zip(out, archive)
+    return Released(out, archive, [record.run_id for record in chosen], without)
+
+
+def _check_out(out: Path, archive: Path) -> None:
+    """Raises InputError if anything there is not of an earlier release."""
+    if (out.exists() and not out.is_dir()) or Path.cwd().is_relative_to(out):
+        raise InputError(f"{out} is no folder of its own, below the current one: give --out another")
+    if files := _files(out):
+        listed = {_SUMS}
+        if (out / _SUMS).is_file() and (out / "metadata.json").is_file():
+            listed |= {line.partition("  ")[2] for line in (out / _SUMS).read_text(encoding="utf-8").splitlines()}
+        if others := [path for path in files if path.relative_to(out).as_posix() not in listed]:
+            raise InputError(f"{others[0]} is not of exported weights, and would be lost: give --out a new folder")
+    if archive.exists():
+        names = zipfile.ZipFile(archive).namelist() if zipfile.is_zipfile(archive) else []
+        if f"{out.name}/{_SUMS}" not in names:
+            raise InputError(f"{archive} holds something other than exported weights: give --out another folder")
+
+
+def _exported(configs: list[RunConfig], records: Path, models: Path) -> tuple[Record | None, str]:
+    """The first of these runs that can be exported, into its folder there; or why there is none."""
+    reasons = []
+    for config in configs:
+        record = Record(records / config.run_id)
+        status = record.status()
+        damage = record.damage(status)
+        if status["state"] is not State.FINISHED or damage:
+            reasons.append(damage or str(status["state"]))
+            continue
+        try:
+            shutil.copytree(export(record), models / record.run_id, ignore=shutil.ignore_patterns("load.py"))
+        except InputError as error:
+            reasons.append(str(error))
+            continue
+        return record, ""
+    return None, "; ".join(dict.fromkeys(reasons)) or "no such seed"
 
 
 def _at_the_end(record: Record) -> dict[str, Any]:
@@ -126,39 +155,50 @@ def _readme(study: Study, models: list[tuple[RunConfig, dict[str, Any]]], withou
     lines += ["", "fd: Frechet distance in the features of a small classifier of the data set, not FID.", ""]
     if without:
         lines += [f"Cells without a finished run here: {'; '.join(without)}.", ""]
-    return "\n".join([*lines, "## Licences", "", *_licences(models), ""])
+    return "\n".join([*lines, "## Licences", "", *_licences([config for config, _ in models]), ""])
 
 
-def _licences(models: list[tuple[RunConfig, dict[str, Any]]]) -> list[str]:
-    datasets = dict.fromkeys(config.dataset for config, _ in models)
+def _licence_text() -> str:
+    """The program's own, of the checkout or else of the installed package."""
+    path = Path(__file__).parents[1] / "LICENSE"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return importlib.metadata.distribution("sngan").read_text("licenses/LICENSE") or f"{LICENCE} License, {_AUTHORS}\n"
+
+
+def _licences(configs: list[RunConfig]) -> list[str]:
+    datasets = dict.fromkeys(config.dataset for config in configs)
     return [
-        f"- Weights and this text: {LICENCE} License, copyright {_AUTHORS}.",
+        f"- Weights and this text: {LICENCE} License (file LICENSE), copyright {_AUTHORS}.",
         *(f"- Training images, none of which is included: {DATASETS[name].licence}." for name in datasets),
     ]
 
 
-def _metadata(study: Study, models: list[tuple[RunConfig, dict[str, Any]]]) -> dict[str, Any]:
+def _metadata(study: Study, records: list[Record]) -> dict[str, Any]:
     """What an archive asks for, under the names of Zenodo's deposits."""
-    papers = dict.fromkeys(ARMS[config.arm].source.partition("arXiv ")[2][:10] for config, _ in models)
+    configs, statuses = [record.config() for record in records], [record.status() for record in records]
+    papers = dict.fromkeys(ARMS[config.arm].source.partition("arXiv ")[2][:10] for config in configs)
+    versions = dict.fromkeys(str(status.get("training_version") or "unknown") for status in statuses)
+    trees = dict.fromkeys(str(status.get("git_tree") or "unknown")[:12] for status in statuses)
     return {
         "upload_type": "dataset",
         "title": f"GAN weights of the study {study.name}: one seed of each arm and setting",
         "creators": [{"name": _AUTHORS}],
         "description": f"{study.description} Generators and discriminators as safetensors, with a loader in PyTorch.",
         "license": LICENCE,
-        "notes": " ".join(line.removeprefix("- ") for line in _licences(models)),
+        "notes": " ".join(line.removeprefix("- ") for line in _licences(configs)),
         "keywords": ["generative adversarial networks", "spectral normalization", "training stability"],
         "related_identifiers": [
             {"identifier": f"arXiv:{paper}", "relation": "references", "scheme": "arxiv"} for paper in papers if paper
         ],
-        "version": f"training version {TRAINING_VERSION}, commit {git_state()['git_commit'] or 'unknown'}",
+        "version": f"training version {', '.join(versions)}, git tree of the training code {', '.join(trees)}",
         "access_right": "open",
         "language": "eng",
     }
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
 
 
 def _sums(folder: Path) -> str:
@@ -167,13 +207,11 @@ def _sums(folder: Path) -> str:
     return "".join(f"{digest}  {name.as_posix()}\n" for digest, name in names)
 
 
-def _zipped(folder: Path) -> Path:
+def _zip(folder: Path, archive: Path) -> None:
     """The folder as one file without dates, so that equal contents are equal bytes."""
-    path = folder.with_name(f"{folder.name}.zip")
-    temporary = path.with_name(f".{path.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    temporary = archive.with_name(f".{archive.name}.tmp")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as content:
         for file in _files(folder):
             name = f"{folder.name}/{file.relative_to(folder).as_posix()}"
-            archive.writestr(zipfile.ZipInfo(name), file.read_bytes(), zipfile.ZIP_DEFLATED)
-    temporary.replace(path)
-    return path
+            content.writestr(zipfile.ZipInfo(name), file.read_bytes(), zipfile.ZIP_DEFLATED)
+    temporary.replace(archive)

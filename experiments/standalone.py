@@ -73,7 +73,13 @@ def check(folder: str | Path) -> float:
     return max(abs(one - other) / (abs(other) + 0.01) for one, other in pairs)
 
 
-if __name__ == "__main__":
-    wrong = [name for name in sys.argv[1:] if not check(name) < 1e-3]
-    print(f"{len(sys.argv) - 1 - len(wrong)} of {len(sys.argv) - 1} give the numbers that they gave when exported")
+def _main(folders: list[str]) -> None:
+    if missing := [name for name in folders if not (Path(name) / "export.json").is_file()] or not folders:
+        sys.exit(f"give folders that hold export.json{f', not {missing[0]}' if folders else ''}: load.py FOLDER ..")  # type: ignore[index]
+    wrong = [name for name in folders if not check(name) < 1e-3]
+    print(f"{len(folders) - len(wrong)} of {len(folders)} give the numbers that they gave when exported")
     sys.exit(f"different: {', '.join(wrong)}" if wrong else 0)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

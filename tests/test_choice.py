@@ -95,7 +95,11 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
     [
         ("lr", "expected NAME=VALUE"),
         ("lr=", "expected NAME=VALUE"),
-        ("=1", "not a parameter"),
+        ("=1", "expected NAME=VALUE"),
+        ("lr=2026-13-45", "neither a number nor a word"),
+        ("lr=0x_", "neither a number nor a word"),
+        (f"lr={'9' * 5000}", "neither a number nor a word"),
+        ("lr=0.1,steps=40", "repeat --set for steps=40"),
         ("learning_rate=1", "not a parameter"),
         ("step=1", r"step: not a parameter; did you mean 'steps'\?"),
         ("seed=1", "give --seeds"),
@@ -111,6 +115,26 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
 def test_wrong_values_are_named(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         with_values(find("mnist-smoke"), [setting])
+
+
+def test_equal_values_are_one_study() -> None:
+    names = [with_values(find("mnist-smoke"), settings).name
+             for settings in (["lr=1", "arm=sn,dcgan"], ["arm=dcgan,sn", "lr=1.0"])]  # fmt: skip
+    assert names == ["mnist-smoke-arm-dcgan-sn-lr-1.0"] * 2
+
+
+def test_a_parameter_that_no_arm_has_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"no arm of mnist-smoke has it \(it belongs to penalty_dcgan, penalty\)"):
+        with_values(find("mnist-smoke"), ["arm=dcgan,sn", "penalty_weight=0.1"])
+
+
+def test_seeds_may_be_given_in_several_words(command: Callable, tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2], arm=["dcgan", "sn"])
+    assert "4 runs: 4 missing" in command("plan", path, "--seeds", "0", "--seeds", "2", "--runs-dir", tmp_path)[1]
+    code, _, errors = command("plan", path, "--seeds", "", "--runs-dir", tmp_path)
+    assert (code, "--seeds '': expected a range" in errors) == (2, True)
+    code, output, _ = command("sweep", path, "--seeds", "0", "--shard", "7/8", "--runs-dir", tmp_path)
+    assert (code, output) == (0, "tiny: no runs in part 7/8\n")
 
 
 def test_a_parameter_given_twice_is_an_error() -> None:

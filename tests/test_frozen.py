@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small, trained, write_study
+from conftest import ROOT, refrozen, small, trained, write_study
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load as load_safetensors
@@ -29,7 +30,7 @@ from analysis.sources import frozen as freezing
 from analysis.sources.frozen import freeze, thaw
 from analysis.study import Study
 from experiments.export import discriminator_weights, networks
-from experiments.record import Record
+from experiments.record import Record, run_folders
 from experiments.run import execute
 from experiments.study import read
 from sngan.config import TRAINING_VERSION, InputError
@@ -265,7 +266,8 @@ def test_another_result_of_a_frozen_run_is_left_out_unless_it_replaces_it(frozen
     another_result(Record(mixed_study / run_id), device_name="NVIDIA H100")
     again = freeze(load(mixed_study), frozen, kept_weights(mixed_study))
     (text,) = [text for text in again.left_out if run_id in text]
-    assert "another result of it is frozen" in text
+    assert "is frozen with another result" in text
+    assert "--replace freezes this one in its place" in text
     assert "NVIDIA H100" in text
     assert (again.added, again.replaced, files_of(frozen)) == (0, 0, before)
     again = freeze(load(mixed_study), frozen, kept_weights(mixed_study), replace=True)
@@ -298,7 +300,7 @@ def test_a_result_of_another_version_is_not_frozen_beside_others_unless_mixed(
     found = freeze(load(mixed_study), folder)
     assert [text for text in found.left_out if "of version" in text] == [
         f"{second} is of version {TRAINING_VERSION - 1} of the training code, not {TRAINING_VERSION}: "
-        "--mixed takes it too"
+        "--mixed freezes it too"
     ]
     assert found.added == 3
     assert freeze(load(mixed_study), folder, mixed=True).added == 1
@@ -321,6 +323,71 @@ def test_two_freezes_at_once_add_both_their_runs(tmp_path: Path) -> None:
                  for folder in folders]  # fmt: skip
     assert [process.wait(120) for process in processes] == [0, 0]
     assert thaw(tmp_path / "kept").account["finished"] == 2
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from analysis.load import load
+from analysis.sources.frozen import freeze
+
+def hook(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+study = load(sys.argv[1])
+sys.addaudithook(hook)
+freeze(study, Path(sys.argv[2]))
+"""
+
+
+def test_a_freeze_killed_as_the_manifest_moves_into_place_is_made_good_by_the_next(tmp_path: Path) -> None:
+    """A real process and a real SIGKILL, of the first freeze into a folder and of a further one."""
+    path = write_study(tmp_path, seed=[0, 1], steps=10)
+    folder = trained(path, tmp_path, lambda config: config.seed == 0)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "study.json").write_text('{"grows": true}')
+    for finished in (1, 2):
+        arguments = [sys.executable, "-c", _KILLED, folder, kept, "manifest.json"]
+        assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+        assert list(kept.glob(".manifest.json.*.tmp"))
+        assert (kept / "manifest.json").exists() == (finished == 2)
+        assert freeze(load(folder), kept).added == 1
+        assert thaw(kept).account["finished"] == finished
+        assert not [name for name in files_of(kept) if ".tmp" in name]
+        trained(path, tmp_path)
+
+
+def test_what_is_frozen_in_another_folder_is_added_without_its_records(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """As of two contributors, who each froze a part: the parts are copied, byte for byte."""
+    path, folders = write_study(tmp_path, seed=[0, 1, 2], steps=10), []
+    whole = trained(path, tmp_path)
+    for seeds in ({0}, {0, 1}, {2}):
+        folders.append(tmp_path / f"of-{min(seeds)}-{len(seeds)}")
+        some = shutil.copytree(whole, tmp_path / f"{folders[-1].name}-records" / "tiny")
+        for record in run_folders(some):
+            if record.config().seed not in seeds:
+                shutil.rmtree(record.folder)
+        freeze(load(some), folders[-1], kept_weights(some))
+    into, *others = folders
+    have = [word for folder in others for word in ("--have", folder)]
+    arguments = ("report", path, "--runs-dir", tmp_path / "none", "--freeze", into, "--no-report")
+    code, output, errors = command(*arguments, *have)
+    assert (code, "3 of 3 runs frozen, 2 of them now (2 parts" in output) == (0, True), output + errors
+    pd.testing.assert_frame_equal(thaw(into).history, load(whole).history)
+    for other in others:
+        parts = {name: content for name, content in files_of(other).items() if name != "manifest.json"}
+        assert parts.items() <= files_of(into).items()
+    before = files_of(into)
+    assert "3 of 3 runs frozen, 0 of them now" in command(*arguments, *have)[1]
+    assert files_of(into) == before
+    refrozen(others[1], lambda status: status | {"metrics_sha256": "0" * 64, "training_version": 1})
+    code, output, _ = command(*arguments, "--have", others[1])
+    assert (code, f"in {others[1]} is frozen with another result" in output) == (0, True)
+    assert files_of(into) == before
 
 
 def test_a_freeze_stopped_at_any_write_leaves_the_old_or_the_new_state(

@@ -73,7 +73,7 @@ def test_a_sweep_trains_what_is_not_frozen(kept: Path, tmp_path: Path, command: 
     account = json.loads(command("status", path, "--json", *have, "--runs-dir", tmp_path / "new")[1])
     assert (account["account"]["finished"], account["account"]["frozen"], account["frozen"]) == (2, 2, 2)
     assert [run["next"] for run in account["runs"]] == [None] * 4
-    assert {run["step"] for run in account["runs"]} == {10}
+    assert [run["step"] for run in account["runs"] if run["state"] == "frozen"] == [None, None]  # tells no outcome
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -119,7 +119,8 @@ def test_what_grows_counts_without_being_named(
     assert states(command("plan", "tiny", "--json")[1])["frozen"] == 2  # its plan is frozen too
     code, _, errors = command("sweep", "tiny", "--seeds", "0", *OFF, "new")
     assert (code, "2 frozen, 0 to do" in errors) == (0, True), errors
-    for text, message in (("{", "not readable as JSON"), ("[]", "expected an object"), ('{"grows": 1}', "expected an")):
+    for text, message in (("{", "not readable as JSON"), ("[" * 99_999, "not readable"), ('{"grows": 1}', "an object"),
+                          ("[]", "expected an object"), ('{"Grows": true}', "expected an object")):  # fmt: skip
         grows(results / "data", text)
         code, _, errors = command(*arguments)
         assert (code, message in errors, "study.json" in errors) == (2, True, True), errors
@@ -142,8 +143,30 @@ def test_the_studies_of_this_program_that_grow() -> None:
     assert set(found.runs) <= {config.run_id for config in study.configs}
 
 
+def test_what_frozen_runs_took_is_what_the_plan_says(kept: Path, tmp_path: Path, command: Callable) -> None:
+    refrozen(kept, lambda status: status | {"attempts": [a | {"wall_seconds": 7_200} for a in status["attempts"]]})
+    assert "about 4 h 0 min of one CPU core left" in command(
+        "plan", tmp_path / "tiny.yaml", "--have", kept, "--runs-dir", tmp_path / "new"
+    )[1]  # fmt: skip
+
+
+def test_local_results_of_another_version_stay_and_it_is_said_what_to_do(
+    tmp_path: Path, kept: Path, command: Callable
+) -> None:
+    for record in run_folders(tmp_path / "records" / "tiny"):
+        record.write_status(record.status() | {"training_version": TRAINING_VERSION - 1})
+    arguments = (tmp_path / "tiny.yaml", "--runs-dir", tmp_path / "records")
+    output = command("status", *arguments)[1]
+    assert f"4 finished: of version {TRAINING_VERSION - 1} of the training code, and a report of version" in output
+    assert "if you move its folder out of the study, sngan sweep" in output
+
+
 def test_a_folder_that_is_named_must_hold_a_frozen_study(tmp_path: Path, command: Callable) -> None:
     path = write_study(tmp_path)
+    (tmp_path / "above" / "data").mkdir(parents=True)
+    (tmp_path / "above" / "data" / "manifest.json").touch()
+    assert "did you mean" in command("plan", path, "--have", tmp_path / "above")[2]
+    assert "--have '': expected a folder" in command("plan", path, "--have", "")[2]
     for wrong in (tmp_path / "nowhere", tmp_path, path):
         for name in ("plan", "status", "report"):
             code, _, errors = command(name, path, "--have", wrong, "--runs-dir", tmp_path)
@@ -199,6 +222,10 @@ def test_of_two_folders_the_first_counts_and_the_other_is_named(kept: Path, tmp_
         assert f"and in {other} (metrics 000000000000..) with different bits" in errors
 
 
+def _errors(output: str) -> dict[str, str]:
+    return {run["run_id"]: run["error"] for run in json.loads(output)["runs"]}
+
+
 def _attempts(kept: Path) -> str:
     return json.dumps(next(iter(kept_in(kept, ledger.intact(kept)).values())).status["attempts"])
 
@@ -231,8 +258,12 @@ def test_a_result_here_that_differs_from_the_frozen_one_is_told(kept: Path, tmp_
     attempts = [attempt | {"torch": "1.0"} for attempt in record.status()["attempts"]]
     record.write_status(record.status() | record.digests() | {"attempts": attempts})
     arguments = (tmp_path / "tiny.yaml", "--have", kept, "--runs-dir", tmp_path / "records")
-    line = next(line for line in command("status", *arguments)[1].splitlines() if line.startswith(record.run_id))
-    assert f"another result of it is frozen in {kept} (" in line
+    error = _errors(command("status", *arguments, "--json")[1])[record.run_id]
+    assert error.startswith(f"another result is frozen in {kept} (")
+    assert error.endswith("), which counts")
+    record.write_status(record.status() | {"attempts": json.loads(_attempts(kept))})
+    error = _errors(command("status", *arguments, "--json")[1])[record.run_id]
+    assert error.endswith("), which this one contradicts")
 
 
 def test_an_old_part_counts_under_a_configuration_with_a_new_field(
@@ -255,6 +286,9 @@ def test_a_stored_id_counts_though_todays_would_be_another(kept: Path, tmp_path:
 
 
 def test_what_is_frozen_of_other_runs_does_not_count(kept: Path, tmp_path: Path) -> None:
-    assert not ledger_of(read(write_study(tmp_path, "another", seed=[0, 1], steps=20)), [kept]).runs
+    found = ledger_of(read(write_study(tmp_path, "another", seed=[0, 1], steps=20)), [kept])
+    assert (found.runs, list(found.notes)) == (
+        {}, [f"of another no run is frozen in {kept} (which holds tiny)"]
+    )  # fmt: skip
     record = Record(tmp_path / small(seed=0, steps=10).run_id)
     assert record.run_id in ledger_of(read(write_study(tmp_path, "another", steps=10)), [kept]).runs

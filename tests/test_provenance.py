@@ -57,14 +57,14 @@ def test_a_shift_between_devices_is_found_and_its_size_is_that_of_the_shift() ->
 
 
 def test_the_difference_is_that_of_the_cells_and_the_p_that_of_all_permutations() -> None:
-    study, summary = a_study(shift=1.0, seeds=8, on_b=4)
-    of_b = summary["seed"] >= 4
+    study, summary = a_study(shift=1.0, seeds=10, on_b=5)
+    of_b = summary["seed"] >= 5
     cells = summary.groupby(["context", "variant"])
     by_hand = np.mean([cell.loc[of_b, "gain"].mean() - cell.loc[~of_b, "gain"].mean() for _, cell in cells])
     row = devices(study, summary).set_index("outcome").loc["gain"]
     assert row["difference"] == pytest.approx(by_hand)
     by_seed = summary.groupby("seed")["gain"].mean()  # every seed has all cells, so that this is the same contrast
-    found = [by_seed[list(b)].mean() - by_seed.drop(list(b)).mean() for b in itertools.combinations(range(8), 4)]
+    found = [by_seed[list(b)].mean() - by_seed.drop(list(b)).mean() for b in itertools.combinations(range(10), 5)]
     assert row["p"] == pytest.approx(np.mean(np.abs(found) >= abs(by_hand) - 1e-12))
 
 
@@ -80,6 +80,15 @@ def test_where_nothing_differs_it_is_said_in_about_one_study_of_twenty() -> None
     assert np.mean(np.array(found) <= 0.05) <= 0.15
 
 
+def test_whole_separation_is_found_with_the_fewest_seeds_that_are_tested() -> None:
+    study, summary = a_study(shift=100.0, seeds=10, on_b=5)
+    assert devices(study, summary).set_index("outcome").loc["gain", "p_adjusted"] <= 0.05
+    summary.loc[0, "gain"] = float("inf")
+    assert devices(study, summary).set_index("outcome").loc["gain", "n_against"] == 19
+    text = machines(study, summary.assign(gain=0.0), devices(study, summary.assign(gain=0.0)))
+    assert "No difference by device was found (smallest adjusted p 1; at least 5 seeds a side)." in text
+
+
 def test_one_device_few_seeds_and_split_seeds_are_said() -> None:
     study, summary = a_study(device_name="AMD")
     assert devices(study, summary).empty
@@ -88,7 +97,7 @@ def test_one_device_few_seeds_and_split_seeds_are_said() -> None:
     )
     study, summary = a_study(on_b=3)
     text = machines(study, summary, devices(study, summary))
-    assert "Whether outcomes differ by device is not tested: a side has fewer than 4 seeds." in text
+    assert "Whether outcomes differ by device is not tested: a side has fewer than 5 seeds." in text
     assert "pairings" not in text
     study, summary = a_study()
     study.runs["device_name"] = ["A" if "-dcgan-" in run_id else "B" for run_id in study.runs["run_id"]]

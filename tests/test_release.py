@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import trained, write_study
+from conftest import ROOT, trained, write_study
 
 from experiments.export import networks
 from experiments.record import Record, run_folders
 from experiments.release import release
 from experiments.study import read
-from sngan.config import InputError
 
 GRID = {"seed": [0, 1], "arm": ["dcgan", "sn"], "steps": 20}
 
@@ -49,6 +48,7 @@ def test_a_study_is_exported_as_an_archive_for_others(records: Path, tmp_path: P
     readme = (folder / "README.md").read_text()
     assert all(f"| `{run_id}` |" in readme for run_id in chosen)
     assert "Weights and this text: MIT License" in readme
+    assert (folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert "UCI), CC BY 4.0" in readme
     metadata = json.loads((folder / "metadata.json").read_text())
     assert {"title", "creators", "description", "license", "upload_type", "keywords"} <= set(metadata)
@@ -113,9 +113,48 @@ def test_a_seed_can_be_chosen_and_what_has_none_is_named(records: Path, tmp_path
     assert (code, "for the export of a whole study" in errors) == (2, True)
 
 
-def test_what_lies_in_the_way_is_kept(records: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(InputError, match="holds something else than exported weights"):
-        release(read(records / "study.yaml"), records, tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.tex").exists()
+def test_what_lies_in_the_way_is_kept(
+    records: Path, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "models").mkdir(parents=True)
+    (mine / "models" / "thesis.tex").touch()
+    arguments = ("export", "tiny", "--seed", 0, "--runs-dir", records.parent, "--out")
+    for out in (mine, mine / "."):
+        code, _, errors = command(*arguments, out)
+        assert (code, "thesis.tex is not of exported weights, and would be lost" in errors) == (2, True), errors
+    (tmp_path / "w.zip").write_text("mine too")
+    code, _, errors = command(*arguments, tmp_path / "w")
+    assert (code, "w.zip holds something other than exported weights" in errors) == (2, True), errors
+    assert ((mine / "models" / "thesis.tex").exists(), (tmp_path / "w.zip").read_text()) == (True, "mine too")
+    monkeypatch.chdir(tmp_path)
+    for out in (".", ".."):
+        code, _, errors = command(*arguments, out)
+        assert (code, "is no folder of its own, below the current one" in errors) == (2, True), errors
+    assert command(*arguments, "here")[0] == 0
+    (tmp_path / "here" / "notes.txt").touch()  # beside an earlier release
+    code, _, errors = command(*arguments, "here")
+    assert (code, "notes.txt is not of exported weights" in errors) == (2, True), errors
+    (tmp_path / "here" / "notes.txt").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    assert command(*arguments, "link")[0] == 0
+    assert (tmp_path / "here" / "load.py").exists()
+
+
+def test_a_damaged_checkpoint_costs_its_cell_a_seed(records: Path, tmp_path: Path) -> None:
+    for record in run_folders(records):
+        if (record.config().arm, record.config().seed) in (("dcgan", 0), ("sn", 0), ("sn", 1)):
+            record.checkpoint_path.write_bytes(b"no checkpoint")
+    done = release(read(records / "study.yaml"), records, tmp_path / "w")
+    assert [Record(records / run_id).config().seed for run_id in done.run_ids] == [1]
+    (text,) = done.without
+    assert re.match(r"digits-sn-C-\w+ \(.*checkpoint.pt is not readable", text)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_neither_run_nor_study_is_named(records: Path, command: Callable) -> None:
+    code, _, errors = command("export", "mnist-shrt", "--runs-dir", records.parent)
+    assert (code, "did you mean 'mnist-short'?" in errors, "no run of that id" in errors) == (2, True, True), errors
+    code, _, errors = command("export", "mnist-smoke", "--runs-dir", records.parent)
+    assert (code, "frozen runs keep no generator" in errors) == (2, True), errors
+    assert command("export", records, "--seed", 0)[0] == 0

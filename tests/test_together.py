@@ -13,8 +13,9 @@ from conftest import refrozen, trained, write_study
 from analysis.load import load
 from analysis.page import figures
 from analysis.sources.frozen import freeze, thaw
-from analysis.sources.together import largest_plan, read
+from analysis.sources.together import read
 from experiments.choice import enlarged, with_seeds
+from experiments.ledger import largest_plan
 from experiments.record import Record, run_folders
 from experiments.study import find
 from experiments.study import read as read_study
@@ -187,9 +188,10 @@ def test_runs_of_another_version_are_named_and_left_out_unless_mixed(
     code, _, errors = command(*arguments, "--mixed")
     assert (code, errors) == (0, "")
     assert "6 planned runs: 6 finished." in (records / "report" / "report.md").read_text()
-    # a study that is whole in an older version is a study all the same
+    # a study that is whole in an older version is a study all the same, which is said
     code, _, errors = command("report", f"frozen:{kept}")
-    assert (code, errors) == (0, "")
+    assert code == 0
+    assert f"all results are of version {TRAINING_VERSION - 1} of the training code, this program" in errors
     assert "6 planned runs: 4 finished, 2 missing." in (kept / "report" / "report.md").read_text()
 
 
@@ -202,6 +204,15 @@ def test_against_one_of_another_version_the_result_of_this_version_counts(whole:
     assert set(read(plan, whole, [kept], mixed=True).runs["training_version"]) == {1, TRAINING_VERSION}
 
 
+def test_a_run_that_was_trained_again_with_equal_bits_is_of_this_version(whole: Path, tmp_path: Path) -> None:
+    """Though the other one has more sample grids."""
+    kept, plan = frozen_of(whole, tmp_path / "kept", {0}), read_study(tmp_path / "tiny.yaml")
+    refrozen(kept, lambda status: status | {"training_version": TRAINING_VERSION - 1})
+    for record in run_folders(whole):
+        shutil.rmtree(record.samples_path)
+    assert set(read(plan, whole, [kept]).runs["training_version"]) == {TRAINING_VERSION}
+
+
 def test_seeds_beyond_the_file_can_be_added_to_a_frozen_study(whole: Path, tmp_path: Path, command: Callable) -> None:
     """By whoever names them; then the whole study is what is frozen, for everyone."""
     path, kept = tmp_path / "tiny.yaml", frozen_of(whole, tmp_path / "kept", {0, 1, 2})
@@ -210,10 +221,18 @@ def test_seeds_beyond_the_file_can_be_added_to_a_frozen_study(whole: Path, tmp_p
     code, output, errors = command("report", path, *arguments, "--freeze", kept, "--no-report")
     assert (code, "2 of 2 runs frozen, 2 of them now" in output) == (0, True), output + errors
     assert thaw(kept).account["finished"] == 8
+    later = ("--seeds", "9", "--runs-dir", tmp_path / "later")  # and once more, by someone who knows of the folder only
+    assert command("sweep", path, *later, "--workers", 1, "--wandb", "disabled")[0] == 0
+    code, output, errors = command("report", path, "--freeze", kept, "--no-report", *later[2:])
+    assert (code, output.count("digits-"), "not in the study, and so not frozen (--seeds" in output) == (0, 2, True)
+    code, output, errors = command("report", path, "--freeze", kept, "--no-report", *later)
+    assert (code, "2 of 2 runs frozen, 2 of them now" in output) == (0, True), output + errors
+    plan = json.loads(command("plan", path, "--have", kept, "--json", "--runs-dir", tmp_path / "other")[1])
+    assert plan["states"] == {"frozen": 10}
     assert (tmp_path / "new" / "tiny" / "study.yaml").read_text() == path.read_text()
     code, output, _ = command("report", path, "--have", kept, "--runs-dir", tmp_path / "other")
     assert code == 0
-    assert "8 planned runs: 8 finished." in (tmp_path / "other" / "tiny" / "report" / "report.md").read_text()
+    assert "10 planned runs: 10 finished." in (tmp_path / "other" / "tiny" / "report" / "report.md").read_text()
     code, output, _ = command("report", "tiny", "--have", kept, "--runs-dir", tmp_path / "unknown", "--seeds", "2,7")
     assert code == 0
     assert "4 planned runs: 4 finished." in (tmp_path / "unknown" / "tiny" / "report" / "report.md").read_text()
@@ -234,6 +253,24 @@ def test_a_study_of_values_of_its_own_has_its_own_folder_and_report(
     assert page.read_text().startswith("# tiny-arm-sn\n")
     assert "3 planned runs: 3 finished." in page.read_text()
     assert "3 finished" in command("status", "tiny-arm-sn", *where[2:])[1].replace("1 finished, 2 frozen", "3 finished")
+
+
+def test_what_is_missing_is_started_as_it_was_asked_for(tmp_path: Path, whole: Path, command: Callable) -> None:
+    code, _, errors = command("report", tmp_path / "tiny.yaml", "--set", "lr=0.5", "--runs-dir", tmp_path / "new")
+    assert code == 2
+    assert f"train first with `sngan sweep {tmp_path / 'tiny.yaml'} --set lr=0.5 --runs-dir" in errors
+
+
+def test_single_runs_that_are_frozen_are_known_by_their_folder(whole: Path, tmp_path: Path, command: Callable) -> None:
+    (whole / "study.yaml").unlink()
+    kept = freeze(load(some_of(whole, tmp_path / "some" / "tiny", {0, 1})), tmp_path / "kept").folder
+    for where, finished in ((tmp_path / "nowhere", 4), (whole.parent, 6)):
+        code, output, errors = command("report", "tiny", "--have", kept, "--runs-dir", where)
+        assert (code, errors) == (0, "")
+        assert (
+            f"{finished} planned runs: {finished} finished." in Path(output.strip()).with_name("report.md").read_text()
+        )
+    assert "4 runs: 4 frozen" in command("status", "tiny", "--have", kept, "--runs-dir", tmp_path / "nowhere")[1]
 
 
 def test_a_folder_of_records_stays_what_it_is(

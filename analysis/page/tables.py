@@ -173,7 +173,7 @@ _TEXTS = {
         "Failures (their rate) and gain of the runs on each further device against those on the device with the most "
         "runs, in the cells (context and arm) that have runs of both: n runs of so many seeds on either side. "
         "difference: mean over the cells, weighted by how many runs they have of both. p: two-sided permutation test "
-        "over seeds (a seed whose runs are of both devices counts on both sides), if either side has at least four; "
+        "over seeds (a seed whose runs are of both devices counts on both sides), if both sides have at least five; "
         "adjusted by Holm over the table.",
         "runs of two devices in one cell",
     ),

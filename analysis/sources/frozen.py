@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,11 +33,24 @@ from pyarrow import compute, parquet
 
 from analysis.history import COUNTS
 from analysis.sources.records import grids
-from analysis.study import Found, Study, assemble, of_other_version, reference_version
-from experiments.ledger import MANIFEST, SCHEMA, SETTINGS, check, fingerprint, intact, kept_in, said, same_bits
+from analysis.study import Found, Study, assemble, reference_version
+from experiments.ledger import (
+    MANIFEST,
+    SCHEMA,
+    SETTINGS,
+    Kept,
+    check,
+    fingerprint,
+    intact,
+    kept_in,
+    larger_plan,
+    said,
+    same_bits,
+    single_runs,
+    todays,
+)
 from experiments.record import RESULTS, to_json
 from experiments.study import Study as Plan
-from experiments.study import check_primary
 from experiments.study import parse as parse_study
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 from sngan.files import write_atomically
@@ -61,6 +74,7 @@ class Frozen(NamedTuple):
     left_out: list[str]
     """why, of each run that ended, or failed, and is not frozen as it is now"""
     without_weights: list[str]
+    not_planned: list[str]
 
     def __str__(self) -> str:
         parts = f"{self.parts} part{'s' * (self.parts != 1)}, {self.added_bytes / 1e6:.2f} MB"
@@ -68,6 +82,8 @@ class Frozen(NamedTuple):
         done = f"{self.before + self.added} of {self.planned} runs frozen, {self.added} of them now{replaced} ({parts})"
         lines = [f"{self.folder}: {done}"]
         lines += [f"not ended yet: {self.not_ended}"] if self.not_ended else []
+        if self.not_planned:
+            lines.append(f"not in the study, and so not frozen (--seeds can name seeds): {', '.join(self.not_planned)}")
         lines += [f"not frozen: {text}" for text in self.left_out]
         return "\n".join(
             [*lines, *(f"frozen without D's weights, which are unavailable: {i}" for i in self.without_weights)]
@@ -81,13 +97,14 @@ def freeze(
     tell: Callable[[int, int], None] = lambda done, total: None,
     replace: bool = False,
     mixed: bool = False,
+    also: Sequence[Path] = (),
 ) -> Frozen:
     """Add the study's runs that are finished or diverged, and not in `folder` yet, to what is frozen there.
 
     Whole seeds lie in a part as far as it stays below 4 MB. No part is ever changed, and the manifest, which alone says
     what counts, is replaced last: if it is killed before, the frozen study is as it was. One process at a time, for
     which a second one waits. `weights(run_id)`: D's final ones as a safetensors file; `tell(done, total)` reports
-    progress.
+    progress. `also`: other folders where runs of this study are frozen, whose parts are added as they are.
 
     Named and left out are failed runs, which are to be retried, runs whose files were changed after they ended, those
     of another version of the training code than what is frozen there (unless `mixed`), and those of which another
@@ -99,24 +116,78 @@ def freeze(
     """
     if study.foreign:
         raise InputError("a table of another program's runs has no records to freeze: keep the table itself")
+    n_adopted = 0
     with _alone_in(folder):
         manifest = _manifest_for(study, folder)
         chosen = _choose(study, folder, manifest, replace, mixed)
         writer = _Writer(study, folder, weights, tell, manifest)
         parts = dict(writer.write(chosen.runs))
-        for part in manifest["parts"].values():
-            part["runs"] = {run_id: digest for run_id, digest in part["runs"].items() if run_id not in chosen.replaced}
-        for name, part in parts.items():
-            earlier = manifest["parts"].get(name, {"runs": {}})["runs"]  # a result that was replaced, and is back
-            manifest["parts"][name] = part | {"runs": earlier | part["runs"]}
+        _count(parts, manifest, chosen.replaced)
+        planned = set(study.runs["run_id"])
+        for other in also:
+            adopted, added = _adopted(other, folder, manifest, planned, mixed, chosen.left_out)
+            _count(adopted, manifest, set())
+            parts, n_adopted = parts | adopted, n_adopted + added
         manifest["sha256"] = fingerprint(manifest)
         write_atomically(folder / MANIFEST, to_json(manifest, indent=1) + "\n")
     n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
-    added = len(chosen.runs) - len(chosen.replaced)
+    added = len(chosen.runs) - len(chosen.replaced) + n_adopted
     return Frozen(
         folder, len(study.runs), chosen.not_ended, chosen.before, added, len(chosen.replaced), len(parts), n_bytes,
-        chosen.left_out, writer.without_weights,
+        chosen.left_out, writer.without_weights, [i for i in study.extra if i not in _ids(manifest)],
     )  # fmt: skip
+
+
+def _count(parts: Mapping[str, Any], manifest: dict[str, Any], replaced: set[str]) -> None:
+    """Let these parts count, and of the others no longer the runs that are replaced."""
+    for part in manifest["parts"].values():
+        part["runs"] = {run_id: digest for run_id, digest in part["runs"].items() if run_id not in replaced}
+    for name, part in parts.items():
+        earlier = manifest["parts"].get(name, {"runs": {}})["runs"]  # a result that was replaced, and is back
+        manifest["parts"][name] = part | {"runs": earlier | part["runs"]}
+
+
+def _adopted(
+    other: Path, folder: Path, manifest: dict[str, Any], planned: set[str], mixed: bool, left_out: list[str]
+) -> tuple[dict[str, Any], int]:
+    """Copy another folder's parts with planned runs that are not frozen here; their entries, and how many runs.
+
+    Of a run with another result here that one stays, and the other is named in `left_out`.
+    """
+    theirs, ours = intact(other), todays(kept_in(folder, manifest), planned)
+    kept = kept_in(other, theirs)
+    versions = {run.status.get("training_version") for run in ours.values()}
+    versions = versions or {reference_version(run.status | {"state": RESULTS[0]} for run in kept.values())}
+    parts, added = {}, 0
+    for name, entry in theirs["parts"].items():
+        runs = {}
+        for run_id, digest in entry["runs"].items():
+            today = run_id if run_id in planned else kept[run_id].config.run_id
+            status, before = kept[run_id].status, ours.get(today)
+            if today not in planned or (before and same_bits(before.status, status)):
+                continue
+            if before:
+                check(today, folder, before.status, other, status)
+                left_out.append(f"{today} in {other} {_why_not(status, before, versions, '--replace, of its record,')}")
+            elif not mixed and status.get("training_version") not in versions:
+                left_out.append(f"{today} in {other} {_why_not(status, None, versions, '--mixed')}")
+            else:
+                runs[run_id] = digest
+        if runs:
+            _copy_part(other / "parts" / name, folder / "parts")
+            parts[name], added = {"runs": runs, "files": entry["files"]}, added + len(runs)
+    return parts, added
+
+
+def _copy_part(part: Path, to: Path) -> None:
+    if not (to / part.name).exists():
+        temporary = to / ".tmp"
+        shutil.copytree(part, temporary)
+        os.replace(temporary, to / part.name)
+
+
+def _ids(manifest: dict[str, Any]) -> set[str]:
+    return {run_id for part in manifest["parts"].values() for run_id in part["runs"]}
 
 
 @contextmanager
@@ -145,7 +216,7 @@ class _Chosen(NamedTuple):
 
 
 def _choose(study: Study, folder: Path, manifest: dict[str, Any], replace: bool, mixed: bool) -> _Chosen:
-    kept = kept_in(folder, manifest)
+    kept = todays(kept_in(folder, manifest), set(study.runs["run_id"]))
     versions = {run.status.get("training_version") for run in kept.values()}
     versions = versions or {reference_version(run.status for run in study.found.values())}
     runs, replaced, left_out, not_ended = {}, set(), [], 0
@@ -159,28 +230,36 @@ def _choose(study: Study, folder: Path, manifest: dict[str, Any], replace: bool,
             continue
         elif run["damage"]:
             left_out.append(f"{run_id}: {run['damage']}")
-        elif not mixed and (version := status.get("training_version")) not in versions:
-            left_out.append(f"{run_id} {of_other_version(version, versions)}")
         else:
             if run_id in kept:
                 check(run_id, folder, kept[run_id].status, study.folder, status)
-                if not replace:
-                    left_out.append(_another(run_id, kept[run_id].status, status))
-                    continue
-                replaced.add(run_id)
+            needed = ["--mixed"] if not mixed and status.get("training_version") not in versions else []
+            needed += ["--replace"] if not replace and run_id in kept else []
+            if needed:
+                left_out.append(f"{run_id} {_why_not(status, kept.get(run_id), versions, ' '.join(needed))}")
+                continue
+            replaced |= {kept[run_id].run_id} if run_id in kept else set()
             runs[run_id] = from_parameters({name: run[name] for name in IDENTITY_FIELDS})
     return _Chosen(runs, replaced, len(kept.keys() & set(study.runs["run_id"])), not_ended, left_out)
 
 
-def _another(run_id: str, frozen: dict[str, Any], ours: dict[str, Any]) -> str:
+def _why_not(ours: dict[str, Any], frozen: Kept | None, versions: Iterable[Any], needed: str) -> str:
+    """Why a result is not frozen, and the options with which it would be."""
+    if not frozen:
+        counted = " and ".join(sorted(str(version or "unknown") for version in versions))
+        version = ours.get("training_version") or "unknown"
+        return f"is of version {version} of the training code, not {counted}: {needed} freezes it too"
+    digest = str(frozen.status.get("metrics_sha256"))[:12]
     return (
-        f"{run_id}: another result of it is frozen (metrics {str(frozen.get('metrics_sha256'))[:12]}.., "
-        f"{said(frozen)}) than this one ({said(ours)}), which --replace would freeze in its place"
+        f"is frozen with another result (metrics {digest}.., {said(frozen.status)}) than this one ({said(ours)}); "
+        f"{needed} freezes this one in its place"
     )
 
 
 def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
     """What is frozen in the folder, which may be new, with the larger plan. Raises InputError if they do not fit."""
+    for torn in folder.glob(f".{MANIFEST}.*.tmp"):  # of a killed freeze: nobody else is here
+        torn.unlink()
     if not (folder / MANIFEST).exists():
         if not all(_is_leftover(path) or path.name == SETTINGS for path in folder.iterdir()):
             raise InputError(f"{folder} is not empty, and no frozen study: give --freeze a new folder")
@@ -190,32 +269,16 @@ def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} holds the study {manifest['study']}, not {study.name}: give --freeze another folder"
         )
-    if (plan := larger_plan(study.plan, manifest["plan"], folder)) is not None:
-        return manifest | {"plan": plan}
-    frozen, ours = ({config.run_id for config in parse_study(plan).configs} for plan in (manifest["plan"], study.plan))
+    if not study.plan:
+        return manifest
+    ours = parse_study(study.plan)
+    if plan := larger_plan(ours, manifest["plan"], folder):
+        return manifest | {"plan": plan.text}
+    frozen, mine = ({c.run_id for c in plan.configs} for plan in (parse_study(manifest["plan"]), ours))
     raise InputError(
         f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
-        f"({len(ours - frozen)} and {len(frozen - ours)}): launch a study file that has them all, or a part of it "
-        "(--seeds can name seeds that the file does not list)"
+        f"({len(mine - frozen)} and {len(frozen - mine)}): launch a study file that has them all, or a part of it"
     )
-
-
-def larger_plan(ours: str, frozen: str, folder: Path) -> str | None:
-    """Of two texts of a study the one that plans more; None if each has runs that the other lacks.
-
-    Of two with the same runs ours, unless the frozen one alone names its primary contexts. Raises InputError if the one
-    that is frozen in `folder` has named others.
-    """
-    if not ours or not frozen:
-        return ours or frozen
-    before, now = parse_study(frozen), parse_study(ours)
-    theirs, mine = ({config.run_id for config in plan.configs} for plan in (before, now))
-    if not (theirs <= mine or mine <= theirs):
-        return None
-    if mine < theirs or (mine == theirs and before.primary and not now.primary):  # a copy that was launched before
-        return frozen
-    check_primary(before, now, str(folder))
-    return ours
 
 
 def _is_leftover(path: Path) -> bool:
@@ -373,8 +436,7 @@ def thaw(folder: Path) -> Study:
     if manifest["plan"]:
         plan = parse_study(manifest["plan"])
     else:
-        configs = [runs[run_id][0] for run_id in sorted(runs)]
-        plan = Plan(manifest["study"], "Single runs.", configs, len(configs), "")
+        plan = single_runs(manifest["study"], (config for config, _ in runs.values()))
     return assemble(plan, folder, by_plan(runs, plan))
 
 

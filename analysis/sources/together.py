@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.sources.frozen import by_plan, larger_plan, read_runs
+from analysis.sources.frozen import by_plan, read_runs
 from analysis.sources.records import of_record
 from analysis.study import Found, Study, assemble, reference_version
-from experiments.ledger import check, intact, read_manifest, said, same_bits
+from experiments.ledger import check, intact, listed, said, same_bits
 from experiments.record import RESULTS, Record, run_folders
 from experiments.study import Study as Plan
-from experiments.study import parse as parse_study
 from sngan.config import InputError
 
 
@@ -26,12 +25,15 @@ class _Candidate(NamedTuple):
         return self.found.status
 
 
-def read(plan: Plan, folder: Path, have: Sequence[Path], replaces: bool = False, mixed: bool = False) -> Study:
+def read(
+    plan: Plan, folder: Path, have: Sequence[Path], replaces: bool = False, mixed: bool = False, launch: str | None = ""
+) -> Study:
     """The runs of a plan: what is frozen in `have`, and what has been recorded in `folder`, which need not be there.
 
     Of a run that is there more than once the first frozen result counts, with `replaces` the one that was recorded
     here; `warnings` name the others. Results of other versions of the training code do not count against one of
-    `reference_version`, unless `mixed`.
+    `reference_version`, unless `mixed`. `launch`: the command that trains the plan's runs; None if
+    there need be none.
 
     Raises InputError if there are no runs at all, a file is not what was frozen, or two results contradict each other.
     """
@@ -39,10 +41,11 @@ def read(plan: Plan, folder: Path, have: Sequence[Path], replaces: bool = False,
     frozen = {place: by_plan(read_runs(place, manifest), plan) for place, manifest in manifests.items()}
     planned = {config.run_id for config in plan.configs}
     here = {record.run_id for record in run_folders(folder)}
-    if not here and not any(planned & set(runs) for runs in frozen.values()):
+    if launch is not None and not here and not any(planned & set(runs) for runs in frozen.values()):
+        looked = f" in {listed(list(map(str, have)))}" if have else ""
         raise InputError(
-            f"no run of {plan.name} has started in {folder}, and none is frozen"
-            f"{f' in {_listed(have)}' if have else ''}: train first with `sngan sweep {plan.name}`"
+            f"no run of {plan.name} has started in {folder}, and none is frozen{looked}: "
+            f"train first with `{launch or f'sngan sweep {plan.name}'}`"
         )
     candidates: dict[str, list[_Candidate]] = {}
     for place, runs in frozen.items():
@@ -56,29 +59,12 @@ def read(plan: Plan, folder: Path, have: Sequence[Path], replaces: bool = False,
     for config in plan.configs:
         if several := candidates.get(config.run_id):
             counts, others = _counting(config.run_id, several, None if mixed else reference)
-            same = [one for one in several if _is_sound(one) and same_bits(counts.status, one.status)]
-            found[config.run_id] = max(same or [counts], key=lambda one: len(one.found.samples)).found
+            found[config.run_id] = counts.found
             lines += [_named(config.run_id, counts, other) for other in others]
     of_the_study = (frozen[place] for place in have if manifests[place]["study"] == plan.name)
     extra = here.union(*of_the_study) - planned - plan.not_chosen
     study = assemble(plan, folder, found, sorted(extra), cached=folder.is_dir())
     return replace(study, warnings=lines)
-
-
-def largest_plan(plan: Plan, have: Sequence[Path]) -> Plan:
-    """The plan, or a larger one of the same study that is frozen in one of these folders; of single runs all of them.
-
-    Raises InputError if that one has named other contexts for its primary outcomes.
-    """
-    for place in have:
-        manifest = read_manifest(place)
-        if not plan.text and manifest["study"] == plan.name:
-            both = {c.run_id: c for c in plan.configs} | {i: c for i, (c, _) in read_runs(place, manifest).items()}
-            plan = replace(plan, configs=[both[run_id] for run_id in sorted(both)], cells=len(both))
-        if manifest["study"] == plan.name and plan.text and manifest["plan"]:
-            text = larger_plan(plan.text, manifest["plan"], place)
-            plan = plan if text in (None, plan.text) else parse_study(text)
-    return plan
 
 
 def _is_sound(one: _Candidate) -> bool:
@@ -88,8 +74,8 @@ def _is_sound(one: _Candidate) -> bool:
 def _counting(run_id: str, several: list[_Candidate], reference: Any) -> tuple[_Candidate, list[_Candidate]]:
     """Of what there is of a run the one that counts, and the other results.
 
-    A sound result of the reference's version comes before another one, and any of these before what is no result.
-    Raises InputError if two results contradict each other.
+    A sound result of the reference's version comes before another one, and any of these before what is no result. Of
+    equal results it is the one with the most sample grids. Raises InputError if two results contradict each other.
     """
 
     def rank(one: _Candidate) -> int:
@@ -97,7 +83,9 @@ def _counting(run_id: str, several: list[_Candidate], reference: Any) -> tuple[_
             return 2
         return int(reference is not None and one.status.get("training_version") != reference)
 
-    counts = min(several, key=rank)  # the first of equals
+    first = min(several, key=rank)  # the first of equals
+    equal = [one for one in several if rank(one) == rank(first) and same_bits(first.status, one.status)]
+    counts = max(equal, key=lambda one: len(one.found.samples)) if _is_sound(first) else first
     others = [one for one in several if _is_sound(one) and not same_bits(counts.status, one.status)]
     for other in others:
         check(run_id, counts.where, counts.status, other.where, other.status)
@@ -109,7 +97,3 @@ def _named(run_id: str, counts: _Candidate, other: _Candidate) -> str:
         f"{run_id}: the result in {counts.where} counts ({said(counts.status)}), not the other one in {other.where} "
         f"({said(other.status)})"
     )
-
-
-def _listed(folders: Sequence[Path]) -> str:
-    return ", ".join(map(str, folders))
