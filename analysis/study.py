@@ -156,6 +156,8 @@ def of_one_version(study: Study) -> Study:
 
     Their rows are left out, and `warnings` name them.
     """
+    if study.foreign:
+        return study
     runs, reference = study.runs, reference_version(found.status for found in study.found.values())
     others = runs["state"].isin(_ENDED) & (runs["training_version"].fillna(0) != (reference or 0))
     lines = []

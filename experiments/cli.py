@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,14 +135,11 @@ class Sweep:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        from experiments.account import command, other_versions
+        from experiments.account import other_versions
         from experiments.display import Display, duration
         from experiments.engines.sweep import pending, shard, sweep
         from experiments.run import Policy
         from experiments.signals import stop_on_signals
-        from sngan.data import load
-        from sngan.precision import check_precision
-        from sngan.yardstick import load_yardstick
 
         self._check()
         study = self.choice.find(self.study, self.runs_dir)
@@ -154,17 +152,10 @@ class Sweep:
         devices = self._devices() if self.engine == "local" else []
         folder = record.runs_root(self.runs_dir) / study.name
         policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
-        data_dir = self.execution.data_dir
         execution = dataclasses.replace(self.execution, wandb=client.resolve_mode(self.execution.wandb))
         dataclasses.replace(study.configs[0], **dataclasses.asdict(execution))  # a wrong value is an error at once
         todo = pending(study, folder, policy, ledger.runs)
-        for precision in {config.precision for config in todo}:
-            for device in devices:
-                check_precision(precision, device)
-        for dataset in sorted({config.dataset for config in todo}):  # once, before the workers want it
-            load(dataset, data_dir)
-            load_yardstick(dataset, data_dir, say=_to_stderr)
-
+        self._prepare(todo, devices)
         with Display(total=len(todo)) as display:
             part = f" of part {self.shard}" if self.shard else ""
             where = ", ".join(devices) or f"Ray{' at ' * bool(self.address)}{self.address}"
@@ -184,8 +175,27 @@ class Sweep:
             except KeyboardInterrupt:
                 display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
                 return INTERRUPTED
+        return self._told(account, folder, duration(display.seconds))
+
+    def _prepare(self, todo: list[RunConfig], devices: list[str]) -> None:
+        """What the runs need is there, once and before the workers want it. Raises InputError if it cannot be."""
+        from sngan.data import load
+        from sngan.precision import check_precision
+        from sngan.yardstick import load_yardstick
+
+        for precision in {config.precision for config in todo}:
+            for device in devices:
+                check_precision(precision, device)
+        for dataset in sorted({config.dataset for config in todo}):
+            load(dataset, self.execution.data_dir)
+            load_yardstick(dataset, self.execution.data_dir, say=_to_stderr)
+
+    def _told(self, account: Mapping[str, int], folder: Path, time: str) -> int:
+        """Print what has become of the runs, and what can be done; the exit code."""
+        from experiments.account import command
+
         states = ", ".join(f"{account[state]} {state}" for state in (*State, record.FROZEN) if account[state])
-        print(f"{study.name}: {states} after {duration(display.seconds)}")
+        print(f"{folder.name}: {states} after {time}")
         print(f"records: {folder}")
         if account[State.FAILED] or account[State.MISSING] or account["refused"]:
             same = self.study, self.runs_dir, self.choice.words()
@@ -337,10 +347,10 @@ class Report:
         from analysis.study import of_one_version
 
         study = self._load(source, name)
-        study = study if self.choice.mixed or study.foreign else of_one_version(study)
+        study = study if self.choice.mixed else of_one_version(study)
         for text in study.warnings:
             print(f"warning: {study.name}: {text}", file=sys.stderr)
-        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")], mixed=self.choice.mixed)
+        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
         print(report.page)
         if self.publish:
             from experiments.tracking.dashboard import publish
@@ -527,7 +537,7 @@ class Export:
         except InputError as error:
             if list(root.glob(f"*/{glob.escape(self.target)}/config.json")) or not studies.is_name(self.target):
                 return None, folder
-            raise InputError(f"no run of that id below {root}, and {error}") from error
+            raise InputError(f"no run {self.target!r} below {root}, and {error}") from error
         return study, root / study.name
 
 

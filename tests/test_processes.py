@@ -22,7 +22,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_process_gets_its_time_and_nothing_of_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.gpu.processes.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("experiments.gpu.processes.GRACE_SECONDS_OUTSIDE", 1.0)
     log = tmp_path / "log"
     assert run(["sh", "-c", "echo said; exit 3"], log, 20) == 3
     assert log.read_text() == "said\n"

@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_costs_its_cell_a_seed(records: Path, tmp_path: Pat
 
 def test_what_is_neither_run_nor_study_is_named(records: Path, command: Callable) -> None:
     code, _, errors = command("export", "mnist-shrt", "--runs-dir", records.parent)
-    assert (code, "did you mean 'mnist-short'?" in errors, "no run of that id" in errors) == (2, True, True), errors
+    assert (code, "did you mean 'mnist-short'?" in errors, "no run 'mnist-shrt'" in errors) == (2, True, True), errors
     code, _, errors = command("export", "mnist-smoke", "--runs-dir", records.parent)
     assert (code, "frozen runs keep no generator" in errors) == (2, True), errors
     assert command("export", records, "--seed", 0)[0] == 0

@@ -113,6 +113,7 @@ def test_a_shard_is_what_its_sweep_trains(tmp_path: Path, command: Callable) -> 
     assert [record.config().seed for record in run_folders(tmp_path / "tiny")] == [1]
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Callable) -> None:
     for seed in (0, 1):
         execute(small(seed=seed), "tiny", tmp_path / "tiny", lambda message: None)
@@ -125,6 +126,7 @@ def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Calla
     assert len(list((tmp_path / "tiny").glob("study-until-*.yaml"))) == 1
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_single_runs_can_be_swept_and_stay_single_runs(tmp_path: Path, command: Callable) -> None:
     execute(small(), "single", tmp_path / "single", lambda message: None)
     assert command("sweep", "single", "--workers", 1, *OFF, tmp_path)[0] == 0

@@ -40,24 +40,22 @@ class Written:
 
 
 def write_report(
-    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS, mixed: bool = False
+    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS
 ) -> Path:
     """`write` the report and return the page's path."""
-    return write(source, thresholds, kinds, mixed).page
+    return write(source, thresholds, kinds).page
 
 
-def write(
-    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS, mixed: bool = False
-) -> Written:
+def write(source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS) -> Written:
     """Write the study's report into its folder's report/.
 
-    `source`: as of `analysis.load.load`, or a Study that was loaded. `kinds` of the figures' files: png, svg, pdf. Runs
-    whose metrics were changed after they ended are named and left out of every number, and so, unless `mixed`, are
-    results of other versions of the training code (`analysis.study.of_one_version`). Of the same data the same bytes.
+    `source`: as of `analysis.load.load`, whose results are taken of one version of the training code, or a Study that
+    was loaded, which is taken as it is (`analysis.study.of_one_version`). `kinds` of the figures: png, svg, pdf. Runs
+    whose metrics were changed after they ended are named and left out of every number. Of the same data the same bytes.
     Raises InputError if there are no runs, one cannot be read, or a kind is not known.
     """
-    study, thresholds = sound(source if isinstance(source, Study) else load(source)), thresholds or Thresholds()
-    study = study if mixed or study.foreign else of_one_version(study)
+    study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
+    thresholds = thresholds or Thresholds()
     single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
     study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
     if unknown := set(kinds) - {"png", "svg", "pdf"}:
