@@ -276,6 +276,9 @@ def test_another_result_of_a_frozen_run_is_left_out_unless_it_replaces_it(frozen
     after, study = files_of(frozen), thaw(frozen)
     assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
     assert (last_loss(study, run_id), study.account["finished"] + study.account["diverged"]) == (1.25, 4)
+    assert Counter(i for part in json.loads(after["manifest.json"])["parts"].values() for i in part["runs"]) == Counter(
+        result_ids(mixed_study)
+    )
     assert study.runs.set_index("run_id").loc[run_id, "device_name"] == "NVIDIA H100"
     again = freeze(load(back), frozen, replace=True)  # and back, to a part that is there already
     assert (again.replaced, last_loss(thaw(frozen), run_id)) == (1, loss)
@@ -382,12 +385,18 @@ def test_what_is_frozen_in_another_folder_is_added_without_its_records(
         parts = {name: content for name, content in files_of(other).items() if name != "manifest.json"}
         assert parts.items() <= files_of(into).items()
     before = files_of(into)
-    assert "3 of 3 runs frozen, 0 of them now" in command(*arguments, *have)[1]
+    output = command(*arguments, *have)[1]
+    assert ("3 of 3 runs frozen, 0 of them now" in output, "not frozen:" in output) == (True, False)
     assert files_of(into) == before
     refrozen(others[1], lambda status: status | {"metrics_sha256": "0" * 64, "training_version": 1})
     code, output, _ = command(*arguments, "--have", others[1])
     assert (code, f"in {others[1]} is frozen with another result" in output) == (0, True)
     assert files_of(into) == before
+    first = ("--have", others[0], "--have", others[1])
+    arguments = (*arguments[:-3], "--freeze", tmp_path / "anew", "--no-report")
+    output = command(*arguments, *first)[1]
+    assert f"in {others[1]} is of version 1 of the training code, not {TRAINING_VERSION}: --mixed freezes" in output
+    assert "3 of 3 runs frozen, 1 of them now" in command(*arguments, *first, "--mixed")[1]
 
 
 def test_a_freeze_stopped_at_any_write_leaves_the_old_or_the_new_state(

@@ -80,6 +80,17 @@ def test_where_nothing_differs_it_is_said_in_about_one_study_of_twenty() -> None
     assert np.mean(np.array(found) <= 0.05) <= 0.15
 
 
+def test_cells_weigh_as_much_as_they_can_tell() -> None:
+    """Mantel and Haenszel's weights: of a cell with one run of B among ten of A, and one with five of each."""
+    study, summary = a_study(seeds=10, on_b=5)
+    summary = summary[(summary["variant"] == "sn") & ((summary["context"] == "two") | (summary["seed"] < 6))]
+    summary["gain"] = [1.0 if seed >= 5 and context == "one" else 0.0
+                       for seed, context in zip(summary["seed"], summary["context"], strict=True)]  # fmt: skip
+    row = devices(study, summary).set_index("outcome").loc["gain"]
+    one, two = 5 * 1 / 6, 5 * 5 / 10
+    assert row["difference"] == pytest.approx(one / (one + two))
+
+
 def test_whole_separation_is_found_with_the_fewest_seeds_that_are_tested() -> None:
     study, summary = a_study(shift=100.0, seeds=10, on_b=5)
     assert devices(study, summary).set_index("outcome").loc["gain", "p_adjusted"] <= 0.05

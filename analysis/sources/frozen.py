@@ -133,8 +133,8 @@ def freeze(
     n_bytes = sum((folder / "parts" / name / file).stat().st_size for name in parts for file in parts[name]["files"])
     added = len(chosen.runs) - len(chosen.replaced) + n_adopted
     return Frozen(
-        folder, len(study.runs), chosen.not_ended - n_adopted, chosen.before, added, len(chosen.replaced), len(parts), n_bytes,
-        chosen.left_out, writer.without_weights, [i for i in study.extra if i not in _ids(manifest)],
+        folder, len(study.runs), chosen.not_ended - n_adopted, chosen.before, added, len(chosen.replaced), len(parts),
+        n_bytes, chosen.left_out, writer.without_weights, [i for i in study.extra if i not in _ids(manifest)],
     )  # fmt: skip
 
 
