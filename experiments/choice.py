@@ -42,12 +42,12 @@ class Choice:
     mixed: Annotated[bool, arg(help="count results of other versions of the training code too")] = False
 
     def find(self, name: str, runs_dir: str = "") -> Study:
-        """The study as this command takes it: of the larger plan, if what is frozen of it has one.
+        """The study as this command takes it; by its name with a larger plan, if one is frozen, and by a file as it is.
 
         Raises InputError as `studies.find`, and for a wrong choice.
         """
         whole = self.named(name, runs_dir)
-        return self.of(largest_plan(whole, self.folders(name, whole.name)))
+        return self.of(largest_plan(whole, self.folders(name, name)) if studies.is_name(name) else whole)
 
     def of(self, study: Study) -> Study:
         """The study with the seeds and values that were chosen."""

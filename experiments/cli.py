@@ -436,7 +436,7 @@ class Report:
         into = [Path(self.freeze)] if self.freeze and (Path(self.freeze) / MANIFEST).exists() else []
         plan = enlarged(self.choice.of(largest_plan(plan, [*frozen, *into])))
         if self.choice.set:
-            folder = folder.with_name(plan.name)
+            folder, frozen = folder.with_name(plan.name), self.choice.folders(target, plan.name)
         launch = command("sweep", target, self.runs_dir, self.choice.words())
         empty = not together and bool(self.choice.have)  # what is frozen elsewhere can be added without any records
         have = frozen if together else []

@@ -206,8 +206,10 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
     for folder in folders:
         manifest = intact(folder)
         found = todays(kept_in(folder, manifest), planned)
-        if not planned & found.keys():
+        if not planned & found.keys() and folder != home(manifest["study"]):
             notes.append(f"of {study.name} no run is frozen in {folder} (which holds {manifest['study']})")
+        if more := found.keys() - planned - study.not_chosen if manifest["study"] == study.name else ():
+            notes.append(f"{len(more)} further runs of {study.name} are frozen in {folder}, of a larger plan than this")
         for run_id, run in found.items():
             if run_id not in planned:
                 continue
@@ -266,7 +268,7 @@ def check(run_id: str, where: Path, one: dict[str, Any], elsewhere: Path, other:
         f"{run_id} is in {where} (metrics {digests[0]}..) and in {elsewhere} (metrics {digests[1]}..) with different "
         f"bits, though both are exact, on {device} with torch {torch}, where bits repeat: one of them is not what was "
         "trained. Train it once more elsewhere to see which; then move the wrong record out of its study, or if the "
-        "frozen one is wrong, freeze the study anew into another folder"
+        "frozen one is wrong, freeze the study again, into another folder"
     )
 
 

@@ -393,7 +393,7 @@ def test_what_is_frozen_in_another_folder_is_added_without_its_records(
     assert (code, f"in {others[1]} is frozen with another result" in output) == (0, True)
     assert files_of(into) == before
     first = ("--have", others[0], "--have", others[1])
-    arguments = (*arguments[:-3], "--freeze", tmp_path / "anew", "--no-report")
+    arguments = (*arguments[:-3], "--freeze", tmp_path / "apart", "--no-report")
     output = command(*arguments, *first)[1]
     assert f"in {others[1]} is of version 1 of the training code, not {TRAINING_VERSION}: --mixed freezes" in output
     assert "3 of 3 runs frozen, 1 of them now" in command(*arguments, *first, "--mixed")[1]

@@ -227,8 +227,12 @@ def test_seeds_beyond_the_file_can_be_added_to_a_frozen_study(whole: Path, tmp_p
     assert (code, output.count("digits-"), "not in the study, and so not frozen (--seeds" in output) == (0, 2, True)
     code, output, errors = command("report", path, "--freeze", kept, "--no-report", *later)
     assert (code, "2 of 2 runs frozen, 2 of them now" in output) == (0, True), output + errors
-    plan = json.loads(command("plan", path, "--have", kept, "--json", "--runs-dir", tmp_path / "other")[1])
-    assert plan["states"] == {"frozen": 10}
+    for study, frozen in (("tiny", 10), (path, 6)):  # a file is taken as it is, and it is said that there is more
+        plan = json.loads(command("plan", study, "--have", kept, "--json", "--runs-dir", tmp_path / "other")[1])
+        assert plan["states"] == {"frozen": frozen}
+        assert [f"{10 - frozen} further runs of tiny are frozen in" in note for note in plan["notes"]] == [True] * (
+            frozen < 10
+        )
     assert (tmp_path / "new" / "tiny" / "study.yaml").read_text() == path.read_text()
     code, output, _ = command("report", path, "--have", kept, "--runs-dir", tmp_path / "other")
     assert code == 0
