@@ -49,7 +49,7 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("arm", [arm if arm in ONE_EACH else pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS])
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
-    config = small(arm=arm, steps=30, log_every=1, instrument_every=1, n_evaluations=12, n_fake=20)
+    config = small(arm=arm, steps=14, log_every=1, instrument_every=1, n_evaluations=12, n_fake=20)
     assert len(config.evaluation_steps()) > 10
     quiet, measured = final_weights(config, False), final_weights(config, True)
     assert all(torch.equal(quiet[name], measured[name]) for name in quiet)
