@@ -33,7 +33,7 @@ def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -
     statuses = {run_id: record.status() for run_id, record in records.items()}
     states = {run_id: shown_state(found, run_id in frozen.runs) for run_id, found in statuses.items()}
     measured = _measured(study, statuses, frozen)
-    costs = {c.run_id: measured.get(c.cell) or _estimated(c) for c in study.configs}
+    costs = {c.run_id: measured.get(_but_for_the_seed(c.identity())) or _estimated(c) for c in study.configs}
     seconds = {run_id: cost.seconds for run_id, cost in costs.items()}
     evaluation_share = sum(cost.evaluation_seconds for cost in costs.values()) / sum(seconds.values())
     ended = (*RESULTS, State.FAILED, FROZEN)
@@ -209,14 +209,19 @@ def _estimated(config: RunConfig) -> _Cost:
 
 
 def _measured(study: Study, statuses: dict[str, dict[str, Any]], frozen: Ledger) -> dict[str, _Cost]:
-    """Medians over each cell's finished runs, here or else frozen."""
+    """Medians over each cell's finished runs, here or else frozen, of whatever seeds."""
+    runs = [(config.identity(), statuses[config.run_id]) for config in study.configs]
+    kept = [run for run_id, run in frozen.runs.items() if not statuses[run_id]["state"].is_result]
     found: dict[str, list[_Cost]] = {}
-    for config in study.configs:
-        status, kept = statuses[config.run_id], frozen.runs.get(config.run_id)
-        status = kept.status if kept and not status["state"].is_result else status
+    for identity, status in [*runs, *((run.identity, run.status) for run in (*kept, *frozen.beside))]:
         if status["state"] == State.FINISHED and (seconds := spent(status, "wall_seconds")):
-            found.setdefault(config.cell, []).append(_Cost(seconds, spent(status, "evaluation_seconds")))
+            cost = _Cost(seconds, spent(status, "evaluation_seconds"))
+            found.setdefault(_but_for_the_seed(identity), []).append(cost)
     return {cell: _Cost(*map(median, zip(*costs, strict=True))) for cell, costs in found.items()}
+
+
+def _but_for_the_seed(identity: dict[str, Any]) -> str:
+    return to_json({name: identity[name] for name in sorted(identity) if name != "seed"})
 
 
 def _basis(measured: dict[str, _Cost]) -> str:

@@ -37,10 +37,14 @@ class Kept(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """What is frozen of a study's runs: run id -> the result that counts, and lines about those that do not."""
+    """What is frozen of a study's runs: run id -> the result that counts, and lines about those that do not.
+
+    `beside`: runs that are frozen in the same folders and not among the study's, such as those of other seeds.
+    """
 
     runs: Mapping[str, Kept] = {}
     notes: Sequence[str] = ()
+    beside: Sequence[Kept] = ()
 
 
 NOTHING = Ledger()
@@ -202,7 +206,7 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
     runs: dict[str, Kept] = {}
     of_version: dict[str, list[str]] = {}
     elsewhere: dict[tuple[Path, Path], list[str]] = {}
-    notes = []
+    notes, beside = [], []
     for folder in folders:
         manifest = intact(folder)
         found = todays(kept_in(folder, manifest), planned)
@@ -212,6 +216,7 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
             notes.append(f"{len(more)} further runs of {study.name} are frozen in {folder}, of a larger plan than this")
         for run_id, run in found.items():
             if run_id not in planned:
+                beside.append(run)
                 continue
             if not mixed and (version := run.status.get("training_version")) != TRAINING_VERSION:
                 of_version.setdefault(str(version or "unknown"), []).append(run_id)
@@ -227,7 +232,7 @@ def ledger_of(study: Study, folders: Sequence[Path], mixed: bool = False) -> Led
         f"frozen in {folder} with another result than in {first}, which counts: {listed(run_ids)}"
         for (folder, first), run_ids in elsewhere.items()
     ]
-    return Ledger(runs, notes)
+    return Ledger(runs, notes, beside)
 
 
 def todays(kept: Mapping[str, Kept], planned: Container[str]) -> dict[str, Kept]:

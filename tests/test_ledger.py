@@ -148,6 +148,9 @@ def test_what_frozen_runs_took_is_what_the_plan_says(kept: Path, tmp_path: Path,
     assert "about 4 h 0 min of one CPU core left" in command(
         "plan", tmp_path / "tiny.yaml", "--have", kept, "--runs-dir", tmp_path / "new"
     )[1]  # fmt: skip
+    assert "about 8 h 0 min of one CPU core left" in command(  # of other seeds too
+        "plan", tmp_path / "tiny.yaml", "--seeds", "1,5", "--have", kept, "--runs-dir", tmp_path / "new"
+    )[1]  # fmt: skip
 
 
 def test_local_results_of_another_version_stay_and_it_is_said_what_to_do(
