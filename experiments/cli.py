@@ -515,7 +515,7 @@ class Export:
         from experiments.display import counting
         from experiments.release import release
 
-        with counting("runs exported") as tell:
+        with counting("cells read") as tell:
             done = release(study, folder, Path(self.out or folder / "weights").resolve(), self.seed, tell)
         for cell in done.without:
             print(f"no finished run with weights here: {cell}")
