@@ -12,8 +12,7 @@ from analysis.sources.formats import name_of
 from analysis.sources.wandb_runs import Mirrored, Tell, only_study
 from analysis.study import Study, assemble
 from experiments.record import RESULTS, run_folders, runs_root
-from experiments.study import Study as Plan
-from experiments.study import check_name
+from experiments.study import check_name, single_runs
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
 from sngan.config import InputError
@@ -86,12 +85,11 @@ def _mirrored(source: str | Path, runs: list[Mirrored], study: str, home: Path |
     name = only_study((run.study for run in runs), str(source))
     runs.sort(key=lambda run: (run.found.status["state"] in RESULTS, run.started))  # what comes later, counts
     found = {run.config.run_id: run.found for run in runs}
-    configs = {run.config.run_id: run.config for run in runs}
     files = [(run.started, run.study_file) for run in runs if run.study_file]
     if home and (home / "study.yaml").exists():
         plan = read_study(home / "study.yaml")
     elif files:
         plan = parse_study(max(files)[1])
     else:
-        plan = Plan(name, "Single runs.", [configs[run_id] for run_id in sorted(configs)], len(configs), "")
+        plan = single_runs(name, (run.config for run in runs))
     return assemble(plan, home or runs_root(runs_dir) / plan.name, found)

@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.study import Study, check_primary, parse
+from experiments.study import Study, check_primary, parse, single_runs
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
 
 SCHEMA = 2
@@ -147,12 +147,6 @@ def kept_in(folder: Path, manifest: dict[str, Any]) -> dict[str, Kept]:
             if (run_id := row["run_id"]) in entry["runs"]:
                 found[run_id] = Kept(folder, run_id, json.loads(row["config"]), json.loads(row["status"]))
     return found
-
-
-def single_runs(name: str, configs: Iterable[RunConfig]) -> Study:
-    """What has no study file: its runs are all that there are, by name."""
-    by_id = {config.run_id: config for config in configs}
-    return Study(name, "Single runs.", [by_id[run_id] for run_id in sorted(by_id)], len(by_id), "")
 
 
 def planned_in(folder: Path) -> Study:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,17 @@ def find(study: str, runs_dir: str = "") -> Study:
         if path.exists():
             return read(path)
     if configs := recorded_configs(runs_root(runs_dir) / study):  # of `sngan train`, which has no study file
-        return Study(study, "Single runs.", configs, len(configs), "")
+        return single_runs(study, configs)
     names = bundled_names()
     raise InputError(
         f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"
     )
+
+
+def single_runs(name: str, configs: Iterable[RunConfig]) -> Study:
+    """What has no study file: its runs are all that there are, by their ids."""
+    by_id = {config.run_id: config for config in configs}
+    return Study(name, "Single runs.", [by_id[run_id] for run_id in sorted(by_id)], len(by_id), "")
 
 
 def read(path: Path) -> Study:

@@ -46,12 +46,12 @@ from experiments.ledger import (
     larger_plan,
     said,
     same_bits,
-    single_runs,
     todays,
 )
 from experiments.record import RESULTS, to_json
 from experiments.study import Study as Plan
 from experiments.study import parse as parse_study
+from experiments.study import single_runs
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 from sngan.files import write_atomically
 
@@ -156,8 +156,7 @@ def _adopted(
     """
     theirs, ours = intact(other), todays(kept_in(folder, manifest), planned)
     kept = kept_in(other, theirs)
-    versions = {run.status.get("training_version") for run in ours.values()}
-    versions = versions or {reference_version(run.status | {"state": RESULTS[0]} for run in kept.values())}
+    versions = _versions(ours, (run.status for run in kept.values()))
     parts, added = {}, 0
     for name, entry in theirs["parts"].items():
         runs = {}
@@ -217,8 +216,7 @@ class _Chosen(NamedTuple):
 
 def _choose(study: Study, folder: Path, manifest: dict[str, Any], replace: bool, mixed: bool) -> _Chosen:
     kept = todays(kept_in(folder, manifest), set(study.runs["run_id"]))
-    versions = {run.status.get("training_version") for run in kept.values()}
-    versions = versions or {reference_version(run.status for run in study.found.values())}
+    versions = _versions(kept, (found.status for found in study.found.values()))
     runs, replaced, left_out, not_ended = {}, set(), [], 0
     for run in sorted(study.runs.to_dict("records"), key=lambda run: run["seed"]):  # stable: the plan's order otherwise
         run_id, status = run["run_id"], study.found[run["run_id"]].status
@@ -241,6 +239,11 @@ def _choose(study: Study, folder: Path, manifest: dict[str, Any], replace: bool,
             replaced |= {kept[run_id].run_id} if run_id in kept else set()
             runs[run_id] = from_parameters({name: run[name] for name in IDENTITY_FIELDS})
     return _Chosen(runs, replaced, len(kept.keys() & set(study.runs["run_id"])), not_ended, left_out)
+
+
+def _versions(kept: Mapping[str, Kept], others: Iterable[dict[str, Any]]) -> set[Any]:
+    """Of the training code that made what is frozen here; of an empty folder that of those to be frozen."""
+    return {run.status.get("training_version") for run in kept.values()} or {reference_version(others)}
 
 
 def _why_not(ours: dict[str, Any], frozen: Kept | None, versions: Iterable[Any], needed: str) -> str:

@@ -10,8 +10,8 @@ from pyarrow import json
 
 from analysis.study import Found, Study, assemble, evaluation_table
 from experiments.record import Record, readable_rows, recorded_configs, run_folders
-from experiments.study import Study as Plan
 from experiments.study import read as read_study
+from experiments.study import single_runs
 from sngan.config import InputError
 
 
@@ -26,8 +26,7 @@ def read(folder: Path) -> Study:
     if (folder / "study.yaml").exists():
         plan = read_study(folder / "study.yaml")
     else:
-        configs = recorded_configs(folder)
-        plan = Plan(folder.name, "Single runs.", configs, len(configs), "")
+        plan = single_runs(folder.name, recorded_configs(folder))
     if not plan.configs or not records:
         raise InputError(
             f"no records at {folder}: no run has started there; train first with `sngan sweep {plan.name}`"
