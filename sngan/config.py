@@ -261,6 +261,9 @@ class RunConfig(Execution, Identity):
         """How many of the n_fake samples distances are measured by (at most as many as there are real images)."""
         return min(self.n_fake, DATASETS[self.dataset].n_compared or self.n_fake)
 
+    def has_row(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.steps
+
     def has_instruments(self, step: int) -> bool:
         """Whether the row at `step` has every instrument: the first one at or after each `instrument_every` steps."""
         before = (step - 1) // self.log_every * self.log_every  # the row before

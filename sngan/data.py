@@ -1,4 +1,4 @@
-"""A data set as one uint8 tensor on the device, and its seeded batches."""
+"""A data set as one uint8 tensor, and the order in which a seed shows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from sngan import cache
 from sngan.config import InputError
 from sngan.datasets import DATASETS
-from sngan.streams import Ahead, numpy_generator
+from sngan.streams import numpy_generator
 
 N_STACKED = 128_000  # images of stacked_mnist
 Part = Literal["train", "test"]
@@ -144,32 +144,6 @@ LOADERS: dict[str, Callable[[str, str, Part], tuple[Tensor, Tensor]]] = {
 def normalized(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 -> [-1, 1], the range of tanh."""
     return images.to(dtype).div_(127.5).sub_(1)
-
-
-class Batches:
-    """Endless full batches (batch_size, C, H, W) in [-1, 1], in the order of the seed's `data` stream.
-
-    An epoch's remainder is joined to the next permutation. Deviation: the notebook's ragged last batch.
-    Raises InputError if a batch is larger than the data set.
-    """
-
-    def __init__(self, data: ImageData, batch_size: int, seed: int, dtype: torch.dtype = torch.float32) -> None:
-        if batch_size > len(data.images):
-            raise InputError(f"batch_size {batch_size} is larger than {data.name}'s {len(data.images)} images")
-        self._images, self._dtype = data.images, dtype
-        order = Order(len(data.images), batch_size, numpy_generator(seed, "data"))
-        self._indices = Ahead(order, data.images.device)
-        self.state, self.load_state = self._indices.state, self._indices.load_state
-
-    def indices(self) -> Tensor:
-        """The next batch's indices, (batch_size,) int64."""
-        return next(self._indices)
-
-    def __iter__(self) -> Batches:
-        return self
-
-    def __next__(self) -> Tensor:
-        return normalized(self._images[self.indices()], self._dtype)
 
 
 class Order:

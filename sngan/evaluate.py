@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,8 +82,10 @@ class Evaluation:
         """`eval/*` of G in eval mode: distances by the first n samples, modes by all. NaN if samples are not finite.
 
         Beside them `class_counts`: how many samples the yardstick takes for each class, absent if they are not
-        finite. Nothing of G is moved; afterwards it is in train mode.
+        finite. Nothing of G is moved; afterwards it is in train mode. Of a G on another device a copy is judged.
         """
+        if next(G.parameters()).device != self.latents.device:
+            G = copy.deepcopy(G).to(self.latents.device)
         with evaluating(G):
             parts = [judge(self._yardstick, G(z)) for z in self.latents.split(_BATCH)]
         fake = Judged(*map(torch.cat, zip(*parts, strict=True)))

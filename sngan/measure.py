@@ -37,11 +37,18 @@ def gradient_norm(network: nn.Module) -> Tensor:
 
 
 class Window:
-    """Scalars of the updates since the previous row; they stay on the device until `means` fetches them once."""
+    """Scalars of the updates since the previous row; they stay on the device until `means` fetches them once.
 
-    def __init__(self) -> None:
-        self._d: list[Tensor] = []  # one (11,) tensor per D update, in the order of _D_KEYS
-        self._g: list[Tensor] = []  # one (2,) tensor per G update
+    An update writes them at a position that lies on the device, too, so that the same program may be replayed.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device | str) -> None:
+        self._config, self.steps = config, 0
+        dtype = getattr(torch, config.dtype)
+        # one row per D update, in the order of _D_KEYS, and one per G update, in that of _G_KEYS
+        self._d = torch.zeros(config.log_every * config.n_dis, len(_D_KEYS), dtype=dtype, device=device)
+        self._g = torch.zeros(config.log_every, len(_G_KEYS), dtype=dtype, device=device)
+        self._at_d, self._at_g = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
 
     @torch.no_grad()
     def add_d(
@@ -55,27 +62,44 @@ class Window:
         # shares of the batch on the right side of zero
         accuracies = ((logits_real > 0).to(largest).mean(), (logits_fake < 0).to(largest).mean())
         logits = (logits_real.mean(), logits_fake.mean(), largest)
-        self._d.append(torch.stack([*losses, *logits, *accuracies, gradient_norm(D)]))
+        row = torch.stack([*losses, *logits, *accuracies, gradient_norm(D)])
+        self._d.index_copy_(0, self._at_d, row[None])
+        self._at_d.add_(1)
 
     @torch.no_grad()
     def add_g(self, G: nn.Module, loss_g: Tensor) -> None:
-        self._g.append(torch.stack([loss_g, gradient_norm(G)]))
+        self._g.index_copy_(0, self._at_g, torch.stack([loss_g, gradient_norm(G)])[None])
+        self._at_g.add_(1)
 
-    @property
-    def steps(self) -> int:
-        return len(self._g)
+    def clear(self) -> None:
+        self.steps = 0
+        self._at_d.zero_()
+        self._at_g.zero_()
+
+    def tensors(self) -> list[Tensor]:
+        return [self._d, self._g]
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        return self._d[: self.steps * self._config.n_dis], self._g[: self.steps]
 
     def state(self) -> dict[str, list[Tensor]]:
-        return {"d": list(self._d), "g": list(self._g)}
+        d, g = (rows.clone() for rows in self._rows())
+        return {"d": list(d), "g": list(g)}
 
     def load_state(self, state: dict[str, list[Tensor]]) -> None:
-        self._d, self._g = list(state["d"]), list(state["g"])
+        self.clear()
+        self.steps = len(state["g"])
+        for rows, values in zip(self._rows(), (state["d"], state["g"]), strict=True):
+            for row, value in zip(rows, values, strict=True):
+                row.copy_(value)
+        self._at_d.fill_(len(state["d"]))
+        self._at_g.fill_(len(state["g"]))
 
-    def means(self, config: RunConfig) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         """Means over the window; of `logit/max_abs` the maximum, of `grad_norm/*` also both extremes."""
         row: dict[str, float] = {}
-        for keys, rows in ((_D_KEYS, self._d), (_G_KEYS, self._g)):
-            values = torch.stack(rows).double().cpu().numpy()  # (updates, keys)
+        for keys, rows in zip((_D_KEYS, _G_KEYS), self._rows(), strict=True):
+            values = rows.double().cpu().numpy()  # (updates, keys)
             for key, column in zip(keys, values.T, strict=True):
                 if key == "logit/max_abs":
                     row[key] = float(column.max())
@@ -83,7 +107,7 @@ class Window:
                 row[key] = float(column.mean())
                 if key.startswith("grad_norm/"):
                     row[f"{key}_min"], row[f"{key}_max"] = float(column.min()), float(column.max())
-        if config.loss == "wasserstein":  # zero is no threshold there
+        if self._config.loss == "wasserstein":  # zero is no threshold there
             del row["accuracy/d_real"], row["accuracy/d_fake"]
         return row
 
@@ -101,7 +125,7 @@ class Instruments:
 
     def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, constraint: Constraint, data: ImageData) -> None:
         self._config, self._G, self._D, self._constraint = config, G, D, constraint
-        device = next(G.parameters()).device
+        device = next(G.parameters()).device  # that of the data, or a CPU, where there is a copy of another's networks
         self._layers = dict(weight_layers(D))
         self._probe = None
         if not any(key.startswith("sigma_estimate/") for key in constraint.readings()):
@@ -109,7 +133,7 @@ class Instruments:
         dtype = getattr(torch, config.dtype)
         self._z = normal((N_SAMPLES, config.z_dim), torch_generator(config.seed, "samples"), dtype, device)
         chosen = numpy_generator(config.seed, "instruments").integers(len(data.images), size=N_POINTS)
-        self._x_real = normalized(data.images[torch.from_numpy(chosen).to(device)], dtype)
+        self._x_real = normalized(data.images[torch.from_numpy(chosen).to(data.images.device)].to(device), dtype)
         generator = torch_generator(config.seed, "instruments")
         self._z_points = normal((N_POINTS, config.z_dim), generator, dtype, device)
         self._mixture = torch.rand(N_POINTS, 1, 1, 1, generator=generator, dtype=dtype).to(device)
@@ -240,14 +264,18 @@ def _input_sizes(D: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 @torch.no_grad()
-def non_finite(row: dict[str, Any], samples: Tensor | None, *networks: nn.Module) -> str:
-    """The first of the training's keys with non-finite values, or of the parameters that hold some; empty if none."""
+def magnitudes(*networks: nn.Module) -> Tensor:
+    """Sum of the absolute values of each parameter, in order: not finite if one of them is not."""
+    return torch.stack(torch._foreach_norm([p.detach() for n in networks for p in n.parameters()], 1))
+
+
+def non_finite(row: dict[str, Any], samples: Tensor | None, parameters: dict[str, float]) -> str:
+    """The first of the training's keys with non-finite values, or of the parameters that hold some; empty if none.
+
+    `parameters`: the magnitude of each, by its name.
+    """
     keys = [key for key, value in row.items() if quantities.is_training(key) and not math.isfinite(value)]
     if samples is not None and not samples.isfinite().all():
         keys.append("samples")
-    if not keys:
-        for network in networks:
-            totals = torch.stack([p.detach().sum() for p in network.parameters()]).cpu().numpy()
-            bad = np.flatnonzero(~np.isfinite(totals))
-            keys += [f"{type(network).__name__} {list(dict(network.named_parameters()))[i]}" for i in bad]
+    keys = keys or [name for name, magnitude in parameters.items() if not math.isfinite(magnitude)]
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

@@ -202,7 +202,6 @@ class SpectralPenalty(nn.Module):
         if n_power_iterations < 1:
             raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
         self.n_power_iterations = n_power_iterations
-        self._penalized: list[Tensor] = []  # the sigmas of the last call, without gradient
         # in a tuple, so that nn.Module does not register the layers as its own
         self._layers = tuple(
             (name, layer)
@@ -216,6 +215,8 @@ class SpectralPenalty(nn.Module):
                 u, v = _start_vectors(name, as_matrix(layer.weight, matrix_dim(layer)), generator)  # type: ignore[arg-type]
                 self.register_buffer(f"u{i}", u)
                 self.register_buffer(f"v{i}", v)
+            like = next(self.buffers(), torch.zeros(()))
+            self.register_buffer("penalized", like.new_zeros(len(self._layers)), persistent=False)  # by the last call
 
     def _triples(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         for i, (name, layer) in enumerate(self._layers):
@@ -238,8 +239,11 @@ class SpectralPenalty(nn.Module):
         self.advance()
         # copies: the next call changes the vectors in place, and the backward pass needs today's
         sigmas = [torch.vdot(u.clone(), torch.mv(m, v.clone())) for _, m, u, v in self._triples()]
-        self._penalized = [sigma.detach() for sigma in sigmas]
-        return 0.5 * torch.stack(sigmas).square().sum() if sigmas else torch.zeros(())
+        if not sigmas:
+            return torch.zeros(())
+        stacked = torch.stack(sigmas)
+        self.get_buffer("penalized").copy_(stacked.detach())
+        return 0.5 * stacked.square().sum()
 
     @torch.no_grad()
     def task_ratios(self, weight: float) -> dict[str, Tensor]:
@@ -250,7 +254,8 @@ class SpectralPenalty(nn.Module):
         for layers whose weight is no parameter of its own.
         """
         ratios = {}
-        for sigma, (name, layer), (_, _, u, v) in zip(self._penalized, self._layers, self._triples(), strict=False):
+        penalized = self.get_buffer("penalized")
+        for sigma, (name, layer), (_, _, u, v) in zip(penalized, self._layers, self._triples(), strict=True):
             gradient = layer.weight.grad if "weight" in layer._parameters else None  # type: ignore[union-attr]
             if gradient is not None:
                 pull = weight * sigma

@@ -1,7 +1,8 @@
-"""What a run is made of: networks under their constraint, optimizers, and streams of images and latents."""
+"""What a run is made of: networks under their constraint, optimizers, and what its steps read and write."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,51 +11,97 @@ from torch import Tensor, nn
 from sngan.arms import ARMS
 from sngan.config import RunConfig
 from sngan.constraints import CONSTRAINTS, Constraint
-from sngan.data import Batches, ImageData
+from sngan.data import ImageData
+from sngan.feed import Feed
+from sngan.measure import Window, magnitudes
 from sngan.models import Discriminator, Generator, initialize
-from sngan.precision import set_products
+from sngan.precision import products, set_products
 from sngan.spectral import raw_weight, weight_layers
-from sngan.streams import Ahead, Normal, torch_generator
 
 
 class Run:
-    """Networks, optimizers and streams: everything that the rest of a run depends on, its instruments aside."""
+    """Networks, optimizers and streams: everything that the rest of a run depends on, its instruments aside.
 
-    def __init__(self, config: RunConfig, data: ImageData) -> None:
+    Every tensor that a step reads or writes is made here and stays where it is, so that the step is a program on them;
+    a state is loaded in place. `block` is the number of steps that are drawn for at once (see `Feed`); `observed`: a
+    window takes down what is logged.
+    """
+
+    def __init__(self, config: RunConfig, data: ImageData, observed: bool = True, block: int = 1) -> None:
         self.config, self.device, self.dtype = config, data.images.device, getattr(torch, config.dtype)
         self.layout = layout_of(config)
         self.G, self.D, self.constraint = build(config, self.device)
-        self.opt_g, self.opt_d = (
-            torch.optim.Adam(network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-            for network in (self.G, self.D)
-        )
-        self.batches = Batches(data, config.batch_size, config.seed, self.dtype)
-        self.z_d, self.z_g = (self._latents(name) for name in ("z_d", "z_g"))
+        self.opt_g, self.opt_d = (_adam(network, config, self.device) for network in (self.G, self.D))
+        self.feed = Feed(config, data, self.dtype, block)
+        self.window = Window(config, self.device) if observed else None
 
-    def _latents(self, name: str) -> Ahead:
-        shape = (self.config.batch_size, self.config.z_dim)
-        return Ahead(Normal(torch_generator(self.config.seed, name), shape, self.dtype), self.device)
+    def turn(self) -> None:
+        """Before every step."""
+        self.feed.turn()
+        if self.window:
+            self.window.steps += 1
 
     def forward(self, network: nn.Module, x: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        # the cache would keep casts of a captured step's weights
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             return network(x).to(self.dtype)
 
+    def products(self) -> AbstractContextManager[None]:
+        """How CUDA multiplies within a step."""
+        return products("tf32" if self.config.precision == "tf32" else "ieee")
+
+    def magnitudes(self) -> dict[str, float]:
+        """Sum of the absolute values of each parameter, by its name."""
+        names = [f"{type(n).__name__} {name}" for n in (self.G, self.D) for name, _ in n.named_parameters()]
+        return dict(zip(names, magnitudes(self.G, self.D).tolist(), strict=True))
+
+    def tensors(self) -> list[Tensor]:
+        """All that is trained or iterated, G's own first: what a step changes, the positions and the window aside."""
+        modules = [t for module in (self.G, self.D, self.constraint) for t in tensors_of(module)]
+        moments = [t for opt in (self.opt_g, self.opt_d) for of_one in opt.state.values() for t in of_one.values()]
+        return modules + moments
+
     def state(self) -> dict[str, Any]:
+        streams = self.feed.state()
         return {
-            **{name: getattr(self, name).state_dict() for name in _PARTS},
-            "streams": {"z_d": self.z_d.state(), "z_g": self.z_g.state()},
-            "data": self.batches.state(),
+            **{name: getattr(self, name).state_dict() for name in _MODULES + _OPTIMIZERS},
+            "data": streams.pop("data"),
+            "streams": streams,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name in _PARTS:
+        for name in _MODULES:
             getattr(self, name).load_state_dict(state[name])
-        self.z_d.load_state(state["streams"]["z_d"])
-        self.z_g.load_state(state["streams"]["z_g"])
-        self.batches.load_state(state["data"])
+        for name in _OPTIMIZERS:
+            _load_adam(getattr(self, name), state[name])
+        self.feed.load_state({**state["streams"], "data": state["data"]})
 
 
-_PARTS = ("G", "D", "opt_g", "opt_d", "constraint")
+_MODULES, _OPTIMIZERS = ("G", "D", "constraint"), ("opt_g", "opt_d")
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _adam(network: nn.Module, config: RunConfig, device: torch.device) -> torch.optim.Adam:
+    """Adam with its moments made at once; on CUDA its steps may be captured, since it counts on the device."""
+    parameters, betas, cuda = list(network.parameters()), (config.beta1, config.beta2), device.type == "cuda"
+    optimizer = torch.optim.Adam(parameters, config.lr, betas, fused=device.type in ("cpu", "cuda"), capturable=cuda)
+    for parameter in parameters:
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        step = torch.zeros((), dtype=torch.float32, device=device)
+        optimizer.state[parameter] = {"step": step, **moments}
+    return optimizer
+
+
+@torch.no_grad()
+def _load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """In place: `load_state_dict` would replace the tensors, and take over what another device's Adam was made for."""
+    for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        for name, value in optimizer.state[parameter].items():
+            value.copy_(state["state"][i][name]) if i in state["state"] else value.zero_()
 
 
 def layout_of(config: RunConfig) -> torch.memory_format:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-_BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # draws that are made at once for a device, at most
 
 
 def stream(seed: int, name: str) -> np.random.SeedSequence:
@@ -72,57 +70,3 @@ class Normal:
 
     def load_state(self, state: Tensor) -> None:
         self._generator.set_state(state.cpu())
-
-
-class Ahead:
-    """A source's draws on `device`, one a turn.
-
-    For a CUDA device they are made in blocks before they are needed, in pinned memory, and copied without waiting for
-    what the device is at. Values and states are those of one draw after the other: a state may be
-    loaded for any other device. `block` is the number of draws that are made at once; default: 1 on a CPU, else up
-    to 64, in at most 16 MiB.
-    """
-
-    def __init__(self, source: Source, device: torch.device | str, block: int = 0) -> None:
-        self._source, self._device = source, torch.device(device)
-        self._pinned = self._device.type == "cuda"
-        n_bytes = max(1, int(np.prod(source.shape)) * source.dtype.itemsize)
-        self._size = block or (max(1, min(_BLOCK, _BLOCK_BYTES // n_bytes)) if self._pinned else 1)
-        self._start: Any = None  # the source's state before the block
-        self._block: list[Tensor] = []
-        self._taken = 0  # of the block
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
-
-    def __next__(self) -> Tensor:
-        if self._taken == len(self._block):
-            self._draw()
-        self._taken += 1
-        return self._block[self._taken - 1]
-
-    def _draw(self) -> None:
-        if self._size > 1:
-            self._start = self._source.state()
-        shape, dtype = (self._size, *self._source.shape), self._source.dtype
-        block = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
-        for out in block:
-            self._source.fill(out)
-        self._block, self._taken = list(block.to(self._device, non_blocking=True)), 0
-
-    def state(self) -> Any:
-        """The source's, as if it had been asked for no draw that was not taken."""
-        ahead = self._source.state()
-        if self._taken == len(self._block):
-            return ahead
-        self._source.load_state(self._start)
-        unused = torch.empty(self._source.shape, dtype=self._source.dtype)
-        for _ in range(self._taken):
-            self._source.fill(unused)
-        state = self._source.state()
-        self._source.load_state(ahead)
-        return state
-
-    def load_state(self, state: Any) -> None:
-        self._source.load_state(state)
-        self._block, self._taken = [], 0

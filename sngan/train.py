@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +13,22 @@ from torch import Tensor, nn
 from sngan.config import RunConfig
 from sngan.data import ImageData
 from sngan.losses import adversarial_d, adversarial_g
-from sngan.measure import Window
 from sngan.observer import Log, Observer, Unobserved
-from sngan.precision import check_precision, products
+from sngan.precision import check_precision
 from sngan.state import Run
 
 
-def update(run: Run, window: Window | None) -> None:
+def update(run: Run) -> None:
     """One step: n_dis updates of the discriminator, and one of the generator.
 
-    Source: Miyato et al. 2018, section 4 and Algorithm 1. `window` takes down what is logged.
+    A program on the run's tensors: it draws, fetches and makes nothing on the CPU, so that CUDA may capture it once and
+    replay it. Source: Miyato et al. 2018, section 4 and Algorithm 1. The window takes down what is logged.
     """
-    config, G, D, constraint = run.config, run.G, run.D, run.constraint
+    config, G, D, constraint, feed, window = run.config, run.G, run.D, run.constraint, run.feed, run.window
     for _ in range(config.n_dis):
-        x_real = next(run.batches).to(memory_format=run.layout)  # (N, C, side, side) in [-1, 1]
+        x_real = feed.real().to(memory_format=run.layout)  # (N, C, side, side) in [-1, 1]
         with torch.no_grad():
-            x_fake = run.forward(G, next(run.z_d))  # of latents (N, z_dim)
+            x_fake = run.forward(G, feed.z_d())  # of latents (N, z_dim)
         constraint.before_update()
         logits_fake = run.forward(D, x_fake)  # before the real ones: each forward may move the constraint's vectors
         logits_real = run.forward(D, x_real)
@@ -36,11 +37,13 @@ def update(run: Run, window: Window | None) -> None:
         loss_d = adversarial + penalty
         minimize(run.opt_d, loss_d)
         constraint.after_update()
+        feed.next_d()
         if window:
             window.add_d(D, (loss_d, adversarial, penalty, d_real, d_fake), logits_real, logits_fake)
     with frozen(D):
-        loss_g = adversarial_g(config.loss, run.forward(D, run.forward(G, next(run.z_g))))
+        loss_g = adversarial_g(config.loss, run.forward(D, run.forward(G, feed.z_g())))
         minimize(run.opt_g, loss_g)
+    feed.next_g()
     if window:
         window.add_g(G, loss_g)
 
@@ -69,6 +72,41 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+class Steps(Protocol):
+    """Whoever makes a run's steps: `Here` one after the other, others ahead of those who look."""
+
+    run: Run
+    """that is trained, or a copy of it that shows what it is after a step"""
+
+    def begin(self, at: int) -> Iterator[int]:
+        """Goes on from step `at`, with the state that `run` has: every step that can be looked at, when it can be."""
+        ...
+
+    def settle(self) -> None:
+        """Let all of `run` be as it is after the last step that was shown; before, a copy may lack what no row needs."""
+        ...
+
+    def clock(self) -> float:
+        """Seconds that the steps so far took, in any place where nothing is measured."""
+        ...
+
+
+class Here:
+    """Steps made in this process on the device of the data, each when the one before was looked at."""
+
+    def __init__(self, config: RunConfig, data: ImageData, observed: bool = True) -> None:
+        self.run, self.clock = Run(config, data, observed), time.perf_counter
+
+    def begin(self, at: int) -> Iterator[int]:
+        for step in range(at + 1, self.run.config.steps + 1):
+            self.run.turn()
+            with self.run.products():
+                update(self.run)
+            yield step
+
+    def settle(self) -> None: ...
+
+
 def train(
     config: RunConfig,
     data: ImageData,
@@ -76,33 +114,39 @@ def train(
     save: Callable[[dict[str, Any]], None] | None = None,
     resume: dict[str, Any] | None = None,
     due: Callable[[int], bool] | None = None,
+    steps: Steps | None = None,
 ) -> Outcome:
-    """Train one run on the device of `data` and return how it ended.
+    """Train one run and return how it ended.
 
     `log(row, samples)` gets each row of the record, with `time/*`, and at evaluations also `eval/*` and the fixed
     latents' images (64, C, side, side) in [-1, 1]. With None nothing is measured (and no divergence noticed); the bits
-    of the run are the same. Non-finite numbers end the run as `diverged`.
+    of the run are the same.
 
     `save(state)` gets G, D and the outcome when the run has ended, and after every step for which `due(step)` is true
     everything that the rest of the run depends on; an exception of `save` ends the training. With such a state as
     `resume` the run resumes from there, and gives the bits that it would have given (on the same device, threads and
-    layout). States hold tensors, numbers, strings, lists and dicts.
+    layout). States hold tensors, numbers, strings, lists and dicts. Non-finite numbers end the run as `diverged`.
+
+    `steps` makes the steps, and shows those that it likes, so that `due` is not asked for others; default: they are
+    made here, on the device of `data`, one by one. Samples are judged on the device of `data`.
 
     Raises InputError for precision `tf32` on a CPU.
     """
-    check_precision(config.precision, data.images.device)
-    run = Run(config, data)
-    observer = Observer(run, data, log) if log else Unobserved()
+    if steps is None:
+        check_precision(config.precision, data.images.device)
+        steps = Here(config, data, observed=log is not None)
+    run = steps.run
+    observer = Observer(run, data, log, steps.clock) if log else Unobserved()
     outcome = Outcome("finished", config.steps)
-    for step in range(_begun(run, observer, resume) + 1, config.steps + 1):
-        with products("tf32" if config.precision == "tf32" else "ieee"):
-            update(run, observer.window)
+    for step in steps.begin(_begun(run, observer, resume)):
         if bad := observer.after(step):
             outcome = Outcome("diverged", step, f"non-finite: {bad}")
             break
         if save and due and due(step) and step < config.steps:
+            steps.settle()
             save({"step": step, **run.state(), **observer.state()})
     if save:
+        steps.settle()
         save(outcome._asdict() | {"G": run.G.state_dict(), "D": run.D.state_dict()})
     return outcome
 
