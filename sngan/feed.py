@@ -103,13 +103,17 @@ class Feed:
                     block.copy_(self._hosts[i][name], non_blocking=True)
             if event := self._copied[i]:
                 event.record()
-            self._at_d.zero_()
-            self._at_g.zero_()
+            self.rewind()
             self._left, self._turns = self._size, self._turns + 1
             if self._size > 1:
                 self._next = _artists().submit(self._draw, self._turns % len(self._hosts))
         self._left -= 1
         self.made += 1
+
+    def rewind(self) -> None:
+        """To the start of the block."""
+        self._at_d.zero_()
+        self._at_g.zero_()
 
     def _wait(self) -> None:
         """Until nothing is being drawn."""

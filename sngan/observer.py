@@ -50,6 +50,7 @@ class Observer:
             row |= self._evaluation(G) | self._instruments.spectra()
             timing["time/evaluation_seconds"] = time.perf_counter() - start
         self._log(row | timing, samples)
+        self._run.look()
         bad = non_finite(row, samples, self._run.magnitudes())
         self._window.clear()
         self._since = self._clock()

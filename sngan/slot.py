@@ -7,11 +7,10 @@ into the same tensors. Where capture fails, and on a CPU, the same program runs 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +29,14 @@ _WARM_UP = 3  # steps before capture: libraries make their workspaces, and choos
 _FREE = ("seed", "steps", "n_evaluations", "n_fake", "instrument_every")  # what runs of one program may differ in
 
 
+class State(NamedTuple):
+    """All that the rest of a run depends on: a block of its tensors (uint8), its streams' states, its window's."""
+
+    tensors: Tensor
+    streams: dict[str, Any]
+    window: dict[str, list[Tensor]] = {"d": [], "g": []}
+
+
 class Program(NamedTuple):
     """How steps are made: `graph`, captured and replayed, or `eager`, and why."""
 
@@ -38,12 +45,12 @@ class Program(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A run after a step, as far as its observers need it: what `View.show` takes."""
+    """A run after a step, as far as its observers need it: what `Copy.show` takes."""
 
     step: int
-    seconds: float  # that the steps so far took
+    seconds: float  # that the steps since the run began took
     in_window: int  # steps since the row before
-    of_rows: Tensor  # uint8, what every row is made of
+    of_rows: Tensor  # uint8
     of_samples: Tensor | None  # uint8, G's tensors; None where no row needs them
 
 
@@ -64,138 +71,138 @@ def needs_samples(config: RunConfig, step: int) -> bool:
     return config.has_row(step) and (config.has_instruments(step) or step in config.evaluation_steps())
 
 
-def of_rows(run: Run) -> list[Tensor]:
-    """What every row is made of: D, the constraint's vectors, D's gradients, the window, and every magnitude."""
-    assert run.window
-    return [*tensors_of(run.D), *tensors_of(run.constraint), *run.gradients, *run.window.tensors(), run.shown]
-
-
 class _Kept:
     """A run after a step: all that it depends on, kept on the device, and what observers need, on its way to them."""
 
     def __init__(self, run: Run) -> None:
         cuda = run.device.type == "cuda"
-        self._all = Block(run.tensors(), run.device)
-        self._n_samples = len(Block(tensors_of(run.G), "meta").bytes)  # they come first
-        self._rows = Block(of_rows(run), run.device)
-        self._host, self._samples = (
-            torch.empty(size, dtype=torch.uint8, pin_memory=cuda) for size in (len(self._rows.bytes), self._n_samples)
-        )
-        self._event = torch.cuda.Event(enable_timing=True) if cuda else None
+        self._all, self._rows = Block(run.tensors(), run.device), Block(run.of_rows(), run.device)
+        sizes = len(self._rows.bytes), len(Block(tensors_of(run.G), "meta").bytes)  # G's come first of all
+        self._host, self._samples = (torch.empty(size, dtype=torch.uint8, pin_memory=cuda) for size in sizes)
+        self._begun, self._ended = (torch.cuda.Event(enable_timing=True) if cuda else None for _ in range(2))
+        self._start = self._seconds = 0.0
         self.step = self.made = self._in_window = 0
-        self._seconds, self._with_samples = 0.0, False
+        self._with_samples = False
 
+    def begin(self) -> None:
+        """Its steps follow."""
+        self._start = time.perf_counter()
+        if self._begun:
+            self._begun.record()
+
+    @torch.no_grad()
     def take(self, run: Run, step: int, with_samples: bool) -> None:
-        """Without waiting for a GPU: on the stream of its steps."""
+        """On the stream of the steps; does not wait for it."""
         assert run.window
         self.step, self.made, self._in_window, self._with_samples = step, run.feed.made, run.window.steps, with_samples
         run.look()
         self._all.take(run.tensors())
-        self._rows.take(of_rows(run))
+        self._rows.take(run.of_rows())
         self._host.copy_(self._rows.bytes, non_blocking=True)
         if with_samples:
-            self._samples.copy_(self._all.bytes[: self._n_samples], non_blocking=True)
-        if self._event:
-            self._event.record()
+            self._samples.copy_(self._all.bytes[: len(self._samples)], non_blocking=True)
+        if self._ended:
+            self._ended.record()
+        self._seconds = time.perf_counter() - self._start
 
     def is_ready(self) -> bool:
-        return not self._event or self._event.query()
+        return not self._ended or self._ended.query()
 
-    def shown(self, seconds: float) -> Shown:
-        if self._event:
-            self._event.synchronize()
+    def show(self) -> Shown:
+        """Waits for it; `seconds` are those of its steps."""
+        seconds = self._seconds
+        if self._begun and self._ended:
+            self._ended.synchronize()
+            seconds = self._begun.elapsed_time(self._ended) / 1000
         return Shown(self.step, seconds, self._in_window, self._host, self._samples if self._with_samples else None)
 
-    def all(self) -> Tensor:
+    def tensors(self) -> Tensor:
         return self._all.bytes.cpu()
 
 
 class Slot:
     """Makes the steps of run after run with equal `key`s; `config` is that of any. Raises what making the run does.
 
-    It stays at most `AHEAD` stops ahead of those that were shown, and keeps the state at each of them: a divergence
-    that is found late, a checkpoint that is due and a signal all get the state of their step. On CUDA every slot has
-    its own stream, which its graph was captured on, and its own memory. `graphs=False`: it is not captured, and `why`
-    says why not.
+    It is at most `AHEAD` stops ahead of those that were shown, and keeps the state at each of them: a divergence that
+    is found late, a checkpoint that is due and a signal all get the state of their step. On CUDA every slot has a
+    stream and memory of its own. With `graphs=False` nothing is captured, and `why` says why not.
     """
 
     def __init__(self, config: RunConfig, data: ImageData, graphs: bool = True, why: str = "") -> None:
-        check_precision(config.precision, data.images.device)
-        self.key, self.device = key(config), data.images.device
-        cuda = self.device.type == "cuda"
-        before = 0
+        self._device = data.images.device
+        check_precision(config.precision, self._device)
+        self.key, self.config = key(config), None
+        self._seconds, self._at = 0.0, 0
+        cuda = self._device.type == "cuda"
         if cuda:
-            torch.cuda.synchronize(self.device)  # the data are there for other streams, too
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-        self._stream = torch.cuda.Stream(self.device) if cuda else None
+            torch.cuda.synchronize(self._device)  # the data are there for other streams, too
+            torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device) if cuda else 0
+        self._stream = torch.cuda.Stream(self._device) if cuda else None
         with self._streamed():
             self._run = Run(config, data, block=_DRAWN)
             self._kept = deque(_Kept(self._run) for _ in range(AHEAD + 1))
             self._step, self.program = self._prepared(graphs, why)
-        self.memory_bytes = torch.cuda.max_memory_allocated(self.device) - before if cuda else 0
-        self._waiting: deque[_Kept] = deque()  # of the kept, those that were not shown
-        self._at = self._config = None
-        self._seconds = self._since = 0.0
+        self.memory_bytes = torch.cuda.max_memory_allocated(self._device) - before if cuda else 0
+        self._waiting: deque[_Kept] = deque()  # those that were not shown yet
+        self._shown: _Kept | None = None  # the last that was
 
     def _streamed(self) -> AbstractContextManager[Any]:
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
+
+    def _wait(self) -> None:
+        if self._stream:
+            self._stream.synchronize()
 
     def _make_step(self) -> None:
         with self._run.products():
             update(self._run)
 
     def _prepared(self, graphs: bool, why: str) -> tuple[Callable[[], None], Program]:
-        """The step, captured if that can be, and every tensor as it was before."""
-        if self.device.type != "cuda":
+        """The step, captured if that can be."""
+        if not self._stream:
             return self._make_step, Program("eager", why)
         if not graphs:
             return self._make_step, Program("eager", why or "graphs are switched off")
         try:
             return captured(self._run, self._make_step, self._stream), Program("graph")
         except RuntimeError as error:
-            torch.cuda.synchronize(self.device)  # raises if nothing more can be done in this process
+            torch.cuda.synchronize(self._device)  # raises if nothing more can be done in this process
             return self._make_step, Program("eager", " ".join(f"capture failed: {error}".split())[:300])
 
-    def begin(self, config: RunConfig, at: int, tensors: Tensor, streams: dict[str, Any], window: dict) -> None:
-        """A run from step `at` on: `tensors` as `View.all` gives them, states of its streams and window."""
+    def begin(self, config: RunConfig, at: int, state: State) -> None:
+        """A run from step `at` on, with the state that `Copy.whole` gives."""
         assert self.key == key(config)
         assert self._run.window
-        self._config, self._at = config, at
         with self._streamed():
-            if self._stream:
-                self._stream.synchronize()  # steps of the run before
+            self._wait()  # for steps of the run before
             block = Block(self._run.tensors(), "cpu")
-            block.bytes.copy_(tensors)
+            block.bytes.copy_(state.tensors)
             block.give(self._run.tensors())
-            self._run.feed.load_state(streams)
-            self._run.window.load_state(window)
-            if self._stream:
-                self._stream.synchronize()
-        self._kept.extend(self._waiting)
+            self._run.feed.load_state(state.streams)
+            self._run.window.load_state(state.window)
+            self._wait()
+        self.config, self._at, self._seconds = config, at, 0.0
+        self._kept.extend([*self._waiting, *([self._shown] if self._shown else [])])
         self._waiting.clear()
+        self._shown = None
         self._run.feed.wanted = 0
-        self._shown_last: _Kept | None = None
-        self._seconds, self._since = 0.0, time.perf_counter()
 
     def has_room(self) -> bool:
         """Whether further steps may be made now."""
-        return self._config is not None and self._at < self._config.steps and len(self._waiting) < AHEAD
+        return self.config is not None and self._at < self.config.steps and len(self._waiting) < AHEAD
 
     def launch(self) -> None:
-        """Make the steps to the next stop; on CUDA this does not wait for them."""
-        config, run = self._config, self._run
+        """Make the steps to the next stop; on CUDA without waiting for them."""
+        config, run = self.config, self._run
         assert config
-        assert self._at is not None
         assert run.window
-        if not self._waiting:  # it stood still: that time is not the steps'
-            self._since = time.perf_counter()
-        stop = next_stop(config, self._at)
+        stop, kept = next_stop(config, self._at), self._kept.popleft()
         with self._streamed():
+            kept.begin()
             for _ in range(stop - self._at):
                 run.turn()
                 self._step()
-            kept = self._kept.popleft()
             kept.take(run, stop, needs_samples(config, stop))
             if config.has_row(stop):
                 run.window.clear()
@@ -207,45 +214,122 @@ class Slot:
         return bool(self._waiting) and self._waiting[0].is_ready()
 
     def show(self) -> Shown:
-        """The next stop. Its state is kept until the one after is shown; so are the bytes that it shows."""
+        """The next stop. What it shows stays as it is, and its state is kept, until the one after is shown."""
         kept = self._waiting.popleft()
-        shown = kept.shown(0.0)
-        now = time.perf_counter()
-        self._seconds, self._since = self._seconds + now - self._since, now
-        if self._shown_last:
-            self._kept.append(self._shown_last)
-        self._shown_last = kept
+        shown = kept.show()
+        self._seconds += shown.seconds
+        if self._shown:
+            self._kept.append(self._shown)
+        self._shown = kept
         self._run.feed.wanted = kept.made
         return shown._replace(seconds=self._seconds)
 
-    def state(self) -> tuple[Tensor, dict[str, Any]]:
-        """All tensors, as `View.settle` takes them, and the streams' states, of the stop that was shown last."""
-        assert self._shown_last
+    def state(self) -> State:
+        """Of the stop that was shown last, the window aside, which was shown."""
+        assert self._shown
         with self._streamed():
-            return self._shown_last.all(), self._run.feed.state(self._shown_last.made)
+            return State(self._shown.tensors(), self._run.feed.state(self._shown.made))
 
     def end(self) -> None:
         """Nobody looks at the run any more."""
-        self._config = None
+        self.config = None
 
 
-def captured(run: Run, step: Callable[[], None], stream: torch.cuda.Stream | None) -> Callable[[], None]:
+def captured(run: Run, step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
     """A replay of `step`, captured on `stream`; the run is left as it was. Raises RuntimeError if that cannot be."""
-    before = Block(run.tensors(), run.device)
-    before.take(run.tensors())
-    streams = run.feed.state()
     graph = torch.cuda.CUDAGraph()
-    try:
+    with unmoved(run):
         run.turn()
-        for _ in range(_WARM_UP):
-            step()
-            rewind(run)
+        warm_up(run, step)
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             step()
+    return graph.replay
+
+
+def warm_up(run: Run, step: Callable[[], None]) -> None:
+    for _ in range(_WARM_UP):
+        step()
+        _rewind(run)
+
+
+@contextmanager
+def unmoved(run: Run) -> Iterator[None]:
+    """Whatever happens inside, the run is what it was before, in the same tensors."""
+    before, streams = Block(run.tensors(), run.device), run.feed.state()
+    before.take(run.tensors())
+    try:
+        yield
     finally:
-        torch.cuda.current_stream(run.device).synchronize()
         before.give(run.tensors())
         run.feed.load_state(streams)
-        rewind(run)
-        torch.cuda.current_stream(run.device).synchronize()
-    return graph.replay
+        _rewind(run)
+
+
+def _rewind(run: Run) -> None:
+    run.feed.rewind()
+    if run.window:
+        run.window.clear()
+
+
+class Copy(Run):
+    """A slot's run as its observers see it: on a CPU, after the step that was shown last."""
+
+    def __init__(self, config: RunConfig, data: ImageData) -> None:
+        super().__init__(config, data.to("cpu"))
+        self._all, self._rows, self._samples = (
+            Block(tensors, "cpu") for tensors in (self.tensors(), self.of_rows(), tensors_of(self.G))
+        )
+        self.seconds = 0.0
+
+    def look(self) -> None:
+        """The slot's run did."""
+
+    def show(self, shown: Shown) -> None:
+        assert self.window
+        self._rows.bytes.copy_(shown.of_rows)
+        self._rows.give(self.of_rows())
+        for parameter, gradient in zip(self.D.parameters(), self._gradients, strict=True):
+            parameter.grad = gradient
+        self.window.steps, self.seconds = shown.in_window, shown.seconds
+        if shown.of_samples is not None:
+            self._samples.bytes.copy_(shown.of_samples)
+            self._samples.give(tensors_of(self.G))
+
+    def whole(self) -> State:
+        """All that the run's steps depend on."""
+        assert self.window
+        self._all.take(self.tensors())
+        return State(self._all.bytes, self.feed.state(), self.window.state())
+
+    def settle(self, state: State) -> None:
+        self._all.bytes.copy_(state.tensors)
+        self._all.give(self.tensors())
+        self.feed.load_state(state.streams)
+
+
+class Ahead:
+    """Steps that a slot of this process makes while observers, on the CPU, look at those before."""
+
+    def __init__(self, config: RunConfig, data: ImageData) -> None:
+        self._slot, self.run = Slot(config, data), Copy(config, data)
+        self.program, self.memory_bytes = self._slot.program, self._slot.memory_bytes
+
+    def clock(self) -> float:
+        return self.run.seconds
+
+    def begin(self, at: int) -> Iterator[int]:
+        slot, step = self._slot, at
+        slot.begin(self.run.config, at, self.run.whole())
+        while step < self.run.config.steps:
+            self._fill()
+            shown = slot.show()
+            self.run.show(shown)
+            self._fill()
+            yield (step := shown.step)
+
+    def _fill(self) -> None:
+        while self._slot.has_room():
+            self._slot.launch()
+
+    def settle(self) -> None:
+        self.run.settle(self._slot.state())

@@ -34,6 +34,8 @@ class Run:
         self.opt_g, self.opt_d = (_adam(network, config, self.device) for network in (self.G, self.D))
         self.feed = Feed(config, data, self.dtype, block)
         self.window = Window(config, self.device) if observed else None
+        self._magnitudes = magnitudes(self.G, self.D)
+        self._gradients = [torch.zeros_like(parameter) for parameter in self.D.parameters()]
 
     def turn(self) -> None:
         """Before every step."""
@@ -51,10 +53,20 @@ class Run:
         """How CUDA multiplies within a step."""
         return products("tf32" if self.config.precision == "tf32" else "ieee")
 
+    def look(self) -> None:
+        """Take down what rows are made of beside the tensors that stay: D's gradients, and every magnitude."""
+        torch._foreach_copy_(self._gradients, [p.grad for p in self.D.parameters() if p.grad is not None])
+        self._magnitudes.copy_(magnitudes(self.G, self.D))
+
     def magnitudes(self) -> dict[str, float]:
-        """Sum of the absolute values of each parameter, by its name."""
+        """Sum of the absolute values of each parameter at the last look, by its name."""
         names = [f"{type(n).__name__} {name}" for n in (self.G, self.D) for name, _ in n.named_parameters()]
-        return dict(zip(names, magnitudes(self.G, self.D).tolist(), strict=True))
+        return dict(zip(names, self._magnitudes.tolist(), strict=True))
+
+    def of_rows(self) -> list[Tensor]:
+        """What every row is made of: D, the constraint's vectors, and what was taken down."""
+        window = self.window.tensors() if self.window else []
+        return [*tensors_of(self.D), *tensors_of(self.constraint), *window, *self._gradients, self._magnitudes]
 
     def tensors(self) -> list[Tensor]:
         """All that is trained or iterated, G's own first: what a step changes, the positions and the window aside."""
