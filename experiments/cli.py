@@ -37,6 +37,7 @@ _LIKE_THE_NOTEBOOKS = tuple(
     name for name in JUDGES if (DATASETS[name].channels, DATASETS[name].side) == (1, ARCHITECTURES["dcgan28"].side)
 )
 if TYPE_CHECKING:
+    from experiments.display import Display
     from experiments.engines.engine import Engine
 
     _Judge = _Grey = str
@@ -122,8 +123,17 @@ class Sweep:
 
     study: Positional[_Study]
     choice: _Choice = Choice()
-    workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu per CUDA device")] = 0
-    engine: Annotated[Literal["local", "ray"], arg(help="local: processes here; ray: tasks of a Ray cluster")] = "local"
+    workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu or --pack per CUDA device")] = 0
+    engine: Annotated[
+        Literal["auto", "local", "packed", "ray"],
+        arg(
+            help="local: processes here; packed: many runs share a GPU's process; ray: tasks of a Ray cluster; auto: "
+            "packed on CUDA devices unless --per-gpu is given, else local"
+        ),
+    ] = "auto"
+    pack: Annotated[
+        int, arg(help="for packed: runs at once per device, at most 24; 0: as measured, on a CPU one per core")
+    ] = 0
     address: Annotated[str, arg(help="running Ray cluster: auto, or HOST:PORT; default: start one here")] = ""
     shard: Annotated[str, arg(help="i/n: train only the i-th of n parts of the runs, counted from 0")] = ""
     execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution(threads=1)
@@ -149,7 +159,7 @@ class Sweep:
         if not study.configs:
             print(f"{study.name}: no runs in part {self.shard}")
             return DONE
-        devices = self._devices() if self.engine == "local" else []
+        devices = self._devices() if self.engine != "ray" else []
         folder = record.runs_root(self.runs_dir) / study.name
         policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
         execution = dataclasses.replace(self.execution, wandb=client.resolve_mode(self.execution.wandb))
@@ -167,7 +177,7 @@ class Sweep:
             if note := other_versions(record.Record(folder / config.run_id).status() for config in study.configs):
                 display.say(f"warning: {note}")
             try:
-                open_engine = functools.partial(self._open_engine, devices)
+                open_engine = functools.partial(self._open_engine, devices, todo, display)
                 with stop_on_signals():
                     account = sweep(
                         study, folder, display, open_engine, execution, policy, 1 / self.per_gpu, ledger.runs
@@ -205,8 +215,16 @@ class Sweep:
             return SOME_FAILED
         return INTERRUPTED if account[State.INTERRUPTED] or account[State.RUNNING] else DONE
 
-    def _open_engine(self, devices: list[str], jobs: int) -> Engine:
-        if self.engine == "local":
+    def _open_engine(self, devices: list[str], todo: list[RunConfig], display: Display, jobs: int) -> Engine:
+        if self.engine == "packed" or (self.engine == "auto" and devices[0] != "cpu" and self.per_gpu == 1):
+            from experiments.engines.packed import PackedEngine
+
+            config = dataclasses.replace(todo[0], **dataclasses.asdict(self.execution))
+            engine = PackedEngine(jobs, config, devices, self.pack, self.workers)
+            if engine.note:
+                display.say(engine.note)
+            return engine
+        if self.engine != "ray":
             from experiments.engines.local import LocalEngine
             from experiments.machine import cores
 
@@ -224,7 +242,11 @@ class Sweep:
             raise InputError("--workers and --retries must be at least 0, --threads and --per-gpu at least 1")
         if self.devices and self.execution.device != "auto":
             raise InputError("give --device or --devices, not both")
-        if self.engine == "local":
+        if self.pack < 0 or (self.pack and self.engine in ("local", "ray")):
+            raise InputError("--pack must be at least 0, and is for --engine packed")
+        if self.pack and self.per_gpu > 1:
+            raise InputError("give --pack, or --per-gpu for --engine local, not both")
+        if self.engine != "ray":
             if self.address:
                 raise InputError("--address is that of a Ray cluster: it needs --engine ray")
             return

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from experiments import checkpoint, signals
 from experiments.advice import explain, nothing_can_be_written
+from experiments.engines.server import Remote, StepsLost, Where
 from experiments.images import grid_png
 from experiments.machine import device_name, git_state, git_tag, keep_memory, peak_memory_bytes, resolve_device
 from experiments.messages import Ended, Progressed, Said, Started, Tell
@@ -27,6 +28,7 @@ from sngan.data import ImageData, load, normalized
 from sngan.evaluate import Evaluation
 from sngan.measure import N_SAMPLES
 from sngan.precision import check_precision
+from sngan.slot import Ahead, Program
 from sngan.train import Outcome, train
 from sngan.yardstick import load_yardstick
 
@@ -52,7 +54,9 @@ class Result(NamedTuple):
     stops_all: str = ""
 
 
-def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, policy: Policy = Policy()) -> Result:
+def execute(
+    config: RunConfig, study: str, study_folder: Path, tell: Tell, policy: Policy = Policy(), where: Where | None = None
+) -> Result:
     """Train one run in `study_folder/<run id>`, unless it has ended or another process has it.
 
     An exception of the training becomes the state `failed` with its traceback, not an exception here. A signal
@@ -62,9 +66,13 @@ def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, polic
     Raises InputError if device, data or the yardstick is unavailable, if the device lacks the run's precision, and if
     the checkpoint was trained with another configuration, data set or version of the program; then nothing is changed.
     With `policy.force` the run is resumed all the same, and its attempt records the difference.
+
+    `where`: the process that makes the steps; if it ends, the run is `interrupted`, and StepsLost is raised. Default:
+    they are made here, on the device of `config`.
     """
     keep_memory()
-    check_precision(config.precision, device := resolve_device(config.device))
+    device = torch.device("cpu") if where else resolve_device(config.device)
+    check_precision(config.precision, where.device if where else device)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with it cuBLAS gives the same bits twice
     data = load(config.dataset, config.data_dir).to(device)
@@ -80,7 +88,7 @@ def execute(config: RunConfig, study: str, study_folder: Path, tell: Tell, polic
             if state.is_result and under_agent():  # the agent's server waits for this cell's numbers
                 _mirror(config, study, record, mode, status, tell)
             return Result(state, status.get("error"), ran=False)
-        return _Attempt(config, study, record, data, mode, status, tell, policy).run()
+        return _Attempt(config, study, record, data, mode, status, tell, policy, where).run()
 
 
 def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
@@ -127,9 +135,9 @@ class _Attempt:
 
     def __init__(
         self, config: RunConfig, study: str, record: Record, data: ImageData, mode: str, before: dict[str, Any],
-        tell: Tell, policy: Policy,
+        tell: Tell, policy: Policy, where: Where | None,
     ) -> None:  # fmt: skip
-        self._config, self._record, self._data, self._tell = config, record, data, tell
+        self._config, self._record, self._data, self._tell, self._where = config, record, data, tell, where
         self._resume, differences = checkpoint.latest(record, config, data.digest, data.images.device, self._warn)
         if differences and not policy.force:
             raise InputError(
@@ -153,6 +161,7 @@ class _Attempt:
         self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn_of_wandb)
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
+        self._steps: Remote | Ahead | None = None  # None: made by `train`
         self._progress_time = 0.0
         self._start = time.perf_counter()
 
@@ -163,10 +172,11 @@ class _Attempt:
         """What the record says of this attempt, as far as it is known at its start."""
         device = self._data.images.device
         return self._config.execution() | {
-            "device": str(device),
+            "device": self._where.device if self._where else str(device),
             "threads": self._config.threads or torch.get_num_threads(),
             "wandb": mode,
-            "device_name": device_name(device),
+            "device_name": self._where.device_name if self._where else device_name(device),
+            "evaluated_on": device.type,
             "torch": torch.__version__,
             "exact": True,
             "resumed_from": self._resume["step"] if self._resume else 0,
@@ -180,8 +190,8 @@ class _Attempt:
         then, now = before["attempts"][-1] if before["attempts"] else {}, self._attempt
         changed = [
             f"{name} was {then.get(name)} and is {now[name]}"
-            for name in ("device_name", "threads", "memory_format", "torch")
-            if then.get(name) != now[name]
+            for name in ("device_name", "threads", "memory_format", "torch", "evaluated_on")
+            if then.get(name, now[name] if name == "evaluated_on" else None) != now[name]  # older ones do not say
         ]
         if changed:
             self._warn(f"resumes under other conditions, so not bit for bit: {'; '.join(changed)}")
@@ -206,6 +216,9 @@ class _Attempt:
         except KeyboardInterrupt as stop:
             self._end(State.INTERRUPTED, self._record.last_step(), f"stopped by a signal ({stop})")
             raise
+        except StepsLost as lost:
+            self._end(State.INTERRUPTED, self._record.last_step(), str(lost))
+            raise
         except BaseException as error:  # whatever it was: the other runs of the study continue
             self._status["traceback"] = traceback.format_exc()
             result = self._end(State.FAILED, self._record.last_step(), explain(error, self._config))
@@ -220,16 +233,19 @@ class _Attempt:
             past=self._record.history() if self._resume else [], summary=_summary(self._status, self._record)
         )
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
-        if self._data.images.is_cuda:
-            torch.cuda.reset_peak_memory_stats(self._data.images.device)
+        if self._where:
+            self._steps = Remote(self._where, self._config, self._data)
+        elif self._data.images.is_cuda:
+            self._steps = Ahead(self._config, self._data)
         with signals.gracefully():
-            return train(self._config, self._data, self._log, self._save, self._resume, self._due)
+            return train(self._config, self._data, self._log, self._save, self._resume, self._due, self._steps)
 
     def _log(self, row: dict[str, Any], samples: Tensor | None) -> None:
         images = {}
         self._attempt["evaluation_seconds"] += row.get("time/evaluation_seconds", 0.0)
         if samples is not None:
             images["samples"] = self._record.write_sample(self._record.sample_path(row["step"]).name, grid_png(samples))
+        self._note_program()
         if self._real:
             images["real"], self._real = self._real, None
         self._record.append(row)
@@ -239,6 +255,13 @@ class _Attempt:
             self._progress_time = now
             shown = {key: row[key] for key in ("loss/d", "loss/g", "time/images_per_second") if key in row}
             self._tell(Progressed(self._config.run_id, row["step"], shown))
+
+    def _note_program(self) -> None:
+        """What makes the steps: `graph` or `eager`, and why."""
+        program = self._steps.program if self._steps else Program("eager")
+        if program and self._attempt.get("program") != program.kind:
+            self._attempt |= {"program": program.kind, **({"program_why": program.why} if program.why else {})}
+            self._record.write_status(self._status)
 
     def _due(self, step: int) -> bool:
         return bool(signals.requested()) or step % self._config.checkpoint_every == 0
@@ -253,7 +276,7 @@ class _Attempt:
         self._attempt |= {
             "ended": _now(),
             "wall_seconds": seconds,
-            "peak_memory_bytes": peak_memory_bytes(self._data.images.device),
+            "peak_memory_bytes": (self._steps and self._steps.memory_bytes) or peak_memory_bytes(),
         }
         self._status |= {"state": state, "step": step, "error": error}
         self._note_tracker()

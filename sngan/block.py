@@ -35,10 +35,10 @@ class Block:
     def take(self, tensors: list[Tensor]) -> None:
         """Their values, into the block."""
         for of_type, views in self._groups:
-            torch._foreach_copy_(views, [tensors[i] for i in of_type], non_blocking=True)
+            torch._foreach_copy_(views, [tensors[i] for i in of_type], non_blocking=True)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def give(self, tensors: list[Tensor]) -> None:
         """The block's values, into tensors like those that it is for."""
         for of_type, views in self._groups:
-            torch._foreach_copy_([tensors[i] for i in of_type], views, non_blocking=True)
+            torch._foreach_copy_([tensors[i] for i in of_type], views, non_blocking=True)  # type: ignore[attr-defined]

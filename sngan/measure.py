@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -266,7 +265,7 @@ def _input_sizes(D: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
 @torch.no_grad()
 def magnitudes(*networks: nn.Module) -> Tensor:
     """Sum of the absolute values of each parameter, in order: not finite if one of them is not."""
-    return torch.stack(torch._foreach_norm([p.detach() for n in networks for p in n.parameters()], 1))
+    return torch.stack(torch._foreach_norm([p.detach() for n in networks for p in n.parameters()], 1))  # type: ignore[attr-defined]
 
 
 def non_finite(row: dict[str, Any], samples: Tensor | None, parameters: dict[str, float]) -> str:

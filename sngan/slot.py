@@ -34,7 +34,7 @@ class State(NamedTuple):
 
     tensors: Tensor
     streams: dict[str, Any]
-    window: dict[str, list[Tensor]] = {"d": [], "g": []}
+    window: dict[str, list[Tensor]]
 
 
 class Program(NamedTuple):
@@ -192,8 +192,8 @@ class Slot:
         """Whether further steps may be made now."""
         return self.config is not None and self._at < self.config.steps and len(self._waiting) < AHEAD
 
-    def launch(self) -> None:
-        """Make the steps to the next stop; on CUDA without waiting for them."""
+    def launch(self) -> int:
+        """Make the steps to the next stop, on CUDA without waiting for them; how many they are."""
         config, run = self.config, self._run
         assert config
         assert run.window
@@ -206,8 +206,12 @@ class Slot:
             kept.take(run, stop, needs_samples(config, stop))
             if config.has_row(stop):
                 run.window.clear()
-        self._at = stop
         self._waiting.append(kept)
+        made, self._at = stop - self._at, stop
+        return made
+
+    def has_shown_all(self) -> bool:
+        return not self._waiting
 
     def is_ready(self) -> bool:
         """Whether `show` would not wait."""
@@ -225,10 +229,10 @@ class Slot:
         return shown._replace(seconds=self._seconds)
 
     def state(self) -> State:
-        """Of the stop that was shown last, the window aside, which was shown."""
+        """Of the stop that was shown last; its window was shown."""
         assert self._shown
         with self._streamed():
-            return State(self._shown.tensors(), self._run.feed.state(self._shown.made))
+            return State(self._shown.tensors(), self._run.feed.state(self._shown.made), {})
 
     def end(self) -> None:
         """Nobody looks at the run any more."""
@@ -333,3 +337,6 @@ class Ahead:
 
     def settle(self) -> None:
         self.run.settle(self._slot.state())
+
+    def end(self) -> None:
+        self._slot.end()

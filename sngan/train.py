@@ -75,19 +75,25 @@ class Outcome(NamedTuple):
 class Steps(Protocol):
     """Whoever makes a run's steps: `Here` one after the other, others ahead of those who look."""
 
-    run: Run
-    """that is trained, or a copy of it that shows what it is after a step"""
+    @property
+    def run(self) -> Run:
+        """That is trained, or a copy that shows what it is after a step."""
+        ...
 
     def begin(self, at: int) -> Iterator[int]:
         """Goes on from step `at`, with the state that `run` has: every step that can be looked at, when it can be."""
         ...
 
     def settle(self) -> None:
-        """Let all of `run` be as it is after the last step that was shown; before, a copy may lack what no row needs."""
+        """Let all of `run` be as after the last step that was shown; a copy may lack what no row needs before."""
         ...
 
     def clock(self) -> float:
         """Seconds that the steps so far took, in any place where nothing is measured."""
+        ...
+
+    def end(self) -> None:
+        """Nobody looks any more; `run` stays as it is."""
         ...
 
 
@@ -105,6 +111,8 @@ class Here:
             yield step
 
     def settle(self) -> None: ...
+
+    def end(self) -> None: ...
 
 
 def train(
@@ -138,15 +146,18 @@ def train(
     run = steps.run
     observer = Observer(run, data, log, steps.clock) if log else Unobserved()
     outcome = Outcome("finished", config.steps)
-    for step in steps.begin(_begun(run, observer, resume)):
-        if bad := observer.after(step):
-            outcome = Outcome("diverged", step, f"non-finite: {bad}")
-            break
-        if save and due and due(step) and step < config.steps:
-            steps.settle()
-            save({"step": step, **run.state(), **observer.state()})
-    if save:
+    try:
+        for step in steps.begin(_begun(run, observer, resume)):
+            if bad := observer.after(step):
+                outcome = Outcome("diverged", step, f"non-finite: {bad}")
+                break
+            if save and due and due(step) and step < config.steps:
+                steps.settle()
+                save({"step": step, **run.state(), **observer.state()})
         steps.settle()
+    finally:
+        steps.end()
+    if save:
         save(outcome._asdict() | {"G": run.G.state_dict(), "D": run.D.state_dict()})
     return outcome
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from experiments.advice import nothing_can_be_written
+from experiments.engines.server import StepsLost, Where
 from experiments.machine import limit_memory
 from experiments.messages import Ended, Message, Tell
 from experiments.record import Record, State
@@ -22,6 +23,7 @@ class Job(NamedTuple):
     folder: Path
     policy: Policy
     memory_fraction: float  # of a CUDA device's memory
+    where: Where | None = None  # its steps are made, if not by the worker
 
     @property
     def record(self) -> Record:
@@ -66,16 +68,19 @@ class Engine(Protocol):
         ...
 
 
-def train_job(job: Job, tell: Tell) -> Done:
+def train_job(job: Job, tell: Tell) -> Done | Died:
     """What a worker of any engine does with a job. Never raises but KeyboardInterrupt, after a signal."""
 
     def failed(error: str) -> None:
         tell(Ended(job.config.run_id, State.FAILED, 0, error, 0.0))
 
     try:
-        limit_memory(job.config.device, job.memory_fraction)
-        result = execute(job.config, job.study, job.folder, tell, job.policy)
+        if not job.where:
+            limit_memory(job.config.device, job.memory_fraction)
+        result = execute(job.config, job.study, job.folder, tell, job.policy, job.where)
         return Done(result.state, result.stops_all)
+    except StepsLost as lost:
+        return Died(str(lost))
     except InputError as error:
         failed(str(error))
     except OSError as error:  # the record itself could not be written

@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from experiments.engines.engine import Died, Done, Event, Job, train_job
+from experiments.engines.server import Where
 from experiments.messages import Message
 from experiments.record import State
 from experiments.signals import stop_on_signals
@@ -50,11 +52,12 @@ class _Worker:
 
 
 class LocalEngine:
-    """`workers` processes; worker i uses `devices[i % len(devices)]`."""
+    """`workers` processes; worker i uses `devices[i % len(devices)]`, or what `place` says makes steps for it."""
 
     retries_dead_workers = False
 
-    def __init__(self, workers: int, devices: list[str]) -> None:
+    def __init__(self, workers: int, devices: list[str], place: Callable[[str], Where] | None = None) -> None:
+        self._place = place
         self._workers = [_Worker(devices[i % len(devices)]) for i in range(workers)]
 
     def has_capacity(self) -> bool:
@@ -68,7 +71,8 @@ class LocalEngine:
         if not self._workers[i].process.is_alive():
             self._workers[i] = _Worker(self._workers[i].device)
         worker = self._workers[i]
-        worker.job = job._replace(config=dataclasses.replace(job.config, device=worker.device))
+        config = dataclasses.replace(job.config, device=worker.device)
+        worker.job = job._replace(config=config, where=self._place(worker.device) if self._place else None)
         worker.connection.send(worker.job)
 
     def poll(self, seconds: float) -> list[tuple[Job, Event]]:
@@ -86,7 +90,7 @@ class LocalEngine:
                 event = Died(worker.cause_of_death())
             if isinstance(event, Done | Died):
                 worker.job = None
-            if isinstance(event, Done) and event.state is State.FAILED and worker.device != "cpu":
+            if isinstance(event, Done) and event.state is State.FAILED and worker.device != "cpu" and not job.where:
                 worker.connection.close()  # an error may have spoilt the process's CUDA context: a new one comes
                 worker.process.join()
             events.append((job, event))
@@ -111,7 +115,7 @@ def _work(connection: Connection) -> None:
 
     lock = threading.Lock()  # the thread that talks to W&B tells of its trouble
 
-    def send(event: Message | Done) -> None:
+    def send(event: Message | Done | Died) -> None:
         try:
             with lock:
                 connection.send(event)

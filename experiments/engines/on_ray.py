@@ -105,7 +105,7 @@ class RayEngine:
         ray.shutdown()
 
 
-def _train(job: Job, queue: Queue) -> Done:
+def _train(job: Job, queue: Queue) -> Done | Died:
     told, actor = [], queue.actor
     assert actor
 

@@ -1,0 +1,346 @@
+"""The process that makes the steps of every run on one device, and what a run's worker sees of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+
+from experiments.machine import device_name, keep_memory
+from sngan.config import RunConfig
+from sngan.data import ImageData, load
+from sngan.slot import Copy, Program, Shown, Slot, State, key
+
+MOST = 24  # slots of a device: CUDA has 32 streams, and what further ones were named would be shared
+SIZES = (1, 2, 4, 8, 12, 18, 24)  # numbers of slots that are tried
+_WORTH = 1.1  # more slots must make so much more steps per second
+_IDLE_SECONDS = 0.05
+_ENDLESS = 1_000_000  # steps of a run that is only timed
+_LAST_SECONDS = 12.0  # in which workers that were told to stop fetch their states
+
+
+class StepsLost(Exception):
+    """The process that made a run's steps ended: the run resumes from its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a run's steps are made: the address of a server, and the device that it has."""
+
+    address: str
+    device: str
+    device_name: str
+
+
+class Server:
+    """A process that makes steps on `device`, for workers that come to `where.address`.
+
+    With `graphs=False` it captures none, and `why` says why. Its start takes seconds: `wait` for it.
+    """
+
+    def __init__(self, device: str, threads: int, graphs: bool = True, why: str = "") -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="sngan-")
+        address = str(Path(self._folder.name) / "steps")
+        context = multiprocessing.get_context("spawn")
+        self._control, theirs = context.Pipe()
+        arguments = (address, device, threads, graphs, why, theirs)
+        self.process: SpawnProcess = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+        self._address, self._device = address, device
+
+    def wait(self) -> Where:
+        """Raises StepsLost if it does not start."""
+        return Where(self._address, self._device, self._ask(None))
+
+    def measure(self, config: RunConfig, most: int) -> dict[int, float]:
+        """Number of slots -> steps per second of all together, for runs like this one."""
+        return self._ask((config, most))
+
+    def _ask(self, question: Any) -> Any:
+        try:
+            if question:
+                self._control.send(question)
+            answer = self._control.recv()
+        except (EOFError, OSError) as error:
+            self.process.join(1)
+            raise StepsLost(f"the process for {self._device} ended (exit code {self.process.exitcode})") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self, seconds: float) -> None:
+        self._control.close()
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self._folder.cleanup()
+
+
+def _serve(address: str, device: str, threads: int, graphs: bool, why: str, control: Connection) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # the workers' runs end first
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with it cuBLAS gives the same bits twice
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that do not wait for each other
+    keep_memory()
+    torch.set_num_threads(threads)
+    _Serving(
+        Listener(address, "AF_UNIX", backlog=64, authkey=multiprocessing.current_process().authkey),
+        torch.device(device),
+        graphs,
+        why,
+        control,
+    ).run()
+
+
+class _Serving:
+    """Within the process: one thread makes all steps, in turn, and answers whoever waits."""
+
+    def __init__(self, listener: Listener, device: torch.device, graphs: bool, why: str, control: Connection) -> None:
+        self._listener, self._device, self._graphs, self._why, self._control = listener, device, graphs, why, control
+        self._slots: list[Slot] = []  # with a run and without; longest unused first
+        self._workers: dict[Connection, Slot | None] = {}
+        self._asking: set[Connection] = set()  # they wait for their next stop
+        self._errors: dict[Slot, Exception] = {}  # of slots that cannot go on
+        self._new: SimpleQueue[Connection] = SimpleQueue()
+        self._data: dict[tuple[str, str], ImageData] = {}
+        self._parent = multiprocessing.parent_process()
+        self._ends_at = float("inf")
+
+    def run(self) -> None:
+        threading.Thread(target=self._accept, daemon=True).start()
+        self._control.send(device_name(self._device))
+        while not (self._is_over() and not self._workers) and time.monotonic() < self._ends_at:
+            with suppress(Empty):
+                while True:
+                    self._workers[self._new.get_nowait()] = None
+            moved = False
+            for slot in [slot for slot in self._slots if slot.has_room()]:
+                self._launch(slot)
+                moved = True
+                self._answer()
+            self._answer()
+            busy = moved or any(slot.config for slot in self._slots)
+            sources = [*self._workers, *([] if self._control.closed else [self._control])]
+            for connection in wait(sources, timeout=0 if moved else 0.0002 if busy else _IDLE_SECONDS):
+                self._hear(connection)  # type: ignore[arg-type]
+
+    def _launch(self, slot: Slot) -> None:
+        try:
+            slot.launch()
+        except torch.AcceleratorError:  # nothing more can be done in this process
+            raise
+        except Exception as error:  # such as no memory for an eager step
+            slot.end()
+            self._errors[slot] = error
+            self._slots.remove(slot)
+
+    def _is_over(self) -> bool:
+        """Whether nobody will come any more: those that are here may fetch their states."""
+        assert self._parent
+        over = self._control.closed or not self._parent.is_alive()
+        if over and self._ends_at == float("inf"):
+            self._ends_at = time.monotonic() + _LAST_SECONDS
+        return over
+
+    def _accept(self) -> None:
+        while True:
+            with suppress(OSError, EOFError, multiprocessing.AuthenticationError):
+                self._new.put(self._listener.accept())
+
+    def _hear(self, connection: Connection) -> None:
+        try:
+            question = connection.recv()
+        except (EOFError, OSError):
+            self._leave(connection)
+            return
+        try:
+            if connection is self._control:
+                connection.send(self._measure(*question))
+            elif isinstance(question, _Begin):
+                self._begin(connection, question)
+            elif question == "next":
+                self._asking.add(connection)
+            else:
+                slot = self._workers[connection]
+                assert slot
+                connection.send(slot.state())
+        except OSError:
+            self._leave(connection)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            connection.send(error)
+
+    def _leave(self, connection: Connection) -> None:
+        connection.close()
+        self._asking.discard(connection)
+        slot = self._workers.pop(connection, None)
+        if slot and not self._errors.pop(slot, None):
+            slot.end()
+            self._slots.remove(slot)
+            self._slots.append(slot)
+
+    def _answer(self) -> None:
+        for connection in list(self._asking):
+            slot = self._workers[connection]
+            assert slot
+            if slot in self._errors or slot.is_ready():
+                self._asking.discard(connection)
+                try:
+                    self._show(connection, slot)
+                except OSError:
+                    self._leave(connection)
+
+    def _show(self, connection: Connection, slot: Slot) -> None:
+        if error := self._errors.get(slot):
+            connection.send(error)
+            return
+        shown = slot.show()
+        connection.send((shown.step, shown.seconds, shown.in_window, shown.of_samples is not None))
+        for part in (shown.of_rows, shown.of_samples):
+            if part is not None:
+                connection.send_bytes(part.numpy())  # type: ignore[arg-type]
+
+    def _begin(self, connection: Connection, question: _Begin) -> None:
+        config = question.config
+        slot = next((s for s in self._slots if not s.config and s.key == key(config)), None) or self._make(config)
+        tensors = torch.frombuffer(bytearray(question.tensors), dtype=torch.uint8)
+        slot.begin(config, question.at, State(tensors, question.streams, question.window))
+        self._workers[connection] = slot
+        connection.send((slot.program, slot.memory_bytes))
+
+    def _make(self, config: RunConfig) -> Slot:
+        if len(self._slots) >= MOST and (idle := next((slot for slot in self._slots if not slot.config), None)):
+            self._slots.remove(idle)
+        slot = Slot(config, self._images(config), self._graphs, self._why)
+        self._slots.append(slot)
+        return slot
+
+    def _images(self, config: RunConfig) -> ImageData:
+        name = config.dataset, config.data_dir
+        if name not in self._data:
+            self._data[name] = load(*name).to(self._device)
+        return self._data[name]
+
+    def _measure(self, config: RunConfig, most: int) -> dict[int, float]:
+        """Slots are added as long as that is worth it; those that were made are used later."""
+        found: dict[int, float] = {}
+        state = Copy(config, self._images(config)).whole()
+        for size in [size for size in SIZES if size <= most]:
+            while len(self._slots) < size:
+                self._make(config)
+            found[size] = steps_per_second(self._slots, config, state)
+            if len(found) > 1 and found[size] < _WORTH * max(rate for n, rate in found.items() if n < size):
+                break
+        return found
+
+
+def steps_per_second(slots: list[Slot], config: RunConfig, state: State, seconds: float = 0.5) -> float:
+    """Of all slots together, nobody looking at what they show."""
+
+    def make(until: float) -> int:
+        n = 0
+        while not n or time.perf_counter() < until:
+            for slot in slots:
+                if not slot.has_room():
+                    slot.show()
+                n += slot.launch()
+        for slot in slots:
+            while not slot.has_shown_all():
+                slot.show()
+        return n
+
+    config = dataclasses.replace(config, steps=_ENDLESS)
+    for slot in slots:
+        slot.begin(config, 0, state)
+    make(0.0)
+    begin = time.perf_counter()
+    n = make(begin + seconds)
+    rate = n / (time.perf_counter() - begin)
+    for slot in slots:
+        slot.end()
+    return rate
+
+
+@dataclass(frozen=True)
+class _Begin:
+    config: RunConfig
+    at: int
+    tensors: bytes
+    streams: dict[str, Any]
+    window: dict[str, Any]
+
+
+class Remote:
+    """Steps that a server makes, seen in a run's worker: `sngan.train.Steps`. `data` are on the CPU.
+
+    Raises StepsLost when the server ends, and what it says of an error of its own.
+    """
+
+    def __init__(self, where: Where, config: RunConfig, data: ImageData) -> None:
+        self.run, self._where = Copy(config, data), where
+        self.program: Program | None = None  # until it has begun
+        self.memory_bytes = 0
+        self._connection: Connection | None = None
+
+    def clock(self) -> float:
+        return self.run.seconds
+
+    def begin(self, at: int) -> Iterator[int]:
+        config, state = self.run.config, self.run.whole()
+        try:
+            self._connection = Client(self._where.address, "AF_UNIX", authkey=multiprocessing.current_process().authkey)
+        except OSError as error:
+            raise self._lost() from error
+        tensors = state.tensors.numpy().tobytes()
+        self.program, self.memory_bytes = self._ask(_Begin(config, at, tensors, state.streams, state.window))
+        step = at
+        while step < config.steps:
+            step, seconds, in_window, samples = self._ask("next")
+            of_rows = self._received()
+            self.run.show(Shown(step, seconds, in_window, of_rows, self._received() if samples else None))
+            yield step
+
+    def _ask(self, question: Any) -> Any:
+        assert self._connection
+        try:
+            self._connection.send(question)
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _received(self) -> torch.Tensor:
+        assert self._connection
+        try:
+            return torch.frombuffer(bytearray(self._connection.recv_bytes()), dtype=torch.uint8)
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+
+    def _lost(self) -> StepsLost:
+        return StepsLost(f"the process that made its steps on {self._where.device} ended")
+
+    def settle(self) -> None:
+        self.run.settle(self._ask("state"))
+
+    def end(self) -> None:
+        if self._connection:
+            self._connection.close()
