@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from experiments.run import execute
 from sngan import data
 from sngan.config import InputError
-from sngan.data import Batches, ImageData, load, normalized
+from sngan.data import load, normalized
 
 
 def test_digits_are_scikit_learns_enlarged_bilinearly() -> None:
@@ -27,30 +27,6 @@ def test_digits_are_scikit_learns_enlarged_bilinearly() -> None:
 def test_normalized_covers_minus_one_to_one() -> None:
     pixels = torch.tensor([0, 127, 255], dtype=torch.uint8)
     assert normalized(pixels, torch.float64).tolist() == pytest.approx([-1, 127 / 127.5 - 1, 1])
-
-
-def _numbered(n: int) -> ImageData:
-    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 1, 28, 28)
-    return ImageData("numbered", images, torch.zeros(n), "")
-
-
-def test_every_image_once_an_epoch_and_batches_always_full() -> None:
-    batches = Batches(_numbered(50), 16, seed=3, dtype=torch.float64)
-    drawn = np.concatenate([batches.indices() for _ in range(25)])  # 8 epochs
-    assert [sorted(drawn[i : i + 50]) for i in range(0, 400, 50)] == [list(range(50))] * 8
-    assert not np.array_equal(drawn[:50], drawn[50:100])
-
-
-def test_a_batch_is_what_its_indices_say() -> None:
-    first, second = (Batches(_numbered(50), 8, seed=3, dtype=torch.float64) for _ in range(2))
-    for _ in range(10):
-        pixels = (next(first)[:, 0, 0, 0] + 1) * 127.5
-        assert pixels.round().long().tolist() == second.indices().tolist()
-
-
-def test_too_large_a_batch_is_refused() -> None:
-    with pytest.raises(InputError, match="larger than numbered's 50 images"):
-        Batches(_numbered(50), 51, seed=0, dtype=torch.float32)
 
 
 def write_idx(folder: Path, n: int = 60, classes: int = 10) -> np.ndarray:

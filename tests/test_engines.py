@@ -21,8 +21,8 @@ from sngan.config import RunConfig
 
 _SLOW = pytest.mark.slow
 _CLUSTER = pytest.mark.cluster
-ENGINES = [pytest.param(engine, marks=_SLOW) for engine in ("local", "ray")]
-LONG = [pytest.param("local", marks=_SLOW), pytest.param("ray", marks=_CLUSTER)]
+ENGINES = [pytest.param(engine, marks=_SLOW) for engine in ("local", "packed", "ray")]
+LONG = [*(pytest.param(engine, marks=_SLOW) for engine in ("local", "packed")), pytest.param("ray", marks=_CLUSTER)]
 
 
 class Launch:

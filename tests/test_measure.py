@@ -17,7 +17,7 @@ from sngan.config import RunConfig
 from sngan.data import load
 from sngan.measure import Instruments, non_finite
 from sngan.spectral import raw_weight
-from sngan.state import build
+from sngan.state import Run, build
 
 
 def test_rows_and_their_parts_add_up() -> None:
@@ -158,13 +158,15 @@ def test_rows_with_every_instrument_come_at_their_cadence() -> None:
 
 
 def test_non_finite_weights_are_found_and_named() -> None:
-    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    assert non_finite({"loss/d": 0.5}, None, network) == ""
-    network[1].bias.data[0] = torch.inf
-    assert non_finite({"loss/d": 0.5}, None, network) == "Sequential 1.bias"
-    assert non_finite({"loss/d": 0.5, "loss/g": float("nan")}, None, network) == "loss/g"
-    assert non_finite({"penalty_ratio/conv1": float("inf")}, None) == ""  # an instrument's, not the training's
-    assert non_finite({}, torch.tensor([0.0, torch.nan])) == "samples"
+    run = Run(small(), load("digits"))
+    assert non_finite({"loss/d": 0.5}, None, run.magnitudes()) == ""
+    for value in (torch.inf, torch.nan):
+        run.D.get_parameter("conv2.bias").data[0] = value
+        run.look()
+        assert non_finite({"loss/d": 0.5}, None, run.magnitudes()) == "Discriminator conv2.bias"
+    assert non_finite({"loss/d": 0.5, "loss/g": float("nan")}, None, run.magnitudes()) == "loss/g"
+    assert non_finite({"penalty_ratio/conv1": float("inf")}, None, {}) == ""  # an instrument's, not the training's
+    assert non_finite({}, torch.tensor([0.0, torch.nan]), {}) == "samples"
 
 
 def test_a_bound_is_recorded_only_if_everything_in_d_is_known_to_it() -> None:

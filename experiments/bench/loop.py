@@ -190,7 +190,11 @@ def _instrument_seconds(config: RunConfig, data: ImageData, rounds: int) -> dict
     """Seconds of what is done beside training: at every step, every row, every `instrument_every`, every evaluation."""
     device = data.images.device
     G, D, constraint = build(config, device)
-    instruments, window, evaluation = Instruments(config, G, D, constraint, data), Window(), Evaluation(config, data)
+    instruments, window, evaluation = (
+        Instruments(config, G, D, constraint, data),
+        Window(config, device),
+        Evaluation(config, data),
+    )
     loss = G(torch.randn(config.batch_size, config.z_dim, device=device)).mean() + D(instruments.samples()).mean()
     loss.backward()
     logits = torch.randn(config.batch_size, device=device)
@@ -198,9 +202,11 @@ def _instrument_seconds(config: RunConfig, data: ImageData, rounds: int) -> dict
     def means() -> None:
         window.add_d(D, (loss, loss, loss, loss, loss), logits, logits)
         window.add_g(G, loss)
+        window.clear()
 
     means()
-    full_row = instruments.row(0, window.means(config)) | {"time/step_seconds": 0.1, "time/images_per_second": 100.0}
+    window.steps = 1
+    full_row = instruments.row(0, window.means()) | {"time/step_seconds": 0.1, "time/images_per_second": 100.0}
     with TemporaryDirectory() as folder:
         record = Record(Path(folder) / config.run_id)
         record.samples_path.mkdir(parents=True)
