@@ -142,7 +142,7 @@ class Slot:
         with self._streamed():
             self._run = Run(config, data, block=_DRAWN)
             self._kept = deque(_Kept(self._run) for _ in range(AHEAD + 1))
-            self._step, self.program = self._prepared(graphs, why)
+            self._step, self.program = prepared(self._run, self._stream, graphs, why)
         self.memory_bytes = torch.cuda.max_memory_allocated(self._device) - before if cuda else 0
         self._waiting: deque[_Kept] = deque()  # those that were not shown yet
         self._shown: _Kept | None = None  # the last that was
@@ -153,22 +153,6 @@ class Slot:
     def _wait(self) -> None:
         if self._stream:
             self._stream.synchronize()
-
-    def _make_step(self) -> None:
-        with self._run.products():
-            update(self._run)
-
-    def _prepared(self, graphs: bool, why: str) -> tuple[Callable[[], None], Program]:
-        """The step, captured if that can be."""
-        if not self._stream:
-            return self._make_step, Program("eager", why)
-        if not graphs:
-            return self._make_step, Program("eager", why or "graphs are switched off")
-        try:
-            return captured(self._run, self._make_step, self._stream), Program("graph")
-        except RuntimeError as error:
-            torch.cuda.synchronize(self._device)  # raises if nothing more can be done in this process
-            return self._make_step, Program("eager", " ".join(f"capture failed: {error}".split())[:300])
 
     def begin(self, config: RunConfig, at: int, state: State) -> None:
         """A run from step `at` on, with the state that `Copy.whole` gives."""
@@ -237,6 +221,22 @@ class Slot:
     def end(self) -> None:
         """Nobody looks at the run any more."""
         self.config = None
+
+
+def prepared(run: Run, stream: torch.cuda.Stream | None, graphs: bool, why: str) -> tuple[Callable[[], None], Program]:
+    """The run's step, captured if there is a stream and that can be, else as it is written."""
+
+    def step() -> None:
+        with run.products():
+            update(run)
+
+    if not stream or not graphs:
+        return step, Program("eager", why)
+    try:
+        return captured(run, step, stream), Program("graph")
+    except RuntimeError as error:
+        torch.cuda.synchronize(run.device)  # raises if nothing more can be done in this process
+        return step, Program("eager", " ".join(f"capture failed: {error}".split())[:300])
 
 
 def captured(run: Run, step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:

@@ -55,7 +55,9 @@ class Run:
 
     def look(self) -> None:
         """Take down what rows are made of beside the tensors that stay: D's gradients, and every magnitude."""
-        torch._foreach_copy_(self._gradients, [p.grad for p in self.D.parameters() if p.grad is not None])  # type: ignore[attr-defined]
+        for gradient, parameter in zip(self._gradients, self.D.parameters(), strict=True):
+            if parameter.grad is not None:
+                gradient.copy_(parameter.grad)
         self._magnitudes.copy_(magnitudes(self.G, self.D))
 
     def magnitudes(self) -> dict[str, float]:
