@@ -41,7 +41,7 @@ class Feed:
         n_images, device = len(data.images), data.images.device
         if config.batch_size > n_images:
             raise InputError(f"batch_size {config.batch_size} is larger than {data.name}'s {n_images} images")
-        self._images, self._dtype = data.images, dtype
+        self.images, self._dtype = data.images, dtype
         latents = (config.batch_size, config.z_dim)
         self._sources: dict[str, Source] = {
             "data": Order(n_images, config.batch_size, numpy_generator(config.seed, "data")),
@@ -71,7 +71,7 @@ class Feed:
 
     def real(self) -> Tensor:
         """(N, C, side, side), of the discriminator's update whose turn it is."""
-        return normalized(self._images[self._at(self._here["data"], self._at_d)], self._dtype)
+        return normalized(self.images[self._at(self._here["data"], self._at_d)], self._dtype)
 
     def z_d(self) -> Tensor:
         """(N, z_dim), of the discriminator's update whose turn it is."""

@@ -23,10 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.account import step_flop
 from experiments.bench.notebook import notebook_steps
+from experiments.bench.packed import floor_seconds, memory_rate, packed_ratios, packed_steps
 from experiments.bench.throughput import further_runs, sweep_throughput
 from experiments.images import grid_png
 from experiments.machine import cores, device_name, keep_memory, resolve_device
 from experiments.record import Record, State, to_json
+from experiments.run import execute
 from experiments.tracking.client import is_installed
 from experiments.tracking.tracker import Tracker
 from sngan.arms import ARMS
@@ -43,6 +45,7 @@ _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
 _PRECISIONS = {"bfloat16": "dcgan, bfloat16", "tf32": "dcgan, tf32"}
 _FURTHER = "a further run of one step and one evaluation"  # start and end: less those
+_WHOLE = "a run of sn_dcgan with evaluations and record"  # on a CPU: what its parts add up to
 _SIZES = {
     **{f"dcgan, batch {n}": {"batch_size": n} for n in (16, 64, 256)},
     **{f"dcgan, G width {n}": {"g_width": n} for n in (32, 128)},
@@ -87,16 +90,23 @@ def bench(
     rows |= _measure({name: _steps_of(config, data) for name, config in sizes.items()}, seconds / 3, rounds)
     instruments = _instrument_seconds(configs["sn_dcgan"], data, rounds)
     rows |= {name: _spread("seconds", values) for name, values in instruments.items()}
+    packed = packed_steps(configs["dcgan"], data, seconds / 3, rounds)
+    rows |= {name: _spread("step_seconds", values) for name, values in packed.items()}
     rows[_FURTHER] = _spread("seconds", further_runs(replace(configs["sn_dcgan"], device=device)))
     rates = {name: max(rate, rates[name]) for name, rate in matmul_rates(where).items()}  # the machine is shared
     if where.type == "cpu":
         rows |= _sweeps(configs["dcgan"], rows, seconds / 24, max(1, rounds // 2))
+    rows[_WHOLE] = _spread("seconds", [_whole_run(configs["sn_dcgan"], rows, where)])
+    memory = memory_rate(where)
+    floors = floor_seconds(configs["dcgan"], data, rates, memory)
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(where) | {"matmul_flops": rates},
+        "machine": _machine(where) | {"matmul_flops": rates, "memory_bytes_per_second": memory},
+        "floor_seconds": floors,
         "work": {"dataset": dataset, "batch_size": batch_size, "precision": "float32 if no other is named"},
         "rows": rows,
-        "ratios": _ratios(rows, configs["dcgan"], _flop_done(configs["dcgan"], data), rates["float32"]),
+        "ratios": _ratios(rows, configs["dcgan"], _flop_done(configs["dcgan"], data), rates["float32"])
+        | packed_ratios(rows, rows[_NOTEBOOK]["step_seconds"], floors),
     }
     if out.suffix != ".json":
         out = out / f"{where.type}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}.json"
@@ -249,6 +259,23 @@ def _repeat(action: Callable[[], Any]) -> Callable[[int], None]:
     return repeated
 
 
+def _costs(rows: dict[str, dict[str, Any]], config: RunConfig) -> dict[str, float]:
+    """Seconds per step of what is done beside training."""
+    every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
+             _WANDB: config.log_every, _EVALUATION: config.steps / len(config.evaluation_steps())}  # fmt: skip
+    return {name: rows[name]["seconds"] / n for name, n in every.items() if name in rows}
+
+
+def _whole_run(config: RunConfig, rows: dict[str, dict[str, Any]], device: torch.device) -> float:
+    """Seconds: on CUDA of a real one; on a CPU, where it takes an hour, what its parts add up to."""
+    if device.type != "cuda":
+        return config.steps * (rows[config.arm]["step_seconds"] + sum(_costs(rows, config).values()))
+    with TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        execute(replace(config, device=str(device), wandb="disabled"), "bench", Path(folder), lambda message: None)
+        return time.perf_counter() - start
+
+
 def _flop_done(config: RunConfig, data: ImageData) -> int:
     """Floating point operations in one step's matrix products and convolutions, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
@@ -274,9 +301,7 @@ def _ratios(rows: dict[str, dict[str, float]], config: RunConfig, flop_done: int
         ratios[f"share of the float32 matrix rate, {name}"] = step_flop(config) / pace / rate
         ratios[f"share of the float32 matrix rate, {name}, operations done"] = flop_done / pace / rate
     ratios |= {f"{arm} / plain": step[arm] / step["plain"] for arm in ARMS if arm != "plain"}
-    every = {_MEANS: 1, _SIGMAS: config.log_every, _OPERATORS: config.instrument_every, _RECORD: config.log_every,
-             _WANDB: config.log_every, _EVALUATION: config.steps / len(config.evaluation_steps())}  # fmt: skip
-    costs = {name: rows[name]["seconds"] / n for name, n in every.items() if name in rows}  # seconds per step
+    costs = _costs(rows, config)
     shares = {name: cost / (step["sn_dcgan"] + sum(costs.values())) for name, cost in costs.items()}
     evaluation = shares.pop(_EVALUATION)
     ratios |= {f"cost of {name.rpartition(',')[0]}": share for name, share in shares.items()}

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench.loop import matmul_rates
 from experiments.display import Display
-from experiments.engines.local import LocalEngine
+from experiments.engines.packed import PackedEngine
+from experiments.engines.server import steps_per_second
 from experiments.engines.sweep import sweep
 from experiments.gpu import agreement
 from experiments.gpu.archive import Archives
 from experiments.gpu.processes import start, stop
 from experiments.ledger import MANIFEST, read_manifest
-from experiments.machine import cores, device_name, git_state, resolve_device
+from experiments.machine import device_name, git_state, resolve_device
 from experiments.record import RESULTS, recorded_configs, run_folders, to_json
 from experiments.run import Policy
 from experiments.signals import stop_on_signals
@@ -40,11 +41,12 @@ from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, Execution, RunConfig
 from sngan.data import load
 from sngan.files import write_atomically
+from sngan.slot import Copy, Slot
 from sngan.train import train
 
 ROOT = Path(__file__).parents[2]
 _REAL_STUDY = "mnist-core"
-_REAL = {"dataset": "mnist", "steps": 400, "arm": ["sn_dcgan", "penalty", "dcgan"]}
+_REAL = {"dataset": "mnist", "steps": 2000, "arm": ["sn_dcgan", "penalty", "dcgan"]}
 _TINY = {"dataset": "digits", "batch_size": 16, "g_width": 8, "n_fake": 50, "steps": 200, "arm": ["sn_dcgan"]}
 _BEFORE_THE_END = 13.0  # seconds in which the last runs stop
 
@@ -147,8 +149,10 @@ class Phases:
         folder = self._folder / "runs" / study.name
         archives = Archives(self._out, study.name, study.text)
         deadline = self._deadline - _BEFORE_THE_END
-        workers = self._workers or (2 if self._tiny else self._most_finish(study.configs[0], deadline - time.time()))
-        print(f"{study.name}: {len(study.configs)} runs to do, {workers} at once", flush=True)
+        workers = self._workers or (2 if self._tiny else 0)
+        print(
+            f"{study.name}: {len(study.configs)} runs to do, {workers or 'as many as is measured'} at once", flush=True
+        )
         found: dict[str, Any] = {"ok": False, "study": study.name, "to_do": len(study.configs), "workers": workers}
         found |= {"archives": archives.runs, "runs": {}}
         begin = time.time()
@@ -177,11 +181,14 @@ class Phases:
         study, execution = self._study_left(), Execution(threads=1, wandb="disabled", checkpoint_every=500)
         device = str(resolve_device(self._device.type))
         with Display(total=len(study.configs)) as display:
-            account = sweep(
-                study, self._folder / "runs" / study.name, display,
-                lambda jobs: LocalEngine(min(self._workers, jobs), [device]), execution,
-                Policy(), 1 / self._workers,
-            )  # fmt: skip
+            config = replace(study.configs[0], **asdict(execution))
+
+            def open_engine(jobs: int) -> PackedEngine:
+                engine = PackedEngine(jobs, config, [device], self._workers)
+                display.say(engine.note)
+                return engine
+
+            account = sweep(study, self._folder / "runs" / study.name, display, open_engine, execution, Policy())
         return {"ok": not account["failed"], "account": account}
 
     def _arguments(self, workers: int) -> list[str]:
@@ -189,21 +196,6 @@ class Phases:
         rehearse = ["--rehearse"] if self._tiny else []
         return ["--folder", str(self._folder), "--out", str(self._out), "--until", str(self._deadline),
                 "--workers", str(workers), *rehearse]  # fmt: skip
-
-    def _most_finish(self, config: RunConfig, seconds: float) -> int:
-        """The number of runs at once with which most runs end in so many seconds, by the pace of one alone.
-
-        On one H100 six runs at once each had 1.8 times the step time of one alone.
-        """
-        alone = _timed(replace(config, arm="sn_dcgan"), self._device, 50, nullcontext()) / 50
-        beside = 1.25  # instruments, evaluations, start
-        of_run = {n: config.steps * alone * beside * (1 + 0.17 * (n - 1)) for n in range(1, min(6, cores()) + 1)}
-        if seconds < of_run[1]:
-            print(
-                f"a run alone takes about {of_run[1]:.0f} s, and {seconds:.0f} are left: none may end in time",
-                flush=True,
-            )
-        return max(of_run, key=lambda n: n * int(seconds / of_run[n]))  # the smallest of equals
 
     def _archive(self, folder: Path, archives: Archives, found: dict[str, Any]) -> None:
         """Add the runs that ended since, and say so on the disk."""
@@ -251,8 +243,8 @@ class Phases:
     def _start_sweep(self, name: str) -> subprocess.Popen[bytes]:
         """A sweep of a few short runs into a folder of this name."""
         study, workers = self._study_file("short", self._sizes), str(len(self._sizes["arm"]))
-        where = ["--device", "cpu"] if self._tiny else ["--device", "cuda", "--per-gpu", workers]
-        command = [sys.executable, "-m", "experiments", "sweep", str(study), *where, "--workers", workers]
+        where = ["--device", self._device.type, "--engine", "packed", "--pack", workers]
+        command = [sys.executable, "-m", "experiments", "sweep", str(study), *where]
         how = ["--threads", "1", "--wandb", "disabled", "--checkpoint-every", str(self._sizes["steps"])]
         return start([*command, *how, "--runs-dir", str(self._folder / name)], self._log)
 
@@ -293,13 +285,15 @@ class Phases:
 
 
 def _profiled(config: RunConfig, device: torch.device, steps: int) -> tuple[dict[str, Any], str]:
-    """Milliseconds of a step and of its kernels, launches, the share of time without a kernel; the profiler's table."""
+    """Milliseconds of a step, as it is written and in a slot; kernels, launches, time without a kernel; a table."""
     cuda = device.type == "cuda"
+    data = load(config.dataset, config.data_dir).to(device)
+    rate = steps_per_second([slot := Slot(config, data)], config, Copy(config, data).whole())
     seconds = _timed(config, device, steps, nullcontext()) / steps
     profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
     _timed(config, device, steps, profiler)
     events = profiler.key_averages()
-    found: dict[str, Any] = {"ms_per_step": 1000 * seconds}
+    found: dict[str, Any] = {"ms_per_step": 1000 * seconds, "slot_ms_per_step": 1000 / rate, "slot": slot.program}
     if cuda:
         kernels = [e for e in events if "CUDA" in str(e.device_type) and not getattr(e, "is_user_annotation", False)]
         found["kernel_ms_per_step"] = sum(e.self_device_time_total for e in kernels) / 1000 / steps
@@ -337,7 +331,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where phases work, and write what they find")
     parser.add_argument("--out", type=Path, required=True, help="where archives of runs are written")
     parser.add_argument("--until", type=float, required=True, help="seconds of the epoch at which it has to be over")
-    parser.add_argument("--workers", type=int, default=0, help="real runs at once; 0: with which most end")
+    parser.add_argument("--workers", type=int, default=0, help="real runs at once; 0: as many as is measured")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
     arguments = parser.parse_args()
     try:
