@@ -216,7 +216,8 @@ class Sweep:
         return INTERRUPTED if account[State.INTERRUPTED] or account[State.RUNNING] else DONE
 
     def _open_engine(self, devices: list[str], todo: list[RunConfig], display: Display, jobs: int) -> Engine:
-        if self.engine == "packed" or (self.engine == "auto" and devices[0] != "cpu" and self.per_gpu == 1):
+        fits = self.engine == "auto" and self.per_gpu == 1
+        if self.engine == "packed" or (fits and (self.pack or devices[0] != "cpu")):
             from experiments.engines.packed import PackedEngine
 
             config = dataclasses.replace(todo[0], **dataclasses.asdict(self.execution))
@@ -242,8 +243,10 @@ class Sweep:
             raise InputError("--workers and --retries must be at least 0, --threads and --per-gpu at least 1")
         if self.devices and self.execution.device != "auto":
             raise InputError("give --device or --devices, not both")
-        if self.pack < 0 or (self.pack and self.engine in ("local", "ray")):
-            raise InputError("--pack must be at least 0, and is for --engine packed")
+        if not 0 <= self.pack <= 24:
+            raise InputError("--pack must be from 0 to 24: a CUDA device has no more streams of its own")
+        if self.pack and self.engine in ("local", "ray"):
+            raise InputError("--pack is for --engine packed")
         if self.pack and self.per_gpu > 1:
             raise InputError("give --pack, or --per-gpu for --engine local, not both")
         if self.engine != "ray":

@@ -150,6 +150,48 @@ def test_a_killed_or_stopped_sweep_is_continued(engine: str, number: int, tmp_pa
         assert record.metrics_path.read_bytes() == alone(config, tmp_path)
 
 
+@_SLOW
+def test_a_device_whose_process_dies_costs_no_run(tmp_path: Path) -> None:
+    """It comes again, without graphs, and its runs resume; the record says why."""
+    path = write_study(tmp_path, seed=[0, 1], steps=300)
+    records = [Record(tmp_path / "tiny" / config.run_id) for config in read(path).configs]
+    launch = Launch(path, *sweep_options("packed", tmp_path))
+    wait_for(lambda: all(len(record.rows()) > 3 for record in records))
+    os.kill(makes_steps(launch.pids()), signal.SIGKILL)
+    code, output = launch.end()
+    assert code == 0, output
+    assert "the process that made its steps on cpu ended" in output
+    for config, record in zip(read(path).configs, records, strict=True):
+        assert record.metrics_path.read_bytes() == alone(config, tmp_path)
+        first, second = record.status()["attempts"]
+        assert first["program"] == second["program"] == "eager"
+        assert (first.get("program_why"), second["program_why"]) == (None, "the process before ended with exit code -9")
+        assert second["exact"]
+    wait_for(lambda: not launch.pids(), 30)
+
+
+def makes_steps(pids: list[int]) -> int:
+    """The process to which the workers of a packed sweep come: it listens on a socket in the file system (Linux)."""
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    inodes = {line.split()[6] for line in lines if line.endswith("/steps") and line.split()[3] == "00010000"}
+    (pid,) = {pid for pid in pids for file in Path(f"/proc/{pid}/fd").glob("*")
+              if file.is_symlink() and os.readlink(file).removeprefix("socket:[").rstrip("]") in inodes}  # fmt: skip
+    return pid
+
+
+def test_more_slots_than_a_device_has_streams_are_refused(command: Callable, tmp_path: Path) -> None:
+    path, options = write_study(tmp_path), ("--wandb", "disabled", "--runs-dir", tmp_path)
+    for wrong, message in (
+        (("--engine", "packed", "--pack", 25), "--pack must be from 0 to 24"),
+        (("--pack", -1), "--pack must be from 0 to 24"),
+        (("--engine", "local", "--pack", 2), "--pack is for --engine packed"),
+        (("--pack", 2, "--per-gpu", 2), "give --pack, or --per-gpu for --engine local, not both"),
+    ):
+        code, _, errors = command("sweep", path, *wrong, *options)
+        assert (code, message in errors) == (2, True), errors
+    assert not (tmp_path / "tiny").exists()
+
+
 def listening(pids: list[int]) -> set[str]:
     """Addresses on which these processes accept connections over TCP (Linux)."""
     inodes = set()

@@ -93,7 +93,7 @@ SPANNING = {  # tests of what several modules do together
     *("engines", "examples", "foreign", "gpu", "hostile", "planted", "project", "resume", "wandb_server")
 }
 TESTED_TOGETHER = {  # modules whose tests are in one of those, or in the named file
-    **dict.fromkeys(("engine", "local", "on_ray"), "engines"), "checkpoint": "resume",
+    **dict.fromkeys(("engine", "local", "on_ray", "packed", "server"), "engines"), "checkpoint": "resume",
     "phases": "check", "messages": "display",
 }  # fmt: skip
 

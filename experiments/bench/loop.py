@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.account import step_flop
 from experiments.bench.notebook import notebook_steps
-from experiments.bench.packed import floor_seconds, memory_rate, packed_ratios, packed_steps
+from experiments.bench.slots import floor_seconds, memory_rate, packed_ratios, packed_steps
 from experiments.bench.throughput import further_runs, sweep_throughput
 from experiments.images import grid_png
 from experiments.machine import cores, device_name, keep_memory, resolve_device

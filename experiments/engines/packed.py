@@ -6,7 +6,7 @@ import dataclasses
 
 from experiments.engines.engine import Event, Job
 from experiments.engines.local import LocalEngine
-from experiments.engines.server import MOST, Server, Where
+from experiments.engines.server import MOST, Server, StepsLost, Where
 from experiments.machine import cores
 from sngan.config import InputError, RunConfig
 
@@ -24,39 +24,54 @@ class PackedEngine:
     retries_dead_workers = False
 
     def __init__(self, jobs: int, config: RunConfig, devices: list[str], pack: int = 0, workers: int = 0) -> None:
-        if pack > MOST:
-            raise InputError(f"--pack must be at most {MOST}: a CUDA device has no more streams of its own")
-        self._threads = config.threads
+        self._threads, self._where = config.threads, {}
         self._servers = {device: Server(device, config.threads) for device in devices}
         try:
-            self._where = {device: server.wait() for device, server in self._servers.items()}
             most = -(-min(jobs, workers or jobs) // len(devices))
             self.note, pack = self._chosen(config, pack, most)
+            self._where |= {device: server.wait() for device, server in self._servers.items()}
             at_once = min(jobs, workers or jobs, pack * len(devices))
             self._local = LocalEngine(at_once, devices, self._place)
+        except StepsLost as lost:
+            self._stop_servers()
+            raise InputError(
+                f"{lost}, so no steps can be made there: its output says why; try --engine local"
+            ) from lost
         except BaseException:
             self._stop_servers()
             raise
 
     def _chosen(self, config: RunConfig, pack: int, most: int) -> tuple[str, int]:
         """What to say of the number of slots, and the number."""
-        device, server = next(iter(self._servers.items()))
+        device = next(iter(self._servers))
         if pack or device == "cpu":
             return "", min(pack or cores(), MOST)
-        rates = server.measure(dataclasses.replace(config, device=device), min(most, MOST, 2 * cores()))
+        question = dataclasses.replace(config, device=device), min(most, MOST, 2 * cores())
+        try:
+            rates = self._servers[device].measure(*question)
+        except StepsLost:  # a capture that could not be undone
+            self._replace(device)
+            rates = self._servers[device].measure(*question)
         best = max(rates, key=lambda n: rates[n])
         told = ", ".join(f"{n}: {rate:,.0f}" for n, rate in rates.items())
         return f"{best} runs at once on {device}; steps per second by their number: {told}", best
 
     def _place(self, device: str) -> Where:
         """Where a worker's next run has its steps made."""
-        server = self._servers[device]
-        if not server.process.is_alive():
-            why = f"the process before ended with exit code {server.process.exitcode}"
-            server.stop(0)
-            self._servers[device] = server = Server(device, self._threads, graphs=False, why=why)
-            self._where[device] = server.wait()
+        if not self._servers[device].process.is_alive():
+            self._replace(device)
+            try:
+                self._where[device] = self._servers[device].wait()
+            except StepsLost as lost:
+                raise InputError(f"{lost} once more: its output says why; try --engine local") from lost
         return self._where[device]
+
+    def _replace(self, device: str) -> None:
+        """Another process, which captures nothing, in place of one that ended."""
+        ended = self._servers[device]
+        why = f"the process before ended with exit code {ended.process.exitcode}"
+        ended.stop(0)
+        self._servers[device] = Server(device, self._threads, graphs=False, why=why)
 
     def has_capacity(self) -> bool:
         return self._local.has_capacity()

@@ -64,17 +64,16 @@ class Server:
         self._address, self._device = address, device
 
     def wait(self) -> Where:
-        """Raises StepsLost if it does not start."""
+        """Until it can be used. Raises StepsLost if it does not start."""
         return Where(self._address, self._device, self._ask(None))
 
     def measure(self, config: RunConfig, most: int) -> dict[int, float]:
-        """Number of slots -> steps per second of all together, for runs like this one."""
+        """Number of slots -> steps per second of all together, for runs like this one. Raises StepsLost if it ends."""
         return self._ask((config, most))
 
     def _ask(self, question: Any) -> Any:
         try:
-            if question:
-                self._control.send(question)
+            self._control.send(question)
             answer = self._control.recv()
         except (EOFError, OSError) as error:
             self.process.join(1)
@@ -124,7 +123,6 @@ class _Serving:
 
     def run(self) -> None:
         threading.Thread(target=self._accept, daemon=True).start()
-        self._control.send(device_name(self._device))
         while not (self._is_over() and not self._workers) and time.monotonic() < self._ends_at:
             with suppress(Empty):
                 while True:
@@ -171,7 +169,7 @@ class _Serving:
             return
         try:
             if connection is self._control:
-                connection.send(self._measure(*question))
+                connection.send(self._measure(*question) if question else device_name(self._device))
             elif isinstance(question, _Begin):
                 self._begin(connection, question)
             elif question == "next":
