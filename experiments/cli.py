@@ -123,7 +123,7 @@ class Sweep:
 
     study: Positional[_Study]
     choice: _Choice = Choice()
-    workers: Annotated[int, arg(help="runs at once; 0: one per core, or --per-gpu or --pack per CUDA device")] = 0
+    workers: Annotated[int, arg(help="runs at once; 0: one per core, or --pack, or --per-gpu, per CUDA device")] = 0
     engine: Annotated[
         Literal["auto", "local", "packed", "ray"],
         arg(
