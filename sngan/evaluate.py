@@ -84,7 +84,7 @@ class Evaluation:
         Beside them `class_counts`: how many samples the yardstick takes for each class, absent if they are not
         finite. Nothing of G is moved; afterwards it is in train mode. Of a G on another device a copy is judged.
         """
-        if next(G.parameters()).device != self.latents.device:
+        if next(G.parameters(), self.latents).device != self.latents.device:
             G = copy.deepcopy(G).to(self.latents.device)
         with evaluating(G):
             parts = [judge(self._yardstick, G(z)) for z in self.latents.split(_BATCH)]
