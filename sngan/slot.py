@@ -234,6 +234,8 @@ def prepared(run: Run, stream: torch.cuda.Stream | None, graphs: bool, why: str)
         return step, Program("eager", why)
     try:
         return captured(run, step, stream), Program("graph")
+    except torch.OutOfMemoryError:  # a step as it is written would need no less
+        raise
     except RuntimeError as error:
         torch.cuda.synchronize(run.device)  # raises if nothing more can be done in this process
         return step, Program("eager", " ".join(f"capture failed: {error}".split())[:300])

@@ -241,8 +241,13 @@ class _Serving:
         found: dict[int, float] = {}
         state = Copy(config, self._images(config)).whole()
         for size in [size for size in SIZES if size <= most]:
-            while len(self._slots) < size:
-                self._make(config)
+            try:
+                while len(self._slots) < size:
+                    self._make(config)
+            except torch.OutOfMemoryError:
+                if not found:
+                    raise
+                break
             found[size] = steps_per_second(self._slots, config, state)
             if len(found) > 1 and found[size] < _WORTH * max(rate for n, rate in found.items() if n < size):
                 break
