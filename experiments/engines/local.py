@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -122,14 +123,11 @@ def _work(connection: Connection) -> None:
         except OSError as error:
             raise KeyboardInterrupt("the sweep is gone") from error  # not a failure of the run
 
-    with stop_on_signals():
+    with suppress(EOFError, KeyboardInterrupt), stop_on_signals():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         threading.Thread(target=_follow_parent, daemon=True).start()
-        try:
-            while True:
-                send(train_job(connection.recv(), send))
-        except (EOFError, KeyboardInterrupt):
-            pass
+        while True:
+            send(train_job(connection.recv(), send))
 
 
 def _follow_parent() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import tempfile
 import threading
@@ -33,6 +35,15 @@ _ENDLESS = 1_000_000  # steps of a run that is only timed
 _LAST_SECONDS = 12.0  # in which workers that were told to stop fetch their states
 
 
+def _send(connection: Connection, message: Any) -> None:
+    """As one piece: `connection.send` would pass on tensors as files of shared memory."""
+    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def _receive(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())
+
+
 class StepsLost(Exception):
     """The process that made a run's steps ended: the run resumes from its last checkpoint."""
 
@@ -53,8 +64,9 @@ class Server:
     """
 
     def __init__(self, device: str, threads: int, graphs: bool = True, why: str = "") -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="sngan-")
-        address = str(Path(self._folder.name) / "steps")
+        # a socket's path has at most 107 characters
+        short = len(tempfile.gettempdir()) < 80
+        address = str(Path(tempfile.mkdtemp(prefix="sngan-", dir=None if short else "/tmp")) / "steps")
         context = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
         arguments = (address, device, threads, graphs, why, theirs)
@@ -73,8 +85,8 @@ class Server:
 
     def _ask(self, question: Any) -> Any:
         try:
-            self._control.send(question)
-            answer = self._control.recv()
+            _send(self._control, question)
+            answer = _receive(self._control)
         except (EOFError, OSError) as error:
             self.process.join(1)
             raise StepsLost(f"the process for {self._device} ended (exit code {self.process.exitcode})") from error
@@ -88,7 +100,7 @@ class Server:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        self._folder.cleanup()
+        shutil.rmtree(Path(self._address).parent, ignore_errors=True)
 
 
 def _serve(address: str, device: str, threads: int, graphs: bool, why: str, control: Connection) -> None:
@@ -98,13 +110,11 @@ def _serve(address: str, device: str, threads: int, graphs: bool, why: str, cont
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that do not wait for each other
     keep_memory()
     torch.set_num_threads(threads)
-    _Serving(
-        Listener(address, "AF_UNIX", backlog=64, authkey=multiprocessing.current_process().authkey),
-        torch.device(device),
-        graphs,
-        why,
-        control,
-    ).run()
+    try:
+        listener = Listener(address, "AF_UNIX", backlog=64, authkey=multiprocessing.current_process().authkey)
+        _Serving(listener, torch.device(device), graphs, why, control).run()
+    finally:
+        shutil.rmtree(Path(address).parent, ignore_errors=True)  # whoever started it may be gone
 
 
 class _Serving:
@@ -163,13 +173,13 @@ class _Serving:
 
     def _hear(self, connection: Connection) -> None:
         try:
-            question = connection.recv()
+            question = _receive(connection)
         except (EOFError, OSError):
             self._leave(connection)
             return
         try:
             if connection is self._control:
-                connection.send(self._measure(*question) if question else device_name(self._device))
+                _send(connection, self._measure(*question) if question else device_name(self._device))
             elif isinstance(question, _Begin):
                 self._begin(connection, question)
             elif question == "next":
@@ -177,13 +187,13 @@ class _Serving:
             else:
                 slot = self._workers[connection]
                 assert slot
-                connection.send(slot.state())
+                _send(connection, slot.state())
         except OSError:
             self._leave(connection)
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            connection.send(error)
+            _send(connection, error)
 
     def _leave(self, connection: Connection) -> None:
         connection.close()
@@ -207,10 +217,10 @@ class _Serving:
 
     def _show(self, connection: Connection, slot: Slot) -> None:
         if error := self._errors.get(slot):
-            connection.send(error)
+            _send(connection, error)
             return
         shown = slot.show()
-        connection.send((shown.step, shown.seconds, shown.in_window, shown.of_samples is not None))
+        _send(connection, (shown.step, shown.seconds, shown.in_window, shown.of_samples is not None))
         for part in (shown.of_rows, shown.of_samples):
             if part is not None:
                 connection.send_bytes(part.numpy())  # type: ignore[arg-type]
@@ -221,7 +231,7 @@ class _Serving:
         tensors = torch.frombuffer(bytearray(question.tensors), dtype=torch.uint8)
         slot.begin(config, question.at, State(tensors, question.streams, question.window))
         self._workers[connection] = slot
-        connection.send((slot.program, slot.memory_bytes))
+        _send(connection, (slot.program, slot.memory_bytes))
 
     def _make(self, config: RunConfig) -> Slot:
         if len(self._slots) >= MOST and (idle := next((slot for slot in self._slots if not slot.config), None)):
@@ -323,8 +333,8 @@ class Remote:
     def _ask(self, question: Any) -> Any:
         assert self._connection
         try:
-            self._connection.send(question)
-            answer = self._connection.recv()
+            _send(self._connection, question)
+            answer = _receive(self._connection)
         except (EOFError, OSError) as error:
             raise self._lost() from error
         if isinstance(answer, Exception):
