@@ -110,10 +110,11 @@ def _serve(address: str, device: str, threads: int, graphs: bool, why: str, cont
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that do not wait for each other
     keep_memory()
     torch.set_num_threads(threads)
+    listener = Listener(address, "AF_UNIX", backlog=64, authkey=multiprocessing.current_process().authkey)
     try:
-        listener = Listener(address, "AF_UNIX", backlog=64, authkey=multiprocessing.current_process().authkey)
         _Serving(listener, torch.device(device), graphs, why, control).run()
     finally:
+        listener.close()
         shutil.rmtree(Path(address).parent, ignore_errors=True)  # whoever started it may be gone
 
 
@@ -167,7 +168,7 @@ class _Serving:
         return over
 
     def _accept(self) -> None:
-        while True:
+        while Path(self._listener.address).exists():  # type: ignore[arg-type]
             with suppress(OSError, EOFError, multiprocessing.AuthenticationError):
                 self._new.put(self._listener.accept())
 
