@@ -30,7 +30,7 @@ from sngan.slot import Copy, Program, Shown, Slot, State, key
 MOST = 24  # slots of a device: CUDA has 32 streams, and what further ones were named would be shared
 SIZES = (1, 2, 4, 8, 12, 18, 24)  # numbers of slots that are tried
 _WORTH = 1.1  # more slots must make so much more steps per second
-_IDLE_SECONDS = 0.05
+_POLL_SECONDS, _IDLE_SECONDS = 0.0002, 0.05  # while somebody waits for the device, and while nobody does
 _ENDLESS = 1_000_000  # steps of a run that is only timed
 _LAST_SECONDS = 12.0  # in which workers that were told to stop fetch their states
 
@@ -42,6 +42,13 @@ def _send(connection: Connection, message: Any) -> None:
 
 def _receive(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # of a library, with more arguments than it keeps
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class StepsLost(Exception):
@@ -71,7 +78,10 @@ class Server:
         self._control, theirs = context.Pipe()
         arguments = (address, device, threads, graphs, why, theirs)
         self.process: SpawnProcess = context.Process(target=_serve, args=arguments, daemon=True)
+        # Ctrl-C reaches the whole process group, and it may still be importing
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self._address, self._device = address, device
 
@@ -144,9 +154,9 @@ class _Serving:
                 moved = True
                 self._answer()
             self._answer()
-            busy = moved or any(slot.config for slot in self._slots)
             sources = [*self._workers, *([] if self._control.closed else [self._control])]
-            for connection in wait(sources, timeout=0 if moved else 0.0002 if busy else _IDLE_SECONDS):
+            seconds = 0 if moved else _POLL_SECONDS if self._asking else _IDLE_SECONDS
+            for connection in wait(sources, seconds):
                 self._hear(connection)  # type: ignore[arg-type]
 
     def _launch(self, slot: Slot) -> None:
@@ -194,7 +204,7 @@ class _Serving:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            _send(connection, error)
+            _send(connection, _sendable(error))
 
     def _leave(self, connection: Connection) -> None:
         connection.close()
@@ -218,7 +228,7 @@ class _Serving:
 
     def _show(self, connection: Connection, slot: Slot) -> None:
         if error := self._errors.get(slot):
-            _send(connection, error)
+            _send(connection, _sendable(error))
             return
         shown = slot.show()
         _send(connection, (shown.step, shown.seconds, shown.in_window, shown.of_samples is not None))
