@@ -124,7 +124,7 @@ class Instruments:
 
     def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, constraint: Constraint, data: ImageData) -> None:
         self._config, self._G, self._D, self._constraint = config, G, D, constraint
-        device = next(G.parameters()).device  # that of the data, or a CPU, where there is a copy of another's networks
+        device = next(G.parameters()).device  # the data's, or a CPU for a copy of networks
         self._layers = dict(weight_layers(D))
         self._probe = None
         if not any(key.startswith("sigma_estimate/") for key in constraint.readings()):

@@ -81,7 +81,7 @@ class Steps(Protocol):
         ...
 
     def begin(self, at: int) -> Iterator[int]:
-        """Goes on from step `at`, with the state that `run` has: every step that can be looked at, when it can be."""
+        """From step `at` and the state that `run` has: each step that can be looked at, as soon as it can be."""
         ...
 
     def settle(self) -> None:
