@@ -52,7 +52,9 @@ class Feed:
         self._size = max(1, min(block, _MOST_BYTES // step_bytes))
         cuda = device.type == "cuda"
         self._hosts = [self._block("cpu", pinned=cuda) for _ in range(2 if self._size > 1 else 1)]
-        self._copied = [torch.cuda.Event() if cuda else None for _ in self._hosts]  # the host's block may be filled again
+        self._copied = [
+            torch.cuda.Event() if cuda else None for _ in self._hosts
+        ]  # the host's block may be filled again
         self._here = self._block(device) if self._size > 1 or device.type != "cpu" else self._hosts[0]
         self._at_d, self._at_g = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.made = self._drawn = self._left = 0  # steps since the state that was loaded; drawn for; not made yet
