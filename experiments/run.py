@@ -28,7 +28,7 @@ from sngan.data import ImageData, load, normalized
 from sngan.evaluate import Evaluation
 from sngan.measure import N_SAMPLES
 from sngan.precision import check_precision
-from sngan.slot import Ahead, Program
+from sngan.slot import Ahead
 from sngan.train import Outcome, train
 from sngan.yardstick import load_yardstick
 
@@ -177,6 +177,7 @@ class _Attempt:
             "wandb": mode,
             "device_name": self._where.device_name if self._where else device_name(device),
             "evaluated_on": device.type,
+            "program": None if self._where or device.type == "cuda" else "eager",  # None: until its steps begin
             "torch": torch.__version__,
             "exact": True,
             "resumed_from": self._resume["step"] if self._resume else 0,
@@ -245,10 +246,10 @@ class _Attempt:
         self._attempt["evaluation_seconds"] += row.get("time/evaluation_seconds", 0.0)
         if samples is not None:
             images["samples"] = self._record.write_sample(self._record.sample_path(row["step"]).name, grid_png(samples))
-        self._note_program()
         if self._real:
             images["real"], self._real = self._real, None
         self._record.append(row)
+        self._note_program()
         assert self._tracker
         self._tracker.log(row, images)
         if (now := time.perf_counter()) - self._progress_time > 0.2 or row["step"] == self._config.steps:
@@ -258,7 +259,7 @@ class _Attempt:
 
     def _note_program(self) -> None:
         """What makes the steps: `graph` or `eager`, and why."""
-        program = self._steps.program if self._steps else Program("eager")
+        program = self._steps.program if self._steps else None
         if program and self._attempt.get("program") != program.kind:
             self._attempt |= {"program": program.kind, **({"program_why": program.why} if program.why else {})}
             self._record.write_status(self._status)
