@@ -247,8 +247,8 @@ class Sweep:
             raise InputError("--pack must be from 0 to 24: a CUDA device has no more streams of its own")
         if self.pack and self.engine in ("local", "ray"):
             raise InputError("--pack is for --engine packed")
-        if self.pack and self.per_gpu > 1:
-            raise InputError("give --pack, or --per-gpu for --engine local, not both")
+        if self.per_gpu > 1 and (self.pack or self.engine == "packed"):
+            raise InputError("give --pack for --engine packed, or --per-gpu for --engine local, not both")
         if self.engine != "ray":
             if self.address:
                 raise InputError("--address is that of a Ray cluster: it needs --engine ray")

@@ -67,6 +67,12 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def prepare_cuda() -> None:
+    """Before CUDA starts in this process: cuBLAS that gives the same bits twice, and streams that do not wait."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+
+
 def limit_memory(device: str, fraction: float) -> None:
     """Let this process have at most this part of a CUDA device's memory: runs that share it do not starve each other.
 

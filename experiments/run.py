@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 import traceback
 from dataclasses import dataclass
@@ -18,7 +17,15 @@ from experiments import checkpoint, signals
 from experiments.advice import explain, nothing_can_be_written
 from experiments.engines.server import Remote, StepsLost, Where
 from experiments.images import grid_png
-from experiments.machine import device_name, git_state, git_tag, keep_memory, peak_memory_bytes, resolve_device
+from experiments.machine import (
+    device_name,
+    git_state,
+    git_tag,
+    keep_memory,
+    peak_memory_bytes,
+    prepare_cuda,
+    resolve_device,
+)
 from experiments.messages import Ended, Progressed, Said, Started, Tell
 from experiments.record import Record, State
 from experiments.tracking.client import resolve_mode, under_agent
@@ -74,7 +81,7 @@ def execute(
     device = torch.device("cpu") if where else resolve_device(config.device)
     check_precision(config.precision, where.device if where else device)
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with it cuBLAS gives the same bits twice
+        prepare_cuda()
     data = load(config.dataset, config.data_dir).to(device)
     load_yardstick(config.dataset, config.data_dir, say=lambda text: tell(Said(text)))
     mode = resolve_mode(config.wandb)
@@ -218,7 +225,7 @@ class _Attempt:
             self._end(State.INTERRUPTED, self._record.last_step(), f"stopped by a signal ({stop})")
             raise
         except StepsLost as lost:
-            self._end(State.INTERRUPTED, self._record.last_step(), str(lost))
+            self._end(State.INTERRUPTED, self._record.last_step(), str(lost), tell=False)  # whoever catches it does
             raise
         except BaseException as error:  # whatever it was: the other runs of the study continue
             self._status["traceback"] = traceback.format_exc()
@@ -272,7 +279,7 @@ class _Attempt:
         if signals.requested() and "streams" in state:  # final weights are no reason to stop: the run has ended
             raise KeyboardInterrupt(signals.requested())
 
-    def _end(self, state: State, step: int, error: str | None) -> Result:
+    def _end(self, state: State, step: int, error: str | None, tell: bool = True) -> Result:
         seconds = time.perf_counter() - self._start
         self._attempt |= {
             "ended": _now(),
@@ -288,7 +295,8 @@ class _Attempt:
             self._tracker.finish(state, _summary(self._status, self._record), self._record if state.is_result else None)
             if self._note_tracker():
                 self._record.write_status(self._status)
-        self._tell(Ended(self._config.run_id, state, step, error or "", seconds))
+        if tell:
+            self._tell(Ended(self._config.run_id, state, step, error or "", seconds))
         return Result(state, error, ran=True)
 
     def _note_tracker(self) -> bool:

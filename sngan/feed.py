@@ -53,7 +53,7 @@ class Feed:
         cuda = device.type == "cuda"
         self._hosts = [self._block("cpu", pinned=cuda) for _ in range(2 if self._size > 1 else 1)]
         self._copied = [
-            torch.cuda.Event() if cuda else None for _ in self._hosts
+            torch.cuda.Event(blocking=True) if cuda else None for _ in self._hosts
         ]  # the host's block may be filled again
         self._here = self._block(device) if self._size > 1 or device.type != "cpu" else self._hosts[0]
         self._at_d, self._at_g = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))

@@ -161,6 +161,8 @@ def test_a_device_whose_process_dies_costs_no_run(tmp_path: Path) -> None:
     code, output = launch.end()
     assert code == 0, output
     assert "the process that made its steps on cpu ended" in output
+    assert "[2/2]" in output
+    assert "[3/2]" not in output
     for config, record in zip(read(path).configs, records, strict=True):
         assert record.metrics_path.read_bytes() == alone(config, tmp_path)
         first, second = record.status()["attempts"]
@@ -185,7 +187,8 @@ def test_more_slots_than_a_device_has_streams_are_refused(command: Callable, tmp
         (("--engine", "packed", "--pack", 25), "--pack must be from 0 to 24"),
         (("--pack", -1), "--pack must be from 0 to 24"),
         (("--engine", "local", "--pack", 2), "--pack is for --engine packed"),
-        (("--pack", 2, "--per-gpu", 2), "give --pack, or --per-gpu for --engine local, not both"),
+        (("--pack", 2, "--per-gpu", 2), "--per-gpu for --engine local, not both"),
+        (("--engine", "packed", "--per-gpu", 2), "--per-gpu for --engine local, not both"),
     ):
         code, _, errors = command("sweep", path, *wrong, *options)
         assert (code, message in errors) == (2, True), errors

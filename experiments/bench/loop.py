@@ -26,7 +26,7 @@ from experiments.bench.notebook import notebook_steps
 from experiments.bench.slots import floor_seconds, memory_rate, packed_ratios, packed_steps
 from experiments.bench.throughput import further_runs, sweep_throughput
 from experiments.images import grid_png
-from experiments.machine import cores, device_name, keep_memory, resolve_device
+from experiments.machine import cores, device_name, keep_memory, prepare_cuda, resolve_device
 from experiments.record import Record, State, to_json
 from experiments.run import execute
 from experiments.tracking.client import is_installed
@@ -78,6 +78,7 @@ def bench(
             "--seconds must be above 0, --threads from 0 to 4096 and --rounds from 1 to 1,000, "
             f"got {seconds:g}, {threads} and {rounds}"
         )
+    prepare_cuda()
     where = resolve_device(device)
     torch.set_num_threads(threads or cores())
     data = load(dataset, data_dir).to(where)

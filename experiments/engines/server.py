@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 import pickle
 import shutil
 import signal
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from experiments.machine import device_name, keep_memory
+from experiments.machine import device_name, keep_memory, prepare_cuda
 from sngan.config import RunConfig
 from sngan.data import ImageData, load
 from sngan.slot import Copy, Program, Shown, Slot, State, key
@@ -116,8 +115,7 @@ class Server:
 def _serve(address: str, device: str, threads: int, graphs: bool, why: str, control: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the workers' runs end first
         signal.signal(number, signal.SIG_IGN)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with it cuBLAS gives the same bits twice
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that do not wait for each other
+    prepare_cuda()
     keep_memory()
     torch.set_num_threads(threads)
     listener = Listener(address, "AF_UNIX", backlog=64, authkey=multiprocessing.current_process().authkey)
@@ -189,22 +187,29 @@ class _Serving:
             self._leave(connection)
             return
         try:
-            if connection is self._control:
-                _send(connection, self._measure(*question) if question else device_name(self._device))
-            elif isinstance(question, _Begin):
-                self._begin(connection, question)
-            elif question == "next":
-                self._asking.add(connection)
-            else:
-                slot = self._workers[connection]
-                assert slot
-                _send(connection, slot.state())
-        except OSError:
-            self._leave(connection)
-        except torch.AcceleratorError:
+            answer = self._done(connection, question)
+        except torch.AcceleratorError:  # nothing more can be done in this process
             raise
         except Exception as error:
-            _send(connection, _sendable(error))
+            answer = _sendable(error)
+        if answer is not None:
+            try:
+                _send(connection, answer)
+            except OSError:
+                self._leave(connection)
+
+    def _done(self, connection: Connection, question: Any) -> Any:
+        """What to answer; None: later."""
+        if connection is self._control:
+            return self._measure(*question) if question else device_name(self._device)
+        if isinstance(question, _Begin):
+            return self._begin(connection, question)
+        slot = self._workers[connection]
+        assert slot
+        if question == "state":
+            return slot.state()
+        self._asking.add(connection)
+        return None
 
     def _leave(self, connection: Connection) -> None:
         connection.close()
@@ -236,17 +241,18 @@ class _Serving:
             if part is not None:
                 connection.send_bytes(part.numpy())  # type: ignore[arg-type]
 
-    def _begin(self, connection: Connection, question: _Begin) -> None:
+    def _begin(self, connection: Connection, question: _Begin) -> tuple[Program, int]:
         config = question.config
         slot = next((s for s in self._slots if not s.config and s.key == key(config)), None) or self._make(config)
         tensors = torch.frombuffer(bytearray(question.tensors), dtype=torch.uint8)
         slot.begin(config, question.at, State(tensors, question.streams, question.window))
         self._workers[connection] = slot
-        _send(connection, (slot.program, slot.memory_bytes))
+        return slot.program, slot.memory_bytes
 
     def _make(self, config: RunConfig) -> Slot:
         if len(self._slots) >= MOST and (idle := next((slot for slot in self._slots if not slot.config), None)):
             self._slots.remove(idle)
+            del idle  # its memory is free for the next
         slot = Slot(config, self._images(config), self._graphs, self._why)
         self._slots.append(slot)
         return slot

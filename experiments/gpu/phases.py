@@ -32,7 +32,7 @@ from experiments.gpu import agreement
 from experiments.gpu.archive import Archives
 from experiments.gpu.processes import start, stop
 from experiments.ledger import MANIFEST, read_manifest
-from experiments.machine import device_name, git_state, resolve_device
+from experiments.machine import device_name, git_state, prepare_cuda, resolve_device
 from experiments.record import RESULTS, recorded_configs, run_folders, to_json
 from experiments.run import Policy
 from experiments.signals import stop_on_signals
@@ -55,6 +55,7 @@ class Phases:
     """One machine, or its rehearsal on a CPU with tiny sizes; `folder` holds what phases leave for each other."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        prepare_cuda()
         self._folder: Path = arguments.folder
         self._out: Path = arguments.out
         self._deadline: float = arguments.until
