@@ -59,16 +59,9 @@ _EVALUATION = "evaluation and sample grid, one"
 
 
 def bench(
-    dataset: str,
-    batch_size: int,
-    threads: int,
-    device: str,
-    data_dir: str,
-    seconds: float,
-    rounds: int,
-    out: Path,
+    dataset: str, batch_size: int, threads: int, device: str, data_dir: str, seconds: float, rounds: int, out: Path,
     as_json: bool,
-) -> int:
+) -> int:  # fmt: skip
     """Print the table and write it as JSON to `out` (a .json file, or a folder). Returns 0.
 
     Raises InputError for a device or data that are not there, or a size out of range.
