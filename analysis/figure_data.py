@@ -1,16 +1,16 @@
-"""What the figures show, as frames: computed here, drawn by `analysis.page.plots`."""
+"""What the figures show, as frames: computed here, drawn by `analysis.plots` and `analysis.page.panels`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from analysis.plots import Look
 from analysis.stats import bands, binned
 from analysis.study import Study
-from analysis.variants import in_order
 
 RATIO = "conv_over_matrix"
 """kind of a layer's operator norm over its matrix's sigma"""
@@ -23,38 +23,37 @@ def with_ratios(history: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
     return pd.concat([history, pd.DataFrame(ratios, history.index)], axis=1)
 
 
-def curves(history: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Metric -> `stats.bands` of it, of those that have any."""
+_BINS = 100  # a panel is no more points wide
+_SEED_BY_SEED = 6  # seeds, below which every seed has its own line
+
+
+class Curve(NamedTuple):
+    """Of a metric `stats.bands`; and where there are few seeds each one's values: variant, seed, step, value."""
+
+    bands: pd.DataFrame
+    seeds: pd.DataFrame | None
+
+
+def curves(history: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Curve]:
+    """Metric -> its curves, of those that are ever anything but 0."""
+    metrics = [metric for metric in metrics if metric in history and (history[metric].dropna() != 0).any()]
     if not metrics:
         return {}
-    rows = binned(history, list(metrics))
+    rows = binned(history, metrics, _BINS)
     found = {metric: bands(rows, metric) for metric in metrics}
-    return {metric: frame for metric, frame in found.items() if len(frame)}
+    return {metric: Curve(frame, _seed_by_seed(rows, metric)) for metric, frame in found.items() if len(frame)}
 
 
-def raw_and_used(history: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
-    """layer, variant, step, raw, used: medians over seeds."""
-    layers = [layer for layer in layers if f"sigma_raw/{layer}" in history]
-    names = [f"{kind}/{layer}" for kind in ("sigma_raw", "sigma") for layer in layers]
-    if not names or history[names].isna().all().any():
-        return pd.DataFrame()
-    medians = binned(history, names).groupby(["variant", "step"])[names].median().reset_index()
-    way = medians[["variant", "step"]]
-    frames = [
-        way.assign(layer=layer, raw=medians[f"sigma_raw/{layer}"], used=medians[f"sigma/{layer}"]) for layer in layers
-    ]
-    return pd.concat(frames, ignore_index=True)
+def has_few_seeds(history: pd.DataFrame) -> bool:
+    """Whether every seed has a line of its own: there are several, and fewer than six of every variant."""
+    return 1 < history.groupby("variant")["seed"].nunique().max() < _SEED_BY_SEED
 
 
-def sigma_strips(history: pd.DataFrame, layers: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Layer -> variants x steps of the median sigma."""
-    rows = binned(history, [f"sigma/{layer}" for layer in layers])
-    found = {}
-    for layer in layers:
-        table = rows.pivot_table(index="variant", columns="step", values=f"sigma/{layer}", aggfunc="median")
-        if len(table):  # without the arms that have no sigma
-            found[layer] = table.loc[in_order(pd.Series(table.index))]
-    return found
+def _seed_by_seed(rows: pd.DataFrame, metric: str) -> pd.DataFrame | None:
+    if not has_few_seeds(rows):
+        return None
+    values = rows.rename(columns={metric: "value"})[["variant", "seed", "step", "value"]]
+    return values.dropna(subset="value").reset_index(drop=True)
 
 
 def gradient_strips(history: pd.DataFrame, summary: pd.DataFrame, most: int) -> dict[str, pd.DataFrame]:
@@ -80,8 +79,50 @@ def over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     own = runs[runs["run_id"].isin(history["run_id"]) & (runs["step"] > 0)]
     minutes = (own["wall_seconds"].astype(float) / own["step"] / 60).groupby(own["variant"]).median()
-    frame = bands(binned(history, ["eval/fd"]), "eval/fd")
+    frame = bands(binned(history, ["eval/fd"], _BINS), "eval/fd")
     return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
+
+
+class Forest(NamedTuple):
+    """Effects against the baseline: columns row, variant, effect, low, high; which side is better, `lower` or `higher`,
+    and what they are of: `location`, `failures` or `spread`."""
+
+    kind: str
+    better: str
+    rows: pd.DataFrame
+
+
+def forest(compared: pd.DataFrame, paired: pd.DataFrame, location: str, look: Look) -> list[Forest]:
+    """Differences of location, of failures and of spread (as log2 of the ratio), paired by seed, arm by arm.
+
+    `compared`: of `comparisons.compare_arms`, whose statistic `location` counts; `paired`: of `failures.paired`. A kind
+    that has no effect to show is left out, as are failures where there are none.
+    """
+    at = compared[compared["statistic"] == location]
+    several = at["context"].nunique() > 1
+    count = {(r.context, r.arm): r.n_pairs for r in at.itertuples()}
+
+    def rows(frame: pd.DataFrame, names: tuple[str, str, str]) -> pd.DataFrame:
+        found = []
+        for row in frame.to_dict("records"):
+            context = f"{row['context']}: " if several else ""
+            n = count.get((row["context"], row["arm"]), row["n_pairs"])
+            effects = dict(zip(("effect", "low", "high"), (float(row[name]) for name in names), strict=True))
+            found.append({"row": f"{context}{look.labels[row['arm']]} ({n})", "variant": row["arm"], **effects})
+        return pd.DataFrame(found, columns=["row", "variant", "effect", "low", "high"])
+
+    panels = []
+    if len(at):
+        panels.append(Forest("location", at["better"].iloc[0], rows(at, ("shift", "shift_low", "shift_high"))))
+    failed = paired[paired["test"].str.startswith("failure (unconditional")] if len(paired) else paired
+    if len(failed) and failed["seeds_that_differ"].astype(float).gt(0).any():
+        panels.append(Forest("failures", "lower", rows(failed, ("difference", "low", "high"))))
+    names = ["spread_ratio", "spread_low", "spread_high"]
+    if len(at) and at["spread_ratio"].gt(0).any():
+        with np.errstate(divide="ignore"):
+            ratios = at.assign(**{name: np.log2(at[name].astype(float)) for name in names})
+        panels.append(Forest("spread", "lower", rows(ratios, (names[0], names[1], names[2]))))
+    return [panel for panel in panels if panel.rows["effect"].notna().any()]
 
 
 def robustness(summary: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,11 @@ from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, RunConfig
 
+ATTEMPT = (
+    *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
+    *("git_dirty", "training_version", "wandb_url", "metrics_sha256"),
+)
+"""What is known of a run beside its configuration and its end, if anything is"""
 STATES = [str(state) for state in State]
 _ENDED = (*RESULTS, State.FAILED)
 
@@ -40,10 +45,11 @@ class Study:
     every source of this program's runs. `account`: number of runs in each state. `extra`: run ids on disk that the
     study does not plan; they are left out of all else. `protocols`: run id -> how its samples were judged, of the runs
     that say so. `bench`: where benchmarks' files lie. `samples`: run id -> step -> sample grid, a PNG file with
-    `read_bytes`. `found`: run id -> what the source has of the run, `plan`: the study's file. `folder`: of the records,
-    or where a report of what has none belongs. `baseline`: the variant that others are compared with, if it is not the
-    first; `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another
-    program's, `terms`: what it calls its quality, losses and steps, `warnings`: what its table leaves in doubt.
+    `read_bytes`. `real`: data set -> such a grid of its images. `found`: run id -> what the source has of the run,
+    `plan`: the study's file. `folder`: of the records, or where a report of what has none belongs. `baseline`: the
+    variant that others are compared with, if it is not the first; `command`: what makes the report, if it is not the
+    usual one; `foreign`: whether the runs are another program's, `terms`: what it calls its quality, losses and steps,
+    `warnings`: what its table leaves in doubt.
     `primary`: outcome -> the context that it is judged in, of those that the study's file names.
     """
 
@@ -65,10 +71,12 @@ class Study:
     found: Mapping[str, Found] = field(default_factory=dict)
     plan: str = ""
     primary: Mapping[str, str] = field(default_factory=dict)
+    real: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Found(NamedTuple):
-    """What a source has of one run: status as in status.json, what is wrong with it, protocol, rows, sample grids.
+    """What a source has of one run: status as in status.json, what is wrong with it, protocol, rows, sample grids, and
+    a grid of real images or None.
 
     `rows()`: one row per logged step, and what is wrong with those that cannot be read. `evaluations()`: at each
     evaluation `class_counts` (samples by class) and `spectrum/<layer>` (singular values, float32), by `step`; of what
@@ -81,6 +89,7 @@ class Found(NamedTuple):
     rows: Callable[[], tuple[pd.DataFrame, str]]
     samples: Mapping[int, Any]
     evaluations: Callable[[], pyarrow.Table] = lambda: evaluation_table([])
+    real: Any = None
 
 
 def evaluation_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
@@ -117,11 +126,12 @@ def assemble(
         runs[name] = runs["run_id"].map(scores).astype(float)
         runs[name] = runs[name].fillna(runs.groupby("context")[name].transform("median"))  # of runs without a protocol
     samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
+    real = {config.dataset: found[run_id].real for run_id, config in planned.items() if found[run_id].real}
     context_of = dict(zip(map(_context_key, plan.configs), runs["context"], strict=True))
     primary = {name: context_of[contexts_of(plan.configs, fields)[0]] for name, fields in plan.primary.items()}
     return Study(
         plan.name, plan.description, folder, runs, history, _account(runs), extra, protocols, folder.parent / "bench",
-        samples, found=found, plan=plan.text, primary=primary,
+        samples, found=found, plan=plan.text, primary=primary, real=real,
     )  # fmt: skip
 
 
@@ -213,10 +223,18 @@ def _variants(configs: list[RunConfig]) -> list[str]:
 
 
 def _contexts(configs: list[RunConfig]) -> list[str]:
-    """Data set and setting, with the values of the further fields that differ within those."""
+    """By what differs within the study: `lr 0.001`, `mnist, setting C`. Of one context the data set and the setting.
+
+    The optimizer's settings by their letters if each has one, else by their values that differ.
+    """
+    lettered = all(config.setting != "custom" for config in configs)
+    alone = len({_context_key(config) for config in configs}) == 1
+    several = len({config.dataset for config in configs}) > 1
+    shown = lettered and (alone or len({config.setting for config in configs}) > 1)
 
     def start(config: RunConfig) -> str:
-        return f"{config.dataset}, setting {config.setting}"
+        words = [config.dataset] if several or alone else []
+        return ", ".join([*words, *([f"setting {config.setting}"] if shown else [])])
 
     names = [name for name in CONTEXT_FIELDS if name not in ("dataset", "setting")]
     differing = _differing(configs, start, dict.fromkeys(map(start, configs), names))
@@ -238,4 +256,4 @@ def _differing(
 
 
 def _label(start: str, config: RunConfig, names: list[str]) -> str:
-    return ", ".join([start, *(f"{name} {getattr(config, name):}" for name in names)])
+    return ", ".join([*([start] if start else []), *(f"{name} {getattr(config, name)}" for name in names)])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.study import Study
+from analysis.study import ATTEMPT, STATES, Study
 from experiments.record import Record, to_json
 from experiments.study import read
 from sngan.architectures import layer_names
@@ -20,6 +20,7 @@ from sngan.arms import ARMS
 from sngan.config import RunConfig
 
 TRIVIAL = 40.0
+_NOT_SAID = dict.fromkeys((*ATTEMPT, "started_at", "ended_at", "error"))
 
 
 def run_history(
@@ -87,10 +88,10 @@ def study(
                         "variant": variant, "context": f"{dataset}, setting {setting}"}  # fmt: skip
                 of_variant = int.from_bytes(variant.encode(), "big") % 2**32 if given else 0
                 histories.append(run_history(arm, seed, own, draw=of_variant).assign(**keys))
-                runs.append({**config.identity(), **keys, "state": "finished", "step": 3000, "error": None,
-                             "damage": "", "trivial_fd": TRIVIAL, "trivial_fd_pixels": np.nan})  # fmt: skip
+                runs.append({**config.identity(), **keys, **_NOT_SAID, "state": "finished", "step": 3000, "damage": "",
+                             "attempts": 1, "trivial_fd": TRIVIAL, "trivial_fd_pixels": np.nan})  # fmt: skip
     frame = pd.DataFrame(runs)
-    account = frame["state"].value_counts()
+    account = frame["state"].value_counts().reindex(STATES, fill_value=0)
     return Study("synthetic", "", folder, frame, pd.concat(histories, ignore_index=True), account, [],
                  bench=folder.parent / "bench")  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from sngan.arms import ARMS
@@ -14,10 +16,21 @@ def arm_of(variant: str) -> str:
 
 
 def label_of(variant: str) -> str:
-    """The arm's label in words, with the variant's parameters."""
-    arm, *parameters = variant.split(",", 1)
+    """The arm's label with the variant's parameters: `penalty 0.1`, `SN, n power iterations 5`."""
+    arm, *parameters = variant.split(", ")
     label = ARMS[arm].label if arm in ARMS else arm
-    return ", ".join([label, *(p.strip().replace("_", " ") for p in parameters)])
+    weights = [p.removeprefix("penalty_weight") for p in parameters if p.startswith("penalty_weight ")]
+    rest = [p.replace("_", " ") for p in parameters if not p.startswith("penalty_weight ")]
+    return ", ".join(["".join([label, *weights]), *rest])
+
+
+def labelled(text: str) -> str:
+    """`text` with the arms' labels for their slugs, as far as these are words of their own (not parts of run ids)."""
+    text = re.sub(r"(?<=penalty) with penalty_weight(?= )|(?<=penalty_dcgan) with penalty_weight(?= )", "", text)
+    return _SLUG.sub(lambda found: ARMS[found[0]].label, text)
+
+
+_SLUG = re.compile(r"(?<![\w/-])(?:" + "|".join(sorted(ARMS, key=len, reverse=True)) + r")(?![\w/-])")
 
 
 def in_order(variants: pd.Series) -> list[str]:

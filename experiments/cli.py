@@ -349,6 +349,9 @@ class Report:
     ] = False
     choice: _Choice = Choice()
     figures: Annotated[str, arg(help="formats of the figures' files: some of png,svg,pdf")] = "png,svg"
+    figure_width: Annotated[
+        float, arg(help="inches, with text of 8 points: 3.25 a column, 5.5 or 6.75 the width of a paper's text")
+    ] = 6.75
     publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="the same as frozen:DIR")] = ""
     csv: Annotated[str, arg(metavar="FILE", help="the same as table:FILE")] = ""
@@ -375,7 +378,7 @@ class Report:
         study = study if self.choice.mixed else of_one_version(study)
         for text in study.warnings:
             print(f"warning: {study.name}: {text}", file=sys.stderr)
-        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")])
+        report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")], width=self.figure_width)
         print(report.page)
         if self.publish:
             from experiments.tracking.dashboard import publish

@@ -147,7 +147,7 @@ def _readme(study: Study, models: list[tuple[RunConfig, dict[str, Any]]], withou
     ]
     for config, quality in models:
         numbers = (f"{value:.4g}" if isinstance(value := quality.get(name), float) else "" for name in _QUALITY)
-        label = ARMS[config.arm].label
+        label = ARMS[config.arm].words
         lines.append(
             f"| `{config.run_id}` | {label} | {config.seed} | {config.lr:g} | {config.steps:,} | "
             f"{' | '.join(numbers)} |"

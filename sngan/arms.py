@@ -13,12 +13,14 @@ Norm = Literal["batch", "none"]
 class Arm:
     """What is done to the discriminator: its norm layer and its constraint.
 
-    `constraint` is a key of `sngan.constraints.CONSTRAINTS`. `parameters`: the fields of RunConfig that are this arm's
-    own, each with its value if none is given, which never changes: a run's id does not tell it. `colour` is the arm's
-    in every figure and in W&B.
+    `label` is what tables and figures call it, `words` say what it is. `constraint` is a key of
+    `sngan.constraints.CONSTRAINTS`. `parameters`: the fields of RunConfig that are this arm's own, each with its value
+    if none is given, which never changes: a run's id does not tell it. `colour` is the arm's in every figure and in
+    W&B.
     """
 
     label: str
+    words: str
     norm: Norm
     constraint: str
     colour: str
@@ -41,14 +43,16 @@ _PENALTY = _usual("penalty_weight", "n_power_iterations")
 
 ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind readers tell apart
     "dcgan": Arm(
-        label="DCGAN (batch norm)",
+        label="DCGAN",
+        words="DCGAN, batch norm in the discriminator",
         norm="batch",
         constraint="none",
         colour="#000000",
         source="Radford et al. 2016, arXiv 1511.06434",
     ),
     "sn_dcgan": Arm(
-        label="SN-DCGAN (batch norm + spectral norm)",
+        label="SN-DCGAN",
+        words="DCGAN with spectral normalization",
         norm="batch",
         constraint="spectral_norm",
         colour="#0072B2",
@@ -56,7 +60,8 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         parameters=_SPECTRAL_NORM,
     ),
     "penalty_dcgan": Arm(
-        label="DCGAN + spectral norm penalty",
+        label="penalty-DCGAN",
+        words="DCGAN with a penalty on spectral norms",
         norm="batch",
         constraint="spectral_norm_penalty",
         colour="#D55E00",
@@ -64,10 +69,16 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         parameters=_PENALTY,
     ),
     "plain": Arm(
-        label="No norm, no constraint", norm="none", constraint="none", colour="#999999", source="the control"
+        label="plain",
+        words="no batch norm, no constraint",
+        norm="none",
+        constraint="none",
+        colour="#999999",
+        source="the control",
     ),
     "sn": Arm(
-        label="Spectral norm, no batch norm",
+        label="SN",
+        words="spectral normalization, no batch norm",
         norm="none",
         constraint="spectral_norm",
         colour="#56B4E9",
@@ -75,7 +86,8 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         parameters=_SPECTRAL_NORM,
     ),
     "penalty": Arm(
-        label="Spectral norm penalty, no batch norm",
+        label="penalty",
+        words="a penalty on spectral norms, no batch norm",
         norm="none",
         constraint="spectral_norm_penalty",
         colour="#E69F00",

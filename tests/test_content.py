@@ -3,11 +3,16 @@
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
+
 from analysis import measured
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import tables
-from analysis.page.content import content_of
+from analysis.page.content import Opening, content_of, sections_of
+from analysis.page.opening import Said
+from analysis.page.pictures import Picture
+from analysis.page.tables import Table
 from analysis.page.report import rendered
 from analysis.study import Study
 from experiments.record import run_folders
@@ -15,7 +20,32 @@ from sngan.config import TRAINING_VERSION
 
 
 def page_of(study: Study) -> str:
-    return rendered(content_of(study, [tables.of("protocol", measured.protocols(study))], Thresholds()), [], None)
+    shown = [tables.of("protocol", measured.protocols(study))]
+    return rendered(content_of(study, shown, Thresholds(), Opening([Said("What there is.")])), [])
+
+
+def test_everything_is_shown_once_and_nothing_empty() -> None:
+    full, empty = pd.DataFrame({"arm": ["sn"], "n": [3]}), pd.DataFrame({"arm": []})
+    shown = [Table(name, name, "", full) for name in ("verdicts", "arms", "runs")]
+    shown += [Table(name, name, "", empty) for name in ("quality", "failures")]
+    kinds = ("distance", "losses", "causes", "differences")
+    drawn = [Picture(f"{kind}-c", f"{kind}: c", "", b"", "<svg></svg>", kind, "c") for kind in kinds]
+    sections = sections_of(False, shown, [*drawn, Picture("samples", "samples", "", b"", "", "samples")])
+    assert [section.anchor for section in sections] == ["quality-and-norms", "what-failed", "judged", "more"]
+    at_once = {
+        section.anchor: [p.kind for p in section.pictures] + [t.file for t in section.tables] for section in sections
+    }
+    assert at_once == {
+        "quality-and-norms": ["distance", "arms"],
+        "what-failed": ["causes"],
+        "judged": ["verdicts"],
+        "more": [],
+    }
+    folded = {section.anchor: [(of.anchor, of.title) for of in section.folded] for section in sections}
+    assert folded["judged"] == [("figures-differences", "differences")]
+    assert folded["more"] == [("figures-losses", "losses"), ("runs", "runs")]
+    quiet = sections_of(False, shown[1:], [])
+    assert [section.anchor for section in quiet] == ["quality-and-norms", "more"]
 
 
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:

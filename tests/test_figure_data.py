@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import figure_data
+from analysis.plots import look_of
 
 
 def rows(**metrics: list[float]) -> pd.DataFrame:
@@ -21,18 +22,40 @@ def test_ratios_are_of_the_layers_that_have_an_operator_norm() -> None:
     assert f"{figure_data.RATIO}/b" not in found
 
 
-def test_the_way_of_raw_and_used_sigma_is_the_median_over_seeds() -> None:
-    sigma, raw = np.arange(12.0), np.arange(12.0) * 2
-    way = figure_data.raw_and_used(rows(**{"sigma/a": sigma, "sigma_raw/a": raw}), ["a", "b"])
-    of = way[(way["variant"] == "sn") & (way["step"] == 10)].iloc[0]
-    assert (of["layer"], of["used"], of["raw"]) == ("a", np.median([1, 4]), np.median([2, 8]))
-    assert figure_data.raw_and_used(rows(**{"sigma/a": sigma}), ["a"]).empty
+def test_few_seeds_have_a_line_each_and_many_have_none() -> None:
+    found = figure_data.curves(rows(**{"loss/d": np.arange(12.0), "loss/g": [0.0] * 12}), ["loss/d", "loss/g", "other"])
+    assert list(found) == ["loss/d"]  # what is 0 everywhere shows nothing
+    seeds = found["loss/d"].seeds
+    assert seeds is not None
+    of = seeds[(seeds["variant"] == "sn") & (seeds["seed"] == 1)]
+    assert of.sort_values("step")["value"].tolist() == [3, 4, 5]
+    many = pd.concat([rows(x=[1.0] * 12).assign(seed=lambda of, i=i: of["seed"] + 2 * i) for i in range(3)])
+    assert many["seed"].nunique() == 6
+    many["run_id"] = many["variant"] + many["seed"].astype(str)
+    assert figure_data.curves(many, ["x"])["x"].seeds is None
+    one = rows(x=[1.0] * 12).query("seed == 0")
+    assert figure_data.curves(one, ["x"])["x"].seeds is None
 
 
-def test_strips_are_in_the_order_of_arms() -> None:
-    strips = figure_data.sigma_strips(rows(**{"sigma/a": np.arange(12.0)}), ["a"])
-    assert list(strips["a"].index) == ["dcgan", "sn"]
-    assert strips["a"].loc["sn"].tolist() == [1.5, 2.5, 3.5]
+def test_the_forest_has_each_arms_shift_failures_and_spread() -> None:
+    look = look_of(["dcgan", "sn"])
+    at = {"context": "c", "arm": "sn", "baseline": "dcgan"}
+    compared = pd.DataFrame([
+        {**at, "statistic": "gain", "better": "higher", "n_pairs": 9, "shift": 0.5, "shift_low": 0.1, "shift_high": 0.8,
+         "spread_ratio": 0.5, "spread_low": 0.25, "spread_high": 2.0},
+        {**at, "statistic": "late_change", "better": "lower", "n_pairs": 9, "shift": 7.0, "shift_low": 6.0,
+         "shift_high": 8.0, "spread_ratio": 1.0, "spread_low": 1.0, "spread_high": 1.0},
+    ])  # fmt: skip
+    failed = {**at, "test": "failure (unconditional exact)", "n_pairs": 9, "low": -0.6, "high": 0.1}
+    paired = pd.DataFrame([{**failed, "seeds_that_differ": 3, "difference": -0.3}])
+    location, failures, spread = figure_data.forest(compared, paired, "gain", look)
+    assert (location.kind, location.better, location.rows.to_dict("records")) == (
+        "location", "higher", [{"row": "SN (9)", "variant": "sn", "effect": 0.5, "low": 0.1, "high": 0.8}],
+    )  # fmt: skip
+    assert failures.rows[["effect", "low", "high"]].values.tolist() == [[-0.3, -0.6, 0.1]]
+    assert spread.rows[["effect", "low", "high"]].values.tolist() == [[-1, -2, 1]]
+    nobody = paired.assign(seeds_that_differ=0, difference=0.0)
+    assert [panel.kind for panel in figure_data.forest(compared, nobody, "gain", look)] == ["location", "spread"]
 
 
 def test_gradient_strips_are_relative_to_the_seeds_reference() -> None:

@@ -96,6 +96,9 @@ def test_weights_and_grids_of_a_cells_first_seeds_are_kept(tmp_path: Path) -> No
             sorted((part / "samples" / config.run_id).glob("*")),
         )
         assert weights.exists() == (config.seed < 3)
+        real = part / "samples" / config.run_id / "real.png"
+        assert real.exists() == (config.seed == 0)  # once for the data set
+        grids = [path for path in grids if path != real]
         assert len(grids) == {0: 8, 1: 1, 2: 1, 3: 0}[config.seed]
         if config.seed < 3:
             assert grids[-1].name == "step-000020.png"
@@ -106,6 +109,7 @@ def test_weights_and_grids_of_a_cells_first_seeds_are_kept(tmp_path: Path) -> No
             original = Image.open(folder / config.run_id / "samples" / grids[-1].name)
             pixels = np.asarray(Image.open(io.BytesIO(grids[-1].read_bytes())).convert("L")).astype(int)
             assert np.abs(pixels - np.asarray(original)).max() <= 9  # sixteen greys
+    assert "digits" in load(f"frozen:{kept}").real
 
 
 def test_it_grows_by_parts_that_never_change(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 from pathlib import Path
+from typing import Any
 
+import pytest
 from conftest import HOSTILE, small, write_study
 
 from analysis.load import load
 from analysis.study import STATES, assemble
 from experiments.run import execute
-from experiments.study import find
+from experiments.study import find, read
 
 
 def test_every_planned_run_is_accounted_for(mixed_study: Path) -> None:
@@ -31,16 +33,36 @@ def test_variants_name_the_parameters_that_differ_and_contexts_the_settings(tmp_
     execute(small(steps=10), "wide", folder, lambda message: None)
     runs = load(folder).runs
     assert set(runs["variant"]) == {"dcgan", "penalty, penalty_weight 0.01", "penalty, penalty_weight 0.1"}
-    assert set(runs["context"]) == {"digits, setting C", "digits, setting custom"}
+    assert set(runs["context"]) == {"n_dis 1", "n_dis 2"}
     assert (runs.groupby("context").size() == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("grid", "contexts"),
+    [
+        ({"dataset": "digits", "arm": "sn"}, ["digits, setting C"]),
+        ({"dataset": "digits", "arm": "sn", "n_dis": 2}, ["digits"]),
+        ({"lr": [0.001, 0.01], "arm": ["sn", "plain"]}, ["lr 0.001", "lr 0.01"]),
+        ({"lr": [0.001, 0.01], "setting": "C", "batch_size": [16, 32]},
+         ["lr 0.001, batch_size 16", "lr 0.001, batch_size 32", "lr 0.01, batch_size 16", "lr 0.01, batch_size 32"]),
+        ({"setting": ["A", "E"]}, ["setting A", "setting E"]),
+        ({"dataset": ["digits", "mnist"], "setting": ["A", "E"]},
+         ["digits, setting A", "digits, setting E", "mnist, setting A", "mnist, setting E"]),
+        ({"dataset": ["digits", "mnist"], "lr": [0.001, 0.01]},
+         ["digits, lr 0.001", "digits, lr 0.01", "mnist, lr 0.001", "mnist, lr 0.01"]),
+        ({"dataset": ["digits", "mnist"]}, ["digits", "mnist"]),
+    ],
+)  # fmt: skip
+def test_contexts_are_named_by_what_differs(grid: dict[str, Any], contexts: list[str], tmp_path: Path) -> None:
+    plan = read(write_study(tmp_path, "named", steps=10, **grid))
+    assert sorted(set(assemble(plan, tmp_path, {}).runs["context"])) == sorted(contexts)
 
 
 def test_the_contexts_that_a_studys_file_names_are_found(tmp_path: Path) -> None:
     plan = find("mnist-short")
     study = assemble(plan, tmp_path, {})
     assert study.primary == {
-        "failures": "mnist, setting custom, lr 0.03", "spread": "mnist, setting custom, lr 0.005",
-        "C14": "mnist, setting custom, lr 0.01",
+        "failures": "lr 0.03", "spread": "lr 0.005", "C14": "lr 0.01",
     }  # fmt: skip
     assert set(study.primary.values()) < set(study.runs["context"])
-    assert set(assemble(find("paper-settings"), tmp_path, {}).primary.values()) == {"mnist, setting C"}
+    assert set(assemble(find("paper-settings"), tmp_path, {}).primary.values()) == {"setting C"}

@@ -1,9 +1,15 @@
-"""Figures and samples as files."""
+"""Figures as files, and within the page."""
 
+import io
+import re
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
 from analysis.load import load
-from analysis.page.figures import samples
+from analysis.page.figures import Drawn, samples
 from analysis.page.pictures import save
 from analysis.page.report import KINDS
 from experiments.record import run_folders
@@ -13,7 +19,25 @@ def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp
     folder = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished").samples_path
     (folder / "step-later.png").write_text("")
     (folder / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    drawn = samples(load(mixed_study), "digits, setting C", "")
+    drawn = samples(load(mixed_study), "digits, setting C")
     pictures = [save(figure, tmp_path, KINDS) for figure in drawn]
-    assert [picture.file for picture in pictures] == ["samples", "evolution"]
+    assert [picture.file for picture in pictures] == ["samples"]
     assert "step 60" in pictures[0].title
+
+
+def test_within_the_page_stands_what_is_smaller(tmp_path: Path) -> None:
+    """A line as SVG, whose words can be searched; ten thousand dots as a bitmap; both say what there is to see."""
+    markups = {}
+    for name, dots in (("line", 2), ("dots", 10_000)):
+        figure = Figure(figsize=(4, 2))
+        at = np.random.default_rng(0).random((2, dots))
+        figure.subplots().plot(*at, "." if dots > 2 else "-")
+        picture = save(Drawn(name, "A title", 'caption "quoted"', figure, name), tmp_path, ["pdf"])
+        assert {path.name for path in tmp_path.iterdir()} >= {f"{name}.pdf"}
+        assert Image.open(io.BytesIO(picture.png)).format == "PNG"
+        markups[name] = picture.markup
+    assert markups["line"].startswith("<svg ")
+    assert markups["dots"].startswith('<img src="data:image/png;base64,')
+    for markup in markups.values():
+        assert re.search(r'(aria-label|alt)="A title\. caption &#34;quoted&#34;"', markup)
+    assert not list(tmp_path.glob("*.png"))

@@ -1,16 +1,36 @@
 """Variants: their names, order and baseline."""
 
 import pandas as pd
+import pytest
 
-from analysis.variants import against, arm_of, groups, in_order, label_of
+from analysis.variants import against, arm_of, groups, in_order, label_of, labelled
 from sngan.arms import ARMS
 
 
 def test_names_say_the_arm_and_what_differs() -> None:
     variant = "penalty, penalty_weight 0.3"
     assert arm_of(variant) == "penalty"
-    assert label_of(variant) == f"{ARMS['penalty'].label}, penalty weight 0.3"
+    assert label_of(variant) == f"{ARMS['penalty'].label} 0.3"
+    assert label_of("penalty_dcgan, penalty_weight 0.1, n_power_iterations 2") == (
+        f"{ARMS['penalty_dcgan'].label} 0.1, n power iterations 2"
+    )
     assert label_of("someone's") == "someone's"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("gain by fd: sn_dcgan - dcgan", "gain by fd: SN-DCGAN - DCGAN"),
+        ("share of layer-rows of sn with a sigma", "share of layer-rows of SN with a sigma"),
+        ("penalty with penalty_weight 0.1 - plain", "penalty 0.1 - plain"),
+        ("penalty_dcgan with penalty_weight 0.01", "penalty-DCGAN 0.01"),
+        ("mnist-sn_dcgan-C-s00-1f2e3d4c failed", "mnist-sn_dcgan-C-s00-1f2e3d4c failed"),
+        ("runs/x/sn/config.json", "runs/x/sn/config.json"),
+        ("snow, dcgan28", "snow, dcgan28"),
+    ],
+)
+def test_in_texts_arms_have_their_labels_and_run_ids_stay(text: str, shown: str) -> None:
+    assert labelled(text) == shown
 
 
 def test_order_is_that_of_the_arm_table_and_of_others_behind_it() -> None:

@@ -134,7 +134,7 @@ def test_rows_that_wandb_lacks_are_named(study_folder: Path, monkeypatch: pytest
 
 def test_the_command_reads_wandbs_files(study_folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a study's name, its folder or W&B's own, beside the records or without them. No page is drawn here."""
-    monkeypatch.setattr("analysis.page.report.write", lambda of, kinds: Written(of.folder, []))
+    monkeypatch.setattr("analysis.page.report.write", lambda of, **how: Written(of.folder, []))
     alone, runs = study_folder.parent.parent / "elsewhere", ("--runs-dir", study_folder.parent)
     for arguments in (
         ("tiny", "--source", "wandb-files", *runs), (f"wandb-files:{study_folder}",),

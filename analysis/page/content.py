@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis import measured
 from analysis.events import Thresholds
+from analysis.page.opening import DECIDED, Line, Said
+from analysis.page.pictures import Picture
 from analysis.page.tables import Table
 from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
@@ -42,10 +44,82 @@ READING_FOREIGN = (
 )
 
 
+_OPEN = (  # anchor, title, figures, tables, and what is folded: tables and figures of these names
+    (
+        "quality-and-norms", "Quality and spectral norms", ("distance", "sigma"), ("arms",),
+        ("quality", "sigma", "protocol"),
+    ),
+    (
+        "what-failed", "Failures", ("causes", "survival"), (),
+        ("failures", "paired_failures", "sensitivity"),
+    ),
+    (
+        "judged", "Verdicts", ("forest",), ("verdicts",),
+        ("evidence", "comparisons", "differences", "tuned", "rates", "interactions", "reach", "power", "operating"),
+    ),
+)  # fmt: skip
+_OPEN_FOREIGN = (
+    ("quality-and-norms", "Quality", ("quality",), ("arms",), ("across",)),
+    _OPEN[1],
+    ("judged", "Arms compared", ("forest",), (), ("comparisons", "differences", "interactions")),
+)
+
+
+class Folded(NamedTuple):
+    """What is shown on demand: figures of one kind in their contexts, and a table."""
+
+    anchor: str
+    title: str
+    pictures: list[Picture]
+    table: Table | None
+
+
+class Section(NamedTuple):
+    """A part of the page: figures and tables that are seen at once, and what is folded."""
+
+    anchor: str
+    title: str
+    pictures: list[Picture]
+    tables: list[Table]
+    folded: list[Folded]
+
+
+def sections_of(foreign: bool, shown: Sequence[Table], pictures: Sequence[Picture]) -> list[Section]:
+    """Everything that there is to see, once: the last section has what the others do not name. Nothing empty."""
+    tables = {table.file: table for table in shown if len(table.shown) and len(table.columns)}
+    kinds: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        if picture.markup:
+            kinds.setdefault(picture.kind, []).append(picture)
+    result, later = [], []
+    for anchor, title, figures, open_tables, folded in _OPEN_FOREIGN if foreign else _OPEN:
+        seen = [picture for kind in figures for picture in kinds.pop(kind, [])]
+        at_once = [tables.pop(name) for name in open_tables if name in tables]
+        rest = [_folded(name, kinds, tables) for name in folded if name in kinds or name in tables]
+        if anchor == "judged" and not foreign and not at_once:
+            title = "Arms compared"
+        if seen or at_once:
+            result.append(Section(anchor, title, seen, at_once, rest))
+        else:
+            later += rest
+    rest = later + [_folded(name, kinds, tables) for name in [*kinds, *(name for name in tables if name not in kinds)]]
+    return [*result, Section("more", "Everything else", [], [], rest)]
+
+
+def _folded(name: str, kinds: dict[str, list[Picture]], tables: dict[str, Table]) -> Folded:
+    pictures, table = kinds.pop(name, []), tables.pop(name, None)
+    title = table.title if table else pictures[0].title.removesuffix(f": {pictures[0].context}")
+    return Folded(name if table else f"figures-{name}", title, pictures, table)
+
+
 def content_of(
-    study: Study, shown: list[Table], thresholds: Thresholds, short: Sequence[str] = (), machines: str = ""
+    study: Study, shown: list[Table], thresholds: Thresholds, opening: Opening, pictures: Sequence[Picture] = ()
 ) -> dict[str, Any]:
+    """What the template shows."""
     runs = study.runs
+    contexts = [str(name) for name in runs["context"].unique()]
+    sections = sections_of(study.foreign, shown, pictures)
+    asked = study.description.partition("?")
     seeds = runs.groupby(["context", "variant"])["seed"].nunique()
     versions = {
         "code": ", ".join(f"{c}{' with changes' if d else ''}" for c, d in _distinct(runs, "git_commit", "git_dirty")),
@@ -63,28 +137,59 @@ def content_of(
         "mixed_protocols": [context for context, count in judged.items() if count > 1],
         "mixed_versions": sorted(set(trained)) if trained.nunique() > 1 else [],
         "name": study.name,
+        "asked": asked[0] + asked[1] if asked[1] else "",
         "question": study.description,
+        "contexts": contexts if len(contexts) > 1 else [],
+        "sections": sections,
+        "anchors": _anchors(sections),
+        "kinds": {picture.kind: [other.anchor for other in pictures if other.kind == picture.kind]
+                  for picture in pictures},
+        "opening": opening,
         "account": study.account.to_dict(),
         "total": len(runs),
         "extra": study.extra,
         "problems": problems.to_dict("records"),
         "primary": _primary(study),
-        "machines": machines,
-        "short": short,
         "warnings": list(study.warnings),
         "foreign": study.foreign,
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
-        "tables": shown,
-        "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.frame["claim"]},
+        "tables": [table for table in shown if len(table.shown) and len(table.columns)],
+        "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.shown.get("claim", ())},
         "thresholds": [] if study.foreign else thresholds.table(),
         "reading": READING_FOREIGN if study.foreign else READING,
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [
-            {"slug": arm, "label": ARMS[arm].label, "source": ARMS[arm].source}
+            {"slug": arm, "label": ARMS[arm].label, "words": ARMS[arm].words, "source": ARMS[arm].source}
             for arm in ARMS if (runs["arm"] == arm).any() and not study.foreign
         ],
         "command": study.command or f"sngan report {study.name}",
     }  # fmt: skip
+
+
+def _anchors(sections: Sequence[Section]) -> set[str]:
+    """Of the tables, and the kinds of figures, that are shown."""
+    folded = [of for section in sections for of in section.folded]
+    tables = [table for section in sections for table in section.tables] + [of.table for of in folded if of.table]
+    pictures = [picture for of in (*sections, *folded) for picture in of.pictures]
+    return {*(table.file for table in tables), *(picture.kind for picture in pictures)}
+
+
+class Opening(NamedTuple):
+    """What the page says first: sentences with what they rest on, one line per verdict, what was not tested and why,
+    and where the runs are from."""
+
+    said: Sequence[Said]
+    lines: Sequence[Line] = ()
+    untested: Sequence[tuple[str, str]] = ()
+    machines: str = ""
+
+    @property
+    def decided(self) -> list[Line]:
+        return [line for line in self.lines if line.verdict in DECIDED]
+
+    @property
+    def open(self) -> list[Line]:
+        return [line for line in self.lines if line.verdict not in DECIDED]
 
 
 def _primary(study: Study) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import failures, figure_data, measured
+from analysis import failures, figure_data, measured, plots
 from analysis.comparisons import differences
 from analysis.events import CAUSES
-from analysis.page import plots
+from analysis.page import panels
 from analysis.stability import STATISTICS, compared
 from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
@@ -21,27 +23,34 @@ from analysis.variants import in_order, label_of
 from sngan import quantities
 
 _STRIPS = 20  # seeds of an arm that have a strip of their own
+_SEEDS_OF_SAMPLES = 5
 
 
 class Drawn(NamedTuple):
-    """A figure, the name of its files, and what people read beside it."""
+    """A figure, the name of its files, and what people read beside it; of one context among several, its name.
+
+    `kind`: the file's name without that of the context.
+    """
 
     file: str
     title: str
     caption: str
     figure: Figure
+    kind: str = ""
+    context: str = ""
 
 
 class Curves(NamedTuple):
     """A figure of curves over training: the quantities that name it, and how they are to be read.
 
-    `columns` of panels; 0: as many as there are layers.
+    `columns` of panels; 0: as many as there are layers. `compared`: all panels have one scale.
     """
 
     file: str
     title: str
     caption: str
     columns: int
+    compared: bool = False
 
     def metrics(self, layers: Sequence[str]) -> list[str]:
         if self.file == "bound":
@@ -58,7 +67,7 @@ class Curves(NamedTuple):
 
 CURVES = (
     Curves("losses", "Losses", "The discriminator's and the generator's loss.", 2),
-    Curves("distance", "Distance of samples from the data", "", 2),
+    Curves("distance", "Distance of samples from the data", "", 3),
     Curves(
         "coverage", "Quality and variety of samples",
         "For reals against reals, all but the effective modes would be near 1, and those near the number of classes. "
@@ -66,8 +75,8 @@ CURVES = (
     ),
     Curves(
         "sigma", "Spectral norms by layer",
-        "Exact largest singular value of each layer's matrix: above, of the weight as used; below, of the raw "
-        "parameter. Spectral normalization holds the upper ones at 1.", 0,
+        "Exact largest singular value of each layer's matrix: of the weight as used, then of the raw parameter, on one "
+        "scale. Spectral normalization holds the former at 1.", 0, True,
     ),
     Curves(
         "pull", "Pull of the penalty by layer",
@@ -118,14 +127,37 @@ def _is_log(metric: str, terms: Terms) -> bool:
     return of is not None and of.axis == "log" and (terms.ratio or metric != "eval/fd")
 
 
-def draw(study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look) -> Iterator[Drawn]:
-    """All figures, context by context. `others`: failures under other thresholds, or nothing."""
-    slugs = _slugs(study.runs["context"].unique())
-    for context, history in study.history.groupby("context", sort=False) if _has_curves(study) else ():
-        slug = "" if study.history["context"].nunique() == 1 else "-" + slugs[str(context)]
-        yield from _Context(study, summary, str(context), history, look, slug).draw()
-    yield from _failures(study, summary, others, look, slugs)
-    yield from _differences(study, summary, look, slugs)
+class Material(NamedTuple):
+    """What figures are drawn of, besides the study: run statistics, failures under other thresholds (or nothing), arms
+    compared, failures paired by seed."""
+
+    summary: pd.DataFrame
+    others: pd.DataFrame
+    compared: pd.DataFrame
+    paired: pd.DataFrame
+
+
+def draw(study: Study, material: Material, look: plots.Look, width: float = panels.WIDTH) -> Iterator[Drawn]:
+    """All figures, context by context."""
+    names = list(study.runs["context"].unique())
+    slugs = _slugs(names) if len(names) > 1 else {str(names[0]): ""}
+    contexts = [_Context(study, material, str(name), look, width, slugs[str(name)], len(names) > 1) for name in names]
+    for context in contexts:
+        yield from context.curves()
+    yield from _forest(study, material, look, width, slugs)
+    for context in contexts:
+        yield from context.failures()
+    yield from _differences(study, material.summary, look, width, slugs)
+    ended = material.summary[material.summary["failure"].notna()]
+    if ended["context"].nunique() > 1 and ended["q_end"].notna().any():
+        table = figure_data.robustness(ended)
+        caption = (
+            f"Median {study.terms.quality} at the end of each arm's runs that have one, in each context; numbers of "
+            "different data sets cannot be compared."
+        )
+        shown = table[look.order(table.columns)].rename(columns=look.labels)
+        figure = panels.matrix(shown, f"median {study.terms.quality}", width)
+        yield Drawn("robustness", "Settings and arms", caption, figure)
 
 
 def _has_curves(study: Study) -> bool:
@@ -138,25 +170,30 @@ class _Context:
     """The figures of what was measured in one context."""
 
     study: Study
-    summary: pd.DataFrame
+    material: Material
     name: str
-    history: pd.DataFrame
     look: plots.Look
+    width: float
     slug: str
+    several: bool
 
-    def draw(self) -> Iterator[Drawn]:
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        return self.study.history[self.study.history["context"] == self.name]
+
+    def curves(self) -> Iterator[Drawn]:
+        if not _has_curves(self.study) or self.history.empty:
+            return
         layers = measured.layers_of(self.study, self.name)
         history = figure_data.with_ratios(self.history, layers)
         for kind in CURVES:
             yield from self._curves(kind, history, layers)
-        yield from self._raw_and_used(layers)
-        yield from self._sigma_strips(layers)
         yield from self._gradient_strips()
         yield from self._wall_time()
-        yield from samples(self.study, self.name, self.slug)
+        yield from samples(self.study, self.name, self.slug, self.width)
 
-    def _drawn(self, file: str, title: str, caption: str, figure: Figure) -> Drawn:
-        return Drawn(file + self.slug, f"{title}: {self.name}", caption, figure)
+    def _drawn(self, kind: str, title: str, caption: str, figure: Figure) -> Drawn:
+        return _in_context(kind, title, caption, figure, self.name if self.several else "", self.slug)
 
     def _title(self, metric: str) -> str:
         return _title(metric, self.study.terms, self.study.foreign)
@@ -166,39 +203,45 @@ class _Context:
         metrics = [m for m in kind.metrics(layers) if m in history and history[m].notna().any()]
         if kind.file == "spectra":  # of a matrix with one row there is nothing to see
             metrics = [m for m in metrics if (history[m].dropna() != 1).any()]
-        panels = {self._title(metric): of for metric, of in figure_data.curves(history, metrics).items()}
-        if not panels:
+        found = figure_data.curves(history, metrics)
+        if not found:
             return
-        bound = measured.bounds_of(self.study, self.name)
-        marks = {self._title(f"{figure_data.RATIO}/{layer}"): (1.0, bound[layer]) for layer in bound}
-        logarithmic = {self._title(metric) for metric in metrics if _is_log(metric, terms)}
-        columns = min(kind.columns or max(len(layers), 1), len(panels))
-        figure = plots.curves(panels, self.look, logarithmic, columns, marks=marks)
+        titles = {metric: self._title(metric) for metric in found}
+        figure = panels.curves(
+            {titles[metric]: of.bands for metric, of in found.items()},
+            self.look,
+            self.width,
+            logarithmic={titles[metric] for metric in found if _is_log(metric, terms)},
+            columns=kind.columns or max(len(layers), 1),
+            marks={titles[metric]: marks for metric, marks in self._marks(kind, layers).items() if metric in titles},
+            seeds={titles[metric]: of.seeds for metric, of in found.items() if of.seeds is not None},
+            compared=kind.compared,
+        )
         file, title, caption = kind.said(terms, self.study.foreign)
         protocol = judged(self.study, self.name) if kind.file in ("distance", "coverage") else ""
         yield self._drawn(file, title, f"{caption} {protocol}{_seeds(history)}".strip(), figure)
 
-    def _raw_and_used(self, layers: Sequence[str]) -> Iterator[Drawn]:
-        if len(way := figure_data.raw_and_used(self.history, layers)):
-            caption = (
-                "The path of each arm, median over its seeds, from the start of training to the dot at its end. On the "
-                "dotted diagonal the weight is used as it is; SN leaves it and stays at 1. "
-                f"{_count(self.history)}"
-            )
-            figure = plots.raw_and_used(way, self.look)
-            yield self._drawn("raw_used", "Raw against used spectral norm", caption, figure)
-
-    def _sigma_strips(self, layers: Sequence[str]) -> Iterator[Drawn]:
-        if strips := figure_data.sigma_strips(self.history, layers):
-            caption = (
-                "The same spectral norms of the weights as used, as strips over training: median over the seeds. One "
-                f"scale for all layers, so that growth and differences between arms show. {_count(self.history)}"
-            )
-            figure = plots.over_time(strips, "sigma", self.look.step)
-            yield self._drawn("strips", "Spectral norms over training", caption, figure)
+    def _marks(self, kind: Curves, layers: Sequence[str]) -> dict[str, dict[str, float]]:
+        """metric -> horizontal lines by name: what reals and the trivial sampler score, bounds of a theorem."""
+        if kind.file == "bound":
+            bound = measured.bounds_of(self.study, self.name)
+            return {f"{figure_data.RATIO}/{layer}": {"": 1.0, " ": bound[layer]} for layer in layers if layer in bound}
+        protocols = [protocol for context, _, protocol in measured.protocols_of(self.study) if context == self.name]
+        if kind.file != "distance" or len(protocols) != 1:
+            return {}
+        said = {"real_against_real": "reals", "trivial_sampler": "trivial sampler"}
+        scores = {words: protocols[0].get(name) or {} for name, words in said.items()}
+        scores["trivial sampler"] = {"fd": protocols[0].get("trivial_fd"), **scores["trivial sampler"]}
+        return {
+            metric: {
+                words: float(of[name]) for words, of in scores.items()
+                if isinstance(of.get(name := metric.removeprefix("eval/")), int | float)
+            }
+            for metric in kind.metrics(layers)
+        }  # fmt: skip
 
     def _gradient_strips(self) -> Iterator[Drawn]:
-        strips = figure_data.gradient_strips(self.history, self.summary, _STRIPS)
+        strips = figure_data.gradient_strips(self.history, self.material.summary, _STRIPS)
         labelled = {self.look.labels[variant]: strips[variant] for variant in self.look.order(strips)}
         if labelled:
             gradient = self.study.terms.grad_g if self.study.foreign else "the generator's gradient"
@@ -207,7 +250,7 @@ class _Context:
                 "an early stretch of all arms of that seed). Dark strips are gradients that vanish; a strip that ends "
                 "early is a run that ended early."
             )
-            figure = plots.over_time(labelled, "gradient norm / reference", self.look.step)
+            figure = panels.strips(labelled, "gradient norm / reference", self.look.step, self.width)
             yield self._drawn("gradient_strips", "Gradient health by seed", caption, figure)
 
     def _wall_time(self) -> Iterator[Drawn]:
@@ -215,22 +258,62 @@ class _Context:
             caption = (
                 "fd against the time that training took, where each run's wall time is spread evenly over its steps. "
                 "Runs that trained beside others took longer than they would alone: for costs see `sngan bench`. "
-                f"{judged(self.study, self.name)}{_seeds(self.history)}"
+                f"{judged(self.study, self.name)}{_seeds(self.history, lines=False)}"
             )
             fd = _title("eval/fd", self.study.terms, foreign=False)
-            figure = plots.curves({fd: frame}, self.look, {fd}, 1, "minutes of training")
+            figure = panels.curves(
+                {fd: frame}, self.look, self.width, logarithmic={fd}, columns=1, x_label="minutes of training"
+            )
             yield self._drawn("wall_time", "Quality against wall time", caption, figure)
 
+    def failures(self) -> Iterator[Drawn]:
+        """What went wrong and when; nothing where nothing did."""
+        study, summary = self.study, self.material.summary
+        runs = summary[summary["failure"].notna() & (summary["context"] == self.name)]
+        n = ", ".join(f"{self.look.labels[v]} {count}" for v, count in runs["variant"].value_counts(sort=False).items())
+        failed = runs["failure"].astype(bool).any()
+        if failed:
+            of = failures.causes(summary, study.foreign)
+            caption = f"Runs of each arm by the cause of their first failure. Runs: {n}."
+            names = list(failures.FOREIGN_CAUSES if study.foreign else CAUSES)
+            figure = panels.causes(of[of["context"] == self.name], names, self.look, self.width)
+            yield self._drawn("causes", "Causes of failure", caption, figure)
+        if failed and not runs["last_step"].eq(0).all():
+            curves = {str(variant): failures.survival_of(of).curve for variant, of in runs.groupby("variant")}
+            caption = (
+                "Share of runs without any failure up to a step (Kaplan-Meier, with 95 % bands; an arm without "
+                f"failures has none). Runs: {n}."
+            )
+            yield self._drawn("survival", "Time to failure", caption, panels.survival(curves, self.look, self.width))
+        of = self.material.others
+        of = of[of["context"] == self.name].rename(columns={"arm": "variant"}) if len(of) else of
+        if len(of) and of["failures"].any():
+            caption = (
+                "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality "
+                "collapse is fd above this multiple of the best so far; healthy is fd below this share of the trivial "
+                "sampler's; modes is the share of the classes that is enough. Level lines: the threshold does not "
+                f"matter. Runs: {n}."
+            )
+            figure = panels.sensitivity(of.assign(share=of["failures"] / of["n"]), self.look, self.width)
+            yield self._drawn("sensitivity", "Failures under other thresholds", caption, figure)
 
-def samples(study: Study, context: str, slug: str) -> Iterator[Drawn]:
-    """All arms and seeds at the last step that they share, and one seed's arms through training."""
+
+def _in_context(kind: str, title: str, caption: str, figure: Figure, context: str, slug: str) -> Drawn:
+    """A figure of one context among several, or of the only one, which needs no name."""
+    return Drawn(
+        f"{kind}-{slug}" if slug else kind, f"{title}: {context}" if context else title, caption, figure, kind, context
+    )
+
+
+def samples(study: Study, context: str, slug: str = "", width: float = panels.WIDTH) -> Iterator[Drawn]:
+    """All arms and seeds at the last step that they share."""
     runs = study.runs[study.runs["context"] == context]
     if not (grids := figure_data.sample_grids(study, runs)):
         return
     variants = in_order(pd.Series([variant for variant, _ in grids]))
     shared = sorted(set.intersection(*(set(found) for found in grids.values())))
     last = shared[-1] if shared else max(max(found) for found in grids.values())
-    seeds = sorted({seed for _, seed in grids})[:5]
+    seeds = sorted({seed for _, seed in grids})[:_SEEDS_OF_SAMPLES]
     chosen = {
         (label_of(v), f"seed {s}"): grids[v, s][last]
         for v in variants for s in seeds if last in grids.get((v, s), {})
@@ -239,63 +322,55 @@ def samples(study: Study, context: str, slug: str) -> Iterator[Drawn]:
         caption = f"The same 64 fixed latents of a seed in every arm, at step {last:,}. Rows: arms; columns: seeds."
         if len(seeds) < runs["seed"].nunique():
             caption += f" The first {len(seeds)} of {runs['seed'].nunique()} seeds."
-        figure = plots.sample_matrix(chosen)
-        yield Drawn("samples" + slug, f"Samples at step {last:,}: {context}", caption, figure)
-    shared = sorted(set.intersection(*(set(found) for (_, seed), found in grids.items() if seed == seeds[0])))
-    if len(shared) > 2:  # frozen results keep the steps of one seed only
-        first = {
-            (label_of(v), f"step {step:,}"): grids[v, seeds[0]][step]
-            for v in variants for step in figure_data.spread_out(shared, 5) if (v, seeds[0]) in grids
-        }  # fmt: skip
-        caption = f"Seed {seeds[0]}: the same latents through training. Rows: arms; columns: steps."
-        figure = plots.sample_matrix(first)
-        yield Drawn("evolution" + slug, f"Samples through training: {context}", caption, figure)
+        title = f"Samples at step {last:,}"
+        several = study.runs["context"].nunique() > 1
+        yield _in_context("samples", title, caption, panels.samples(chosen, width), context if several else "", slug)
 
 
-def _failures(
-    study: Study, summary: pd.DataFrame, others: pd.DataFrame, look: plots.Look, slugs: dict[str, str]
-) -> Iterator[Drawn]:
-    """What went wrong and when, in each context, and quality by context if there are several."""
-    ended = summary[summary["failure"].notna()]
-    causes = failures.causes(summary, study.foreign)
-    for context, runs in ended.groupby("context", sort=False):
-        slug = "" if ended["context"].nunique() == 1 else "-" + slugs[str(context)]
-        n = ", ".join(f"{variant} {count}" for variant, count in runs["variant"].value_counts(sort=False).items())
-        failed = runs["failure"].astype(bool).any()
-        if failed or not study.foreign:
-            caption = f"Runs of each arm by the cause of their first failure (what went wrong, above). Runs: {n}."
-            names = list(failures.FOREIGN_CAUSES if study.foreign else CAUSES)
-            figure = plots.causes(causes[causes["context"] == context], names)
-            yield Drawn("causes" + slug, f"Causes of failure: {context}", caption, figure)
-        if len(others):
-            of = others[others["context"] == context].rename(columns={"arm": "variant"})
-            caption = (
-                "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality "
-                "collapse is fd above this multiple of the best so far; healthy is fd below this share of the trivial "
-                "sampler's; modes is the share of the classes that is enough. Level lines: the threshold does not "
-                f"matter. Runs: {n}."
-            )
-            figure = plots.sensitivity(of.assign(share=of["failures"] / of["n"]), look)
-            yield Drawn("sensitivity" + slug, f"Failures under other thresholds: {context}", caption, figure)
-        if failed and not runs["last_step"].eq(0).all():
-            curves = {str(variant): failures.survival_of(of).curve for variant, of in runs.groupby("variant")}
-            caption = (
-                "Share of runs without any failure up to a step (Kaplan-Meier, with 95 % bands; an arm without "
-                f"failures has none). Runs: {n}."
-            )
-            yield Drawn("survival" + slug, f"Time to failure: {context}", caption, plots.survival(curves, look))
-    if ended["context"].nunique() > 1 and ended["q_end"].notna().any():
-        table = figure_data.robustness(ended)
+_FOREST_ROWS = 60  # as many a page holds
+
+_DIRECTION = {"lower": "\N{LEFTWARDS ARROW} lower is better", "higher": "higher is better \N{RIGHTWARDS ARROW}"}
+
+
+def _forest(study: Study, material: Material, look: plots.Look, width: float, slugs: dict[str, str]) -> Iterator[Drawn]:
+    """All paired differences at once; of very many contexts one by one."""
+    terms = study.terms
+    location = "gain" if (material.compared["statistic"] == "gain").any() else terms.location
+    of_location = material.compared[material.compared["statistic"] == location]
+    together = len(of_location) <= _FOREST_ROWS
+    for context, against in [("", of_location)] if together else of_location.groupby("context", sort=False):
+        paired = material.paired
+        if context and len(paired):
+            paired = paired[paired["context"] == context]
+        found = figure_data.forest(against, paired, location, look)
+        if not found:
+            continue
+        base = look.labels[against["baseline"].iloc[0]]
+        titles = {
+            "location": f"{'Gain' if location == 'gain' else terms.scale}, minus that of {base}",
+            "failures": f"Share of seeds that fail, minus that of {base}",
+            "spread": f"Spread over seeds, log2 of the ratio to {base}",
+        }
+        effects = [panels.Effects(titles[of.kind], _DIRECTION[of.better], 0.0, of.rows) for of in found]
+        gain = (
+            f"Gain: log of the trivial sampler's {terms.quality} over the run's; "
+            if location == "gain" else f"{terms.scale} at the end of training; "
+        )  # fmt: skip
         caption = (
-            f"Median {study.terms.quality} at the end of each arm's runs that have one, in each context; numbers of "
-            "different data sets cannot be compared."
+            f"Each arm against {base}, paired by seed; the number of pairs stands in brackets. Dots: the estimate; "
+            f"bars: its 95 % interval; a hollow dot has none. {gain}share of seeds in which the arm alone failed minus "
+            f"that in which {base} alone did; spread: typical distance from the median."
         )
-        figure = plots.matrix(table[look.order(table.columns)], f"median {study.terms.quality}")
-        yield Drawn("robustness", "Settings and arms", caption, figure)
+        yield _in_context(
+            "forest", "Paired differences", caption, panels.forest(effects, look, width), str(context),
+            slugs.get(str(context), ""),
+        )  # fmt: skip
 
 
-def _differences(study: Study, summary: pd.DataFrame, look: plots.Look, slugs: dict[str, str]) -> Iterator[Drawn]:
-    """Paired differences by context: a panel per statistic, or of a results table a panel per data set."""
+def _differences(
+    study: Study, summary: pd.DataFrame, look: plots.Look, width: float, slugs: dict[str, str]
+) -> Iterator[Drawn]:
+    """Seed by seed: a panel per statistic and a figure per context, or of a results table a panel per data set."""
     frame, terms = differences(study, summary), study.terms
     if frame.empty:
         return
@@ -305,20 +380,25 @@ def _differences(study: Study, summary: pd.DataFrame, look: plots.Look, slugs: d
     }  # fmt: skip
     at_once = not _has_curves(study) and frame["context"].nunique() > 1
     if at_once:
-        whole = f"{terms.scale}, by data set ({'higher' if terms.maximize else 'lower'} is better)"
-        frame = frame[frame["statistic"] == terms.location].assign(statistic=lambda of: of["context"], context=whole)
+        frame = frame[frame["statistic"] == terms.location].assign(statistic=lambda of: of["context"], context="")
         titles = {str(name): str(name) for name in frame["statistic"].unique()}
+    several = frame["context"].nunique() > 1
     for context, of in frame.groupby("context", sort=False):
-        slug = "" if frame["context"].nunique() == 1 else "-" + slugs[str(context)]
         caption = (
-            f"Each dot is one seed: the arm's statistic minus that of {of['baseline'].iloc[0]} with the same "
-            f"{'seed' if study.foreign else 'initial weights, data order and latents'}. "
-            + ("" if at_once else "Above each panel it says whether lower or higher is better. ")
+            f"Each dot is one seed: the arm's statistic minus that of {look.labels[of['baseline'].iloc[0]]} with the "
+            f"same {'seed' if study.foreign else 'initial weights, data order and latents'}. "
+            + (f"By data set: {terms.scale} ({terms.better} is better). " if at_once else
+               "Above each panel it says whether lower or higher is better. ")
             + ("A seed in which one of the two has no end has no dot." if study.foreign else
                "A seed in which one of the two has no end has gain 0, and no dot for other statistics.")
         )  # fmt: skip
-        figure = plots.differences(of, titles, look)
-        yield Drawn("differences" + slug, f"Paired differences: {context}", caption, figure)
+        frames = {title: of[of["statistic"] == name] for name, title in titles.items()}
+        frames = {title: shown for title, shown in frames.items() if shown["difference"].abs().lt(math.inf).any()}
+        if not frames or (shown := pd.concat(frames.values())["difference"]).eq(0).all() or shown.isna().all():
+            continue
+        figure = panels.differences(frames, look, width)
+        yield _in_context("differences", "Paired differences, seed by seed", caption, figure,
+                          str(context) if several else "", slugs.get(str(context), "") if several else "")  # fmt: skip
 
 
 def judged(study: Study, context: str) -> str:
@@ -330,21 +410,19 @@ def judged(study: Study, context: str) -> str:
         f"an fd of {p.get('real_against_real', {}).get('fd', float('nan')):.3g}, the trivial sampler one of "
         f"{p.get('trivial_fd', float('nan')):.3g}. "
         for c, _, p in measured.protocols_of(study)
-        if c == context
+        if c == context and "feature_net" in p
     ]
     return "".join(sentences)
 
 
-def _count(history: pd.DataFrame) -> str:
-    n = history.groupby("variant")["seed"].nunique()
-    return f"Seeds per arm: {n.min()}" + (f" to {n.max()}." if n.nunique() > 1 else ".")
-
-
-def _seeds(history: pd.DataFrame) -> str:
+def _seeds(history: pd.DataFrame, lines: bool = True) -> str:
+    """What lines and bands are; `lines`: each seed has one where there are few."""
     n = history.groupby("variant")["seed"].nunique()
     count = f"{n.min()}" if n.nunique() == 1 else f"{n.min()} to {n.max()}"
     if n.max() == 1:
         return "One seed per arm: no band."
+    if lines and figure_data.has_few_seeds(history):
+        return f"Thin lines: each of {count} seeds; thick lines: their median."
     line, band = ("centre", "its 95 % interval") if n.min() >= APPROXIMATE_BELOW else ("median", "their range")
     return f"Lines: {line} over {count} seeds; bands: {band}; drawn up to the step that half of the seeds reached."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.page.content import Opening
 from analysis.page.pictures import Picture
 
 
@@ -19,29 +20,31 @@ def markdown(parts: list[str | Picture]) -> str:
 def parts_of(content: dict[str, Any], pictures: list[Picture]) -> list[str | Picture]:
     """The report as Markdown, with its figures between."""
     states = ", ".join(f"{count} {state}" for state, count in content["account"].items() if count)
+    opening = content["opening"]
     head = [
         f"# {_plain(content['name'])}",
         "",
+        *([_plain(content["asked"]), ""] if content["asked"] else []),
+        *_short(opening, paragraph=not content["foreign"]),
+        *(f"Note: {_plain(text)}.\n" for text in content["warnings"]),
+    ]
+    lines = [
+        "## About this study",
+        "",
         content["question"],
         "",
-        *(f"{'' if i else '**In short.** '}{_plain(text)}\n" for i, text in enumerate(content["short"])),
-        *(f"Note: {_plain(text)}.\n" for text in content["warnings"]),
         f"{content['total']} {'runs' if content['foreign'] else 'planned runs'}: {states}.",
         "",
         *([content["primary"], ""] if content["primary"] else []),
-        *([_plain(content["machines"]), ""] if content["machines"] else []),
+        *([_plain(opening.machines), ""] if opening.machines else []),
         "## How to read this page",
         "",
         *(f"{i}. {text}" for i, text in enumerate(content["reading"], start=1)),
         "",
     ]
-    lines = []
     for table in content["tables"]:
-        lines += [f"## {table.title}", "", _plain(table.caption), ""]
-        if table.frame.empty:
-            lines += [f"Nothing to show: this needs {table.needs}.", ""]
-            continue
-        lines += ["| " + " | ".join(map(_markdown_cell, table.heads())) + " |", "|" + "---|" * table.shown.shape[1]]
+        lines += [f"## {table.title}", "", _plain(table.said), ""]
+        lines += ["| " + " | ".join(map(_markdown_cell, table.heads())) + " |", "|" + "---|" * len(table.columns)]
         lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.cells()]
         lines.append("")
     if content["thresholds"]:
@@ -51,6 +54,14 @@ def parts_of(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pic
     lines += [f"- {key}: {value}" for key, value in content["versions"].items()]
     lines += ["", f"Made by `{content['command']}`.", ""]
     return ["\n".join(head), *pictures, "\n".join(lines)]
+
+
+def _short(opening: Opening, paragraph: bool) -> list[str]:
+    """What the page says first, as a paragraph or one sentence at a time, and the verdicts."""
+    texts = [_plain(said.text) for said in opening.said]
+    said = [" ".join(texts)] if paragraph else texts
+    lines = [f"{line.mark} {_plain(line.text)}" for line in opening.decided]
+    return [f"**In short.** {said[0]}\n", *(f"{text}\n" for text in [*said[1:], *lines])]
 
 
 def _markdown_cell(text: str) -> str:

@@ -1,78 +1,64 @@
-"""Figures and samples as files, and as images within the page."""
+"""Figures as files, and as images within the page."""
 
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
+from markupsafe import escape
+from PIL import Image
 
-from analysis.figure_data import sample_grids, spread_out
-from analysis.page import plots
+from analysis.page import panels
 from analysis.page.figures import Drawn
-from analysis.study import Study
-from analysis.variants import in_order, label_of
 from sngan.files import write_atomically
 
-_FILM_BYTES = 5e6  # of PNG files; a third more in the page
+_COLOURS = 64  # of a bitmap within the page
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report: what to see, and the same in words for those who do not see it."""
+    """A figure of the report: what to see, and the same in words for those who do not see it.
+
+    `png` is the file's content, `markup` what stands in the page: an SVG or a smaller bitmap. `kind` is what a claim's
+    `figure` names: the file without its context, which is named if there are several.
+    """
 
     file: str
     title: str
     caption: str
-    data_uri: str
+    png: bytes = field(repr=False)
+    markup: str = field(default="", repr=False)
     kind: str = ""
-    """what a claim's `figure` names: the file without its context"""
+    context: str = ""
 
     @property
     def anchor(self) -> str:
         return f"figure-{self.file}"
 
 
-@dataclass(frozen=True)
-class Film:
-    """The same latents of one seed through training: for each arm one image per step."""
-
-    context: str
-    seed: int
-    steps: list[int]
-    arms: list[tuple[str, list[str]]]
-
-
 def save(drawn: Drawn, folder: Path, kinds: Sequence[str]) -> Picture:
     """Write a figure as `kinds` of files."""
-    content = {kind: plots.rendered(drawn.figure, kind) for kind in ("png", *sorted(set(kinds) - {"png"}))}
+    content = {kind: panels.rendered(drawn.figure, kind) for kind in ("png", "svg", *sorted({*kinds} - {"png", "svg"}))}
     for kind in kinds:
         write_atomically(folder / f"{drawn.file}.{kind}", content[kind])
-    return Picture(drawn.file, drawn.title, drawn.caption, _png_uri(content["png"]), drawn.file.partition("-")[0])
+    words, png = f"{drawn.title}. {drawn.caption}", content["png"]
+    markup = "" if drawn.kind == "samples" else _within_page(drawn.file, content["svg"], png, words)
+    return Picture(drawn.file, drawn.title, drawn.caption, png, markup, drawn.kind, drawn.context)
 
 
-def film(study: Study) -> Film | None:
-    """One seed's sample grids at the steps that its arms share; None if there are none.
-
-    Of the first context and the first seed that most of its arms have; at most as many steps as fit the page.
-    """
-    for context, runs in study.runs.groupby("context", sort=False):
-        for seed in sorted(runs["seed"].unique(), key=lambda s: -(runs["seed"] == s).sum()):
-            grids = sample_grids(study, runs[runs["seed"] == seed])
-            shared = sorted(set.intersection(*map(set, grids.values()))) if grids else []
-            if len(shared) < 2:
-                continue
-            size = max(len(grid.read_bytes()) for found in grids.values() for grid in found.values())
-            most = max(int(_FILM_BYTES / (size * len(grids))), 2)
-            steps = spread_out(shared, most)
-            variants = in_order(pd.Series([variant for variant, _ in grids]))
-            arms = [(label_of(v), [_png_uri(grids[v, seed][step].read_bytes()) for step in steps])
-                    for v in variants]  # fmt: skip
-            return Film(str(context), int(seed), steps, arms)
-    return None
+def _within_page(name: str, svg: bytes, png: bytes, words: str) -> str:
+    """The figure as SVG, or as a bitmap if that is smaller."""
+    buffer = io.BytesIO()
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image.quantize(_COLOURS).save(buffer, format="PNG", optimize=True)
+    drawn = panels.inline(svg, f"in-{name}", str(escape(words)))
+    if len(drawn) <= len(bitmap := png_uri(buffer.getvalue())):
+        return drawn
+    return f'<img src="{bitmap}" width="{image.width // 2}" height="{image.height // 2}" alt="{escape(words)}">'
 
 
-def _png_uri(content: bytes) -> str:
+def png_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,14 +12,15 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import comparisons, failures, measured, power, provenance
+from analysis import comparisons, failures, measured, plots, power, provenance
 from analysis.claims import judge
 from analysis.events import Thresholds
 from analysis.load import load
-from analysis.page import figures, plots, tables
-from analysis.page.content import content_of
+from analysis.page import figures, opening, panels, tables
+from analysis.page.content import Opening, content_of
+from analysis.page.film import Film, films
 from analysis.page.markdown import markdown, parts_of
-from analysis.page.pictures import Film, Picture, film, save
+from analysis.page.pictures import Picture, save
 from analysis.page.short import in_short
 from analysis.page.tables import Table
 from analysis.stability import summarize
@@ -40,19 +42,28 @@ class Written:
 
 
 def write_report(
-    source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS
+    source: str | Path | Study,
+    thresholds: Thresholds | None = None,
+    kinds: Sequence[str] = KINDS,
+    width: float = panels.WIDTH,
 ) -> Path:
     """`write` the report and return the page's path."""
-    return write(source, thresholds, kinds).page
+    return write(source, thresholds, kinds, width).page
 
 
-def write(source: str | Path | Study, thresholds: Thresholds | None = None, kinds: Sequence[str] = KINDS) -> Written:
+def write(
+    source: str | Path | Study,
+    thresholds: Thresholds | None = None,
+    kinds: Sequence[str] = KINDS,
+    width: float = panels.WIDTH,
+) -> Written:
     """Write the study's report into its folder's report/.
 
     `source`: as of `analysis.load.load`, whose results are taken of one version of the training code, or a Study that
-    was loaded, which is taken as it is (`analysis.study.of_one_version`). `kinds` of the figures: png, svg, pdf. Runs
-    whose metrics were changed after they ended are named and left out of every number. Of the same data the same bytes.
-    Raises InputError if there are no runs, one cannot be read, or a kind is not known.
+    was loaded, which is taken as it is (`analysis.study.of_one_version`). `kinds` of the figures: png, svg, pdf;
+    `width`: theirs, in inches. Runs whose metrics were changed after they ended are named and left out of every number.
+    Of the same data the same bytes. Raises InputError if there are no runs, one cannot be read, a kind is not known, or
+    a width is none.
     """
     study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
     thresholds = thresholds or Thresholds()
@@ -60,6 +71,8 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
     if unknown := set(kinds) - {"png", "svg", "pdf"}:
         raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
+    if not (math.isfinite(width) and 2 <= width <= 20):
+        raise InputError(f"figures {width:g} inches wide: expected 2 to 20, such as 3.25, 5.5 or 6.75")
     out = study.folder / "report"
     for sub in ("tables", "figures"):
         (out / sub).mkdir(parents=True, exist_ok=True)
@@ -67,13 +80,13 @@ def write(source: str | Path | Study, thresholds: Thresholds | None = None, kind
     summary = summarize(study.history, study.runs, thresholds, study.terms)
     summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
     found = (_foreign if study.foreign else _ours)(study, summary, thresholds)
-    drawn = figures.draw(study, summary, found.sensitivity, _look(study))
+    drawn = figures.draw(study, found.material, _look(study), width)
     pictures = [save(figure, out / "figures", kinds) for figure in drawn]
     for table in found.tables:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
         write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
-    content = content_of(study, found.tables, thresholds, found.short, found.machines)
-    write_atomically(out / "index.html", rendered(content, pictures, film(study)))
+    content = content_of(study, found.tables, thresholds, found.opening, pictures)
+    write_atomically(out / "index.html", rendered(content, films(study)))
     parts = parts_of(content, pictures)
     write_atomically(out / "report.md", markdown(parts))
     write_atomically(out / "statistics.json", to_json(_statistics(study, found), indent=1) + "\n")
@@ -88,36 +101,37 @@ def _look(study: Study) -> plots.Look:
 
 
 class _Found(NamedTuple):
-    """What a report says: its tables, failures under other thresholds, the result in short, what only statistics.json
-    has, and where the runs are from."""
+    """What a report says: what the page says first, its tables, what figures are drawn of, and what only
+    statistics.json has."""
 
+    opening: Opening
     tables: list[Table]
-    sensitivity: pd.DataFrame
-    short: list[str]
+    material: figures.Material
     beside: dict[str, Any]
-    machines: str = ""
 
 
 def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found:
     claims, sensitivity = judge(study, summary), tables.sensitivity(study, thresholds)
     by_device = provenance.devices(study, summary)
+    compared, paired = comparisons.compare_arms(study, summary), failures.paired(summary)
+    arms, sigma = tables.arms(summary), tables.of("sigma", measured.sigmas(study))
     shown = [
         tables.account(study),
         tables.of("reach", power.reach(claims)),
         tables.verdicts(claims),
-        tables.arms(summary),
+        arms,
         tables.causes(summary),
-        tables.of("paired_failures", failures.paired(summary)),
+        tables.paired_failures(paired),
         sensitivity,
         tables.of("rates", comparisons.rates(study, summary)),
         tables.of("tuned", comparisons.tuned(study, summary)),
         tables.of("quality", measured.quality(study)),
         tables.of("protocol", measured.protocols(study)),
-        tables.of("sigma", measured.sigmas(study)),
+        sigma,
         tables.of("operators", measured.operators(study)),
         tables.of("lipschitz", measured.lipschitz(study)),
         tables.statistics(study, summary),
-        tables.paired(study, comparisons.compare_arms(study, summary)),
+        tables.paired(study, compared),
         tables.runs_statistics(study, summary),
         tables.interactions(study, summary),
         tables.of("power", power.spread(summary)),
@@ -128,32 +142,37 @@ def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found
         tables.of("provenance", provenance.provenance(study)),
         tables.runs(study),
     ]
+    said = opening.paragraph(study, arms.frame, sigma.frame, claims)
     machines = provenance.machines(study, summary, by_device)
+    first = Opening(said, opening.verdict_lines(claims), opening.untested(claims), machines)
     beside = {
+        "short": [sentence.text for sentence in first.said],
+        "verdict_lines": [line.text for line in first.lines],
         "machines": machines,
         "warnings": list(study.warnings),
         "extra": study.extra,
         "primary": dict(study.primary),
         "thresholds": asdict(thresholds),
     }
-    return _Found(shown, sensitivity.frame, [], beside | {"claims": _records(claims)}, machines)
+    material = figures.Material(summary, sensitivity.frame, compared, paired)
+    return _Found(first, shown, material, beside | {"claims": _records(claims)})
 
 
 def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Found:
     """What can be said of another program's runs: the papers' claims are of our arms, thresholds of our evaluations."""
     compared, across = comparisons.compare_arms(study, summary), tables.across(study, summary)
+    paired = failures.paired(summary, study.baseline)
     shown = [tables.account(study), tables.arms(summary, study.terms), across]
     if summary["failure"].eq(True).any():
-        shown += [
-            tables.causes(summary, foreign=True),
-            tables.of("paired_failures", failures.paired(summary, study.baseline)),
-        ]
+        shown += [tables.causes(summary, foreign=True), tables.paired_failures(paired)]
     shown += [tables.statistics(study, summary), tables.paired(study, compared)]
     shown += [tables.runs_statistics(study, summary), tables.interactions(study, summary)]
     shown += [tables.runs(study), tables.of("calibration", power.calibrated())]
     short = in_short(study, summary, compared, across.frame)
     beside = {"short": short, "warnings": list(study.warnings)}
-    return _Found([table for table in shown if len(table.frame)], pd.DataFrame(), short, beside)
+    shown = [replace(table, ours=False) for table in shown if len(table.frame)]
+    said = Opening([opening.Said(text, "comparisons") for text in short])
+    return _Found(said, shown, figures.Material(summary, pd.DataFrame(), compared, paired), beside)
 
 
 def _statistics(study: Study, found: _Found) -> dict[str, Any]:
@@ -180,9 +199,13 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def rendered(content: dict[str, Any], pictures: list[Picture], frames: Film | None) -> str:
-    """The page; the first table is the account."""
+def rendered(content: dict[str, Any], shown: Sequence[Film]) -> str:
+    """The page."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(**content, pictures=pictures, film=frames)
+    return environment.get_template("report.html.j2").render(**content, films=shown)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,49 +16,162 @@ from analysis.claims import LEVEL
 from analysis.events import CAUSES, Thresholds
 from analysis.stability import OUTCOME, SIGMA_TOLERANCE, STATISTICS
 from analysis.stats import APPROXIMATE_BELOW, SPREAD_FROM
-from analysis.study import Study
+from analysis.study import STATES, Study
 from analysis.terms import OURS, Terms
+from analysis.variants import label_of, labelled
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as people read it: its head, its cells; `ends`: heads of the limits that stand in brackets."""
+
+    name: str
+    head: str
+    cells: list[str]
+    numeric: bool
+    ends: tuple[str, str] | None = None
+
+    @cached_property
+    def style(self) -> str:
+        """Of the page: text, text in long lines, or what has no place to break."""
+        if self.numeric:
+            return ""
+        if max((len(word) for cell in self.cells for word in cell.split()), default=0) > _WORD:
+            return "t id"
+        return "t long" if self.name in _LINE else "t"
+
+    @cached_property
+    def width(self) -> float:
+        """Characters that it needs at least; of text as many as let its lines be read."""
+        longest = max((len(cell) for cell in self.cells), default=0)
+        head = max(map(len, self.head.split()), default=0)
+        return max(longest if self.numeric else min(longest, _LINE.get(self.name, 18)), head) + _GAP
+
+
+_LINE = {"run_id": 22, "statement": 28, "evidence": 34, "reason": 24, "meaning": 44, "error": 30, "refused": 26}
+_WORD = 20  # characters of the longest that stays whole
+_GAP = 2.6  # characters between columns
+_PAGE = 112  # characters that a page of 1,000 pixels holds
+_KEYS = ("context", "arm", "layer", "statistic", "claim", "threshold", "run_id", "procedure")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report; `file` is its CSV's name."""
+    """A table of the report; `file` is its CSV's name.
+
+    The CSV has all of the frame. People read the `rows` of it, without what is empty, and limits in brackets beside
+    their estimate. `counts`: columns that are left out if they count nothing anywhere.
+    """
 
     file: str
     title: str
     caption: str
     frame: pd.DataFrame
-    needs: str = "records that hold it"  # if there are no rows
     quality: str = "q"  # what the q of its columns is called where people read it
+    rows: pd.Series | None = None
+    counts: Sequence[str] = ()
+    ours: bool = True  # whether arms have labels
 
     @cached_property
     def shown(self) -> pd.DataFrame:
-        """Without the context if there is only one; the CSV has it always."""
-        single = "context" in self.frame and self.frame["context"].nunique() == 1
-        return self.frame.drop(columns="context") if single else self.frame
+        """Rows and columns that say something; the context is left out if there is only one."""
+        frame = self.frame if self.rows is None else self.frame[self.rows]
+        said = [name for name in frame if not frame[name].isna().all() and not frame[name].eq("").all()]
+        if "context" in said and self.frame["context"].nunique() == 1:
+            said.remove("context")
+        return frame[[name for name in said if name not in self.counts or frame[name].ne(0).any()]]
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        frame, names, result = self.shown, list(self.shown), []
+        while names:
+            name, *names = names
+            values = frame[name]
+            ends = _limits(name, names) if _is_number(values) else None
+            if ends is None:
+                result.append(Column(name, self._head(name), [self._cell(name, v) for v in values], _is_number(values)))
+                continue
+            names = names[2:]
+            limits = zip(values, frame[ends[0]], frame[ends[1]], strict=True)
+            cells = [_interval(*of) for of in limits]
+            result.append(Column(name, self._head(name), cells, True, (self._head(ends[0]), self._head(ends[1]))))
+        return result
+
+    def _head(self, name: str) -> str:
+        return re.sub(r"^q ", lambda _: f"{self.quality} ", str(name).replace("_", " "))
+
+    def _cell(self, name: str, value: Any) -> str:
+        text = written(value)
+        if not self.ours or not isinstance(value, str) or name in ("run_id", "error", "wandb_url"):
+            return text
+        return label_of(text) if name in ("arm", "baseline") and text in self._variants else labelled(text)
+
+    @cached_property
+    def _variants(self) -> set[str]:
+        return {v for name in ("arm", "baseline") if name in self.frame for v in self.frame[name] if isinstance(v, str)}
+
+    @property
+    def said(self) -> str:
+        """The caption, with the arms' labels."""
+        return labelled(self.caption) if self.ours else self.caption
+
+    def blocks(self) -> list[list[Column]]:
+        """The columns as tables that fit a page's width, in each of them those that name its rows."""
+        keys = [column for i, column in enumerate(self.columns) if column.name in _KEYS and i < 3]
+        keys = keys[:1] if keys and keys[0].name == "run_id" else keys
+        rest = [column for column in self.columns if column not in keys]
+        room = _PAGE - sum(column.width for column in keys)
+        result: list[list[Column]] = [[]]
+        for column in rest:
+            if result[-1] and sum(of.width for of in result[-1]) + column.width > room:
+                result.append([])
+            result[-1].append(column)
+        return [[*keys, *of] for of in result]
 
     def heads(self) -> list[str]:
         """Names of the columns as people read them."""
-        plain = [str(name).replace("_", " ") for name in self.shown]
-        return [re.sub(r"^q ", lambda _: f"{self.quality} ", name) for name in plain]
+        return [column.head for column in self.columns]
 
     def cells(self) -> list[list[str]]:
-        return [[_text(value) for value in row] for row in self.shown.itertuples(index=False)]
+        """Row by row, as people read them."""
+        return [list(row) for row in zip(*(column.cells for column in self.columns), strict=True)]
+
+    def contexts(self) -> list[str]:
+        """Of each row that people read, if it is of one context among several; else empty."""
+        return [str(value) for value in self.shown["context"]] if "context" in self.shown else [""] * len(self.shown)
 
     def latex(self) -> str:
         """A tabular with booktabs' rules, of the cells as the page shows them."""
         return pd.DataFrame(self.cells(), columns=self.heads()).to_latex(index=False, escape=True)
 
 
-def _text(value: Any) -> str:
-    """A cell as people read it: four significant digits, nothing for what is missing."""
+def _is_number(values: pd.Series) -> bool:
+    return all(isinstance(v, int | float | np.number) and not isinstance(v, bool | np.bool) for v in values.dropna())
+
+
+def _limits(name: str, following: Sequence[str]) -> tuple[str, str] | None:
+    """The two columns that follow, if they are the limits of this one."""
+    if len(following) < 2 or name.endswith(("low", "high")):
+        return None
+    low, high = following[:2]
+    pair = low.endswith("low") and high == low.removesuffix("low") + "high"
+    return (low, high) if pair else None
+
+
+def _interval(value: Any, low: Any, high: Any) -> str:
+    text, limits = written(value), [written(limit) for limit in (low, high)]
+    return f"{text} [{', '.join(limits)}]" if text and all(limits) else text
+
+
+def written(value: Any) -> str:
+    """A value as people read it: three digits, nothing for what is missing."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
+    if isinstance(value, bool | np.bool):
+        return "yes" if value else "no"
     if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
+        return f"{value:,.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
 
 _TEXTS = {
@@ -71,7 +184,6 @@ _TEXTS = {
         "8.5 instead of 8, a late change of -.1, |dD/dx| e^-.5, C6 with a setting that costs the others 2.5 x, C17 "
         "with failures of .05 to .6 instead of .1 to .9 over four rates. n: the most paired seeds of a part, before "
         "any is left out. A claim that is out of reach and inconclusive has not been answered either way.",
-        "runs that ended",
     ),
     "operating": (
         "How often verdicts mislead or miss an effect",
@@ -88,7 +200,6 @@ _TEXTS = {
         "inverts the unconditional exact test (Suissa and Shuster); below zero the arm is the steadier one. McNemar's "
         "test, which needs one more seed to see the same, stands beside it. The log-rank test compares the arms' "
         "curves over all their seeds. p adjusted by Benjamini-Hochberg over the context.",
-        "at least two arms with runs that ended",
     ),
     "tuned": (
         "Each arm at its own best learning rate",
@@ -96,13 +207,11 @@ _TEXTS = {
         "half of the seeds, judged on the others, which had no part in the choice. shift: gain of the arm minus that "
         "of the baseline at its own best, per seed; above zero the arm is better. n: seeds that judge. Description, "
         f"not one of the claims; with fewer than {APPROXIMATE_BELOW} seeds that judge nothing is tested.",
-        "two learning rates",
     ),
     "rates": (
         "Learning rates that work",
         "At how many of the learning rates that were tried a run of the arm and seed ends healthy, and the largest of "
         "them; empty if there is none.",
-        "two learning rates",
     ),
     "power": (
         "Power of the test of spread",
@@ -111,7 +220,6 @@ _TEXTS = {
         "that was found (0 if it is not known), at the levels 0.05 and 0.025 (Holm over two primary tests), by a "
         "seeded simulation; and the number of seeds that 80 % power at 0.025 would need. n_pairs: seeds in which "
         f"neither arm failed, of which the test needs {SPREAD_FROM}.",
-        "runs of sn_dcgan and dcgan",
     ),
     "calibration": (
         "How far the statistics can be trusted",
@@ -166,7 +274,6 @@ _TEXTS = {
         "git trees of sngan/ are equal code) and the commit of the whole program; when the first attempt started and "
         "the last one ended (UTC). exact: whether the bits are those of a run that was never stopped; false if it "
         "resumed on another device, with other threads or another PyTorch.",
-        "runs that have begun",
     ),
     "devices": (
         "Whether outcomes differ by device",
@@ -175,7 +282,6 @@ _TEXTS = {
         "difference: mean over the cells, weighted by how many runs they have of both. p: two-sided permutation test "
         "over seeds (a seed whose runs are of both devices counts on both sides), if both sides have at least five; "
         "adjusted by Holm over the table.",
-        "runs of two devices in one cell",
     ),
     "lipschitz": (
         "How steep the discriminator is",
@@ -185,13 +291,13 @@ _TEXTS = {
         "over n seeds.",
     ),
 }
-"""name -> title, caption, and what a table without rows lacks; of those that say the same of every study"""
+"""name -> title, caption; of those that say the same of every study"""
 
 
 def of(name: str, frame: pd.DataFrame) -> Table:
     """The table of that name."""
-    title, caption, *needs = _TEXTS[name]
-    return Table(name, title, caption, frame, *needs)
+    title, caption = _TEXTS[name]
+    return Table(name, title, caption, frame)
 
 
 def account(study: Study) -> Table:
@@ -200,7 +306,7 @@ def account(study: Study) -> Table:
         "failed runs among those that ended, with its exact (Clopper-Pearson) 95 % interval"
         + ("." if study.foreign else "; collapses of finished runs are counted further below.")
     )
-    return Table("account", "Account of runs", caption, failures.account(study))
+    return Table("account", "Account of runs", caption, failures.account(study), counts=STATES)
 
 
 def verdicts(claims: pd.DataFrame) -> Table:
@@ -224,7 +330,7 @@ def verdicts(claims: pd.DataFrame) -> Table:
     ]
     frame = claims.drop_duplicates(["claim", "context"]).drop(columns="p_contradicted")
     frame = frame.rename(columns={"p_adjusted": "p_supported", "p_contradicted_adjusted": "p_contradicted"})[columns]
-    return Table("verdicts", "Verdicts", caption, frame, "runs that ended")
+    return Table("verdicts", "Verdicts", caption, frame, rows=frame["verdict"] != "not tested")
 
 
 def evidence(claims: pd.DataFrame) -> Table:
@@ -245,7 +351,7 @@ def evidence(claims: pd.DataFrame) -> Table:
         *("claim", "context", "evidence", "decides", "n", "effect", "low", "high", "expected", "threshold", "p"),
         *("verdict", "reason"),
     ]
-    return Table("evidence", "Evidence", caption, frame[columns], "runs that ended")
+    return Table("evidence", "Evidence", caption, frame[columns], rows=frame["effect"].notna())
 
 
 def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
@@ -287,7 +393,7 @@ def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
         frame = frame.dropna(axis=1, how="all")
         frame = frame if "q_line" in frame else frame.drop(columns="order", errors="ignore")
     title = "Quality, spread and failures by arm"
-    return Table("arms", title, caption, frame, "runs that ended", terms.quality)
+    return Table("arms", title, caption, frame, terms.quality)
 
 
 def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
@@ -304,7 +410,8 @@ def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
         "The last columns: mean number of steps without failure, up to the end of the longest run (restricted mean of "
         f"the Kaplan-Meier curve){'' if foreign else '; a run that never was healthy has none'}."
     )
-    return Table("failures", "What went wrong", caption, failures.causes(summary, foreign), "runs that ended")
+    frame = failures.causes(summary, foreign)
+    return Table("failures", "What went wrong", caption, frame, counts=[*of, "without_end"])
 
 
 def sensitivity(study: Study, thresholds: Thresholds) -> Table:
@@ -316,7 +423,14 @@ def sensitivity(study: Study, thresholds: Thresholds) -> Table:
         f"{thresholds.healthy:g} and {thresholds.modes:g} are used."
     )
     frame = failures.under_other_thresholds(study, thresholds)
-    return Table("sensitivity", "Failures under other thresholds", caption, frame, "runs that ended")
+    rows = pd.Series(bool(frame["failures"].any()), frame.index)
+    return Table("sensitivity", "Failures under other thresholds", caption, frame, rows=rows)
+
+
+def paired_failures(frame: pd.DataFrame) -> Table:
+    """Of the seeds in which one of two arms failed. `frame`: of `failures.paired`."""
+    told = frame["seeds_that_differ"].astype(float).gt(0) | frame["p"].astype(float).lt(1)
+    return replace(of("paired_failures", frame), rows=told)
 
 
 def interactions(study: Study, summary: pd.DataFrame) -> Table:
@@ -330,8 +444,7 @@ def interactions(study: Study, summary: pd.DataFrame) -> Table:
         "(against), per seed. Below zero the arm loses more by the change. Hodges-Lehmann centre with 95 % interval; p "
         "by the permutation of signs, adjusted by Benjamini-Hochberg."
     )
-    needs, frame = "two contexts of one data set, with the same arms", comparisons.interactions(study, summary)
-    return Table("interactions", "Arm by setting", caption, frame, needs)
+    return Table("interactions", "Arm by setting", caption, comparisons.interactions(study, summary))
 
 
 def meanings(terms: Terms) -> Mapping[str, str]:
@@ -347,7 +460,7 @@ def statistics(study: Study, summary: pd.DataFrame) -> Table:
         "Median and range over the n runs that have the statistic: for quality at the end, the runs with an end; "
         "for the others, also diverged and failed runs, up to the step that they reached."
     )
-    return Table("statistics", "Stability statistics by arm", caption, frame, "runs that ended")
+    return Table("statistics", "Stability statistics by arm", caption, frame)
 
 
 def paired(study: Study, compared: pd.DataFrame) -> Table:
@@ -366,8 +479,7 @@ def paired(study: Study, compared: pd.DataFrame) -> Table:
         f"{APPROXIMATE_BELOW} pairs are described, not tested."
     )
     frame = compared.assign(meaning=compared["statistic"].map(meanings(study.terms)))
-    needs = "at least two arms with runs that ended"
-    return Table("comparisons", "Arms compared, paired by seed", caption, frame, needs)
+    return Table("comparisons", "Arms compared, paired by seed", caption, frame)
 
 
 def runs_statistics(study: Study, summary: pd.DataFrame) -> Table:
@@ -395,7 +507,7 @@ def across(study: Study, summary: pd.DataFrame) -> Table:
         f"{APPROXIMATE_BELOW} of them on; p adjusted by Benjamini-Hochberg over the arms."
     )
     caption, frame = study.terms.fill(caption), comparisons.across(study, summary)
-    return Table("across", "Over data sets", caption, frame, "two data sets", study.terms.quality)
+    return Table("across", "Over data sets", caption, frame, study.terms.quality)
 
 
 def runs(study: Study) -> Table:

@@ -7,7 +7,7 @@ parts/<digest>/      some runs that ended; never changed
     evaluations.parquet  per evaluation: samples by class, singular values of D's layers
     weights/RUN.safetensors   D's final weights as trained, of the first three seeds of a cell
     samples/RUN/*.png         sample grids in 16 greys (256 colours): eight steps of one seed of a cell, the last step
-                              of two more
+                              of two more; of one run of a data set also a grid of real images
 """
 
 from __future__ import annotations
@@ -313,7 +313,8 @@ class _Writer:
         self._rows = dict(list(study.history.groupby("run_id", sort=False)))
         for name, part in manifest["parts"].items():
             for run_id, config in _configurations(self._folder / name, part["runs"]).items():
-                grids = sum(file.startswith(f"samples/{run_id}/") for file in part["files"])
+                grids = sum(file.startswith(f"samples/{run_id}/step-") for file in part["files"])
+                self._kept["real", config.dataset] += f"samples/{run_id}/real.png" in part["files"]
                 self._kept["weights", config.cell] += f"weights/{run_id}.safetensors" in part["files"]
                 self._kept["film", config.cell] += grids > 1
                 self._kept["grids", config.cell] += grids > 0
@@ -324,11 +325,11 @@ class _Writer:
             return []
         extras: dict[str, dict[str, bytes]] = {}
         for done, (run_id, config) in enumerate(runs.items()):
-            extras[run_id] = self._extras(run_id, config.cell)
+            extras[run_id] = self._extras(run_id, config.cell, config.dataset)
             self._tell(done + 1, len(runs))
         return self._split(runs, extras)
 
-    def _extras(self, run_id: str, cell: str) -> dict[str, bytes]:
+    def _extras(self, run_id: str, cell: str, dataset: str) -> dict[str, bytes]:
         """Weights and sample grids that are kept of a run: file -> content."""
         files = {}
         if self._kept["weights", cell] < _WITH_WEIGHTS:
@@ -342,13 +343,16 @@ class _Writer:
             return files
         steps = sorted(grids)
         if film := self._kept["film", cell] < _FILMS:
-            chosen = np.unique(np.linspace(0, len(steps) - 1, _FILM_STEPS).round().astype(int))
-            steps = [steps[i] for i in chosen]
+            steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, _FILM_STEPS).round().astype(int))]
         self._kept["film", cell] += film
         self._kept["grids", cell] += 1
-        for step in steps if film else steps[-1:]:
+        chosen = {f"step-{step:06d}": grids[step] for step in (steps if film else steps[-1:])}
+        if (real := self._study.found[run_id].real) and not self._kept["real", dataset]:
+            chosen["real"] = real
+            self._kept["real", dataset] += 1
+        for name, grid in chosen.items():
             with suppress(OSError, SyntaxError):  # no picture; SyntaxError is Pillow's for a broken PNG
-                files[f"samples/{run_id}/step-{step:06d}.png"] = in_few_greys(grids[step].read_bytes())
+                files[f"samples/{run_id}/{name}.png"] = in_few_greys(grid.read_bytes())
         return files
 
     def _split(
@@ -473,9 +477,10 @@ def _read_part(part: Path, run_ids: Container[str]) -> dict[str, tuple[RunConfig
             continue
         rows = history.get(run_id, pd.DataFrame()).drop(columns="run_id", errors="ignore")
         mine = evaluations.filter(compute.equal(evaluations["run_id"], run_id)).drop_columns("run_id")
+        real = part / "samples" / run_id / "real.png"
         run = Found(
             json.loads(row["status"]), "", json.loads(row["protocol"]), lambda rows=rows: (rows, ""),
-            grids(part / "samples" / run_id), lambda mine=mine: mine,
+            grids(part / "samples" / run_id), lambda mine=mine: mine, real if real.is_file() else None,
         )  # fmt: skip
         found[run_id] = configurations[run_id], run
     return found

@@ -41,6 +41,7 @@ def of_record(record: Record) -> Found:
     """What a run's folder has of it."""
     status = record.status()
     damage, protocol = record.damage(status), {}
+    real = record.samples_path / "real.png"
     if not damage:
         try:
             protocol = record.protocol()
@@ -48,7 +49,7 @@ def of_record(record: Record) -> Found:
             damage = str(error)
     return Found(
         status, damage, protocol, lambda: rows(record.metrics_path), grids(record.samples_path),
-        lambda: evaluation_table(readable_rows(record.evaluations_path)[0]),
+        lambda: evaluation_table(readable_rows(record.evaluations_path)[0]), real if real.is_file() else None,
     )  # fmt: skip
 
 

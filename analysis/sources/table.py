@@ -31,16 +31,12 @@ from analysis.sources.columns import (
     quality_doubts,
 )
 from analysis.sources.lost import NAN_WORDS, Lost, lost_runs
-from analysis.study import STATES, Study
+from analysis.study import ATTEMPT, STATES, Study
 from analysis.terms import Terms
 from sngan.config import InputError, suggestion
 
 _NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none", "null")
 _LARGEST = 2**63 - 1
-_UNKNOWN = (  # of what `analysis.study` tells of a run
-    *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
-    *("git_dirty", "training_version", "wandb_url", "metrics_sha256"),
-)
 
 
 def read(path: Path, reading: Reading, folder: Path) -> Study:
@@ -128,7 +124,7 @@ def _runs(rows: pd.DataFrame, found: Mapping[str, Lost], name: str) -> pd.DataFr
     states, lost_step, reasons = _states(rows, last, found, name)
     runs = last[["dataset", "setting", "arm", "seed", "variant", "context", "step"]].assign(
         state=states, error=reasons, lost_step=lost_step, damage="", trivial_fd=np.nan, trivial_fd_pixels=np.nan,
-        attempts=1, **dict.fromkeys(_UNKNOWN),
+        attempts=1, **dict.fromkeys(ATTEMPT),
     )  # fmt: skip
     return runs.reset_index()
 

@@ -242,14 +242,17 @@ def _mirrored(
         url = summary.get("wandb_url")
     status["step"] = status.get("step", rows[-1]["step"] if rows else 0)
     status |= {"wandb_url": url} if url else {}
-    samples = {row["step"]: sample(path) for row in rows if (path := _sample_path(row))}
-    found = Found(status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: frame(rows), samples)
+    samples = {row["step"]: sample(path) for row in rows if (path := _image_path(row, "samples"))}
+    real = next((sample(path) for row in rows if (path := _image_path(row, "real"))), None)
+    found = Found(
+        status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: frame(rows), samples, real=real
+    )
     return Mirrored(identity, str(config.get("study", "")), summary.get("study_file") or "", started, rows, found)
 
 
-def _sample_path(row: dict[str, Any]) -> str | None:
-    nested = row.get("samples")
-    path = nested.get("path") if isinstance(nested, dict) else row.get("samples.path")
+def _image_path(row: dict[str, Any], name: str) -> str | None:
+    nested = row.get(name)
+    path = nested.get("path") if isinstance(nested, dict) else row.get(f"{name}.path")
     inside = isinstance(path, str) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
     return path if inside else None
 

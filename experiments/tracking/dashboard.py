@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import shlex
@@ -35,7 +34,7 @@ class Figure(Protocol):
     @property
     def caption(self) -> str: ...
     @property
-    def data_uri(self) -> str: ...
+    def png(self) -> bytes: ...
 
 
 def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
@@ -165,7 +164,7 @@ def _about(study: Study) -> ws.Section:
     import wandb_workspaces.workspaces as ws
 
     arms = dict.fromkeys(config.arm for config in study.configs)
-    listed = "\n".join(f"- `{arm}`: {ARMS[arm].label} ({ARMS[arm].source})" for arm in arms)
+    listed = "\n".join(f"- `{arm}`: {ARMS[arm].words} ({ARMS[arm].source})" for arm in arms)
     text = f"{study.description}\n\n{listed}\n\nLines: median over seeds; bands: their range. Never compare losses of "
     text += "different arms as if they were qualities: see Sample quality, and look at the samples."
     panel = wr.MarkdownPanel(markdown=text, layout=wr.Layout(w=24, h=8))
@@ -245,7 +244,7 @@ def _log_figures(run_id: str, study: str, project: str, figures: Sequence[Figure
             images = {}
             for figure in figures:
                 path = Path(folder) / f"{figure.file}.png"
-                path.write_bytes(base64.b64decode(figure.data_uri.partition(",")[2]))
+                path.write_bytes(figure.png)
                 images[f"figures/{figure.file}"] = wandb.Image(str(path), caption=figure.title)
             run.log(images)
 

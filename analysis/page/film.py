@@ -1,0 +1,161 @@
+"""The sample grids within the page: every arm's, at the steps and seeds that fit, beside real images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from analysis.figure_data import sample_grids, spread_out
+from analysis.page.pictures import png_uri
+from analysis.study import Study
+from analysis.variants import in_order, label_of
+
+_BYTES, _BYTES_A_RUN, _MOST_BYTES = 700_000, 4_000, 1_900_000  # of PNG in a page; a third more as text
+_FEW_STEPS = 5  # a film has more, or the steps are those of one seed
+_COLUMNS, _KEPT, _PADDING = 8, 4, 2  # latents in a row of a grid, and of one that is cut; pixels between them
+_MOST_PIXELS = 4096  # of a side
+_GREYS, _COLOURS = 16, 256
+_SHOWN = 250  # pixels of a grid's side in the page, about
+
+
+class Still(NamedTuple):
+    """A grid of one run at one step."""
+
+    seed: int
+    step: int
+    uri: str
+
+
+@dataclass(frozen=True)
+class Film:
+    """The grids of one context: arm by arm its stills, and real images ('' if there are none).
+
+    `seeds` that have any, in order, of `all_seeds`; `latents`: how many of them a grid shows; `width`: of a grid, in
+    pixels of the page.
+    """
+
+    context: str
+    seeds: list[int]
+    arms: list[tuple[str, list[Still]]]
+    real: str
+    latents: int
+    width: int
+    all_seeds: int
+
+    def initial(self, stills: Sequence[Still]) -> Still | None:
+        """The last of the first seed."""
+        return max(
+            (still for still in stills if still.seed == self.seeds[0]), key=lambda still: still.step, default=None
+        )
+
+
+class _Room(NamedTuple):
+    """What is shown: whether grids are cut, at most so many steps of the first seed, and of the others, of so many."""
+
+    cut: bool
+    first: int
+    others: int
+    seeds: int
+
+
+_Grids = dict[tuple[str, int], Mapping[int, Any]]
+
+
+def films(study: Study) -> list[Film]:
+    """What fits the page, context by context; nothing of what is no PNG.
+
+    As few bytes as it may: all of a grid and all steps if there is room for them, else some steps, else those of the
+    first seed alone, else the first 16 latents of a grid.
+    """
+    found: dict[str, _Grids] = {}
+    for context, runs in study.runs.groupby("context", sort=False):
+        if grids := sample_grids(study, runs):
+            found[str(context)] = grids
+    if not found:
+        return []
+    room = _room(found)
+    made = [_film(study, context, grids, room) for context, grids in found.items()]
+    return [film for film in made if film.arms]
+
+
+def _room(found: Mapping[str, _Grids]) -> _Room:
+    runs = [(_place(seed, grids), len(of)) for grids in found.values() for (_, seed), of in grids.items()]
+    most = min(_BYTES + _BYTES_A_RUN * len(runs), _MOST_BYTES)
+    longest, seeds = max(steps for _, steps in runs), 1 + max(place for place, _ in runs)
+    several = range(longest, _FEW_STEPS - 1, -1)
+    every = [of[max(of)] for grids in found.values() for of in grids.values()]
+    for cut in (False, True):
+        sizes = [len(content[0]) for grid in every[:: max(1, len(every) // 12)] if (content := _content(grid, cut))]
+        size = sum(sizes) / max(len(sizes), 1)
+        choices = [*((n, n, seeds) for n in several), *((n, 1, seeds) for n in several)]
+        choices += [(min(longest, _FEW_STEPS), 1, n) for n in range(seeds, 0, -1)] if cut else []
+        for first, others, n in choices:
+            stills = sum(min(steps, others if place else first) for place, steps in runs if place < n)
+            if stills * size <= most:
+                return _Room(cut, first, others, n)
+    return _Room(True, 1, 1, 1)
+
+
+def _place(seed: int, grids: _Grids) -> int:
+    """The how-manieth of the seeds it is, from 0."""
+    return sorted({other for _, other in grids}).index(seed)
+
+
+def _film(study: Study, context: str, grids: _Grids, room: _Room) -> Film:
+    seeds, arms, sides = sorted({seed for _, seed in grids})[: room.seeds], [], []
+    common = {seed: _steps(grids, seed, room.first if seed == seeds[0] else room.others) for seed in seeds}
+    for variant in in_order(pd.Series([variant for variant, _ in grids])):
+        stills = []
+        for seed in seeds:
+            of = grids.get((variant, seed), {})
+            for step in sorted({*common[seed] & of.keys(), max(of)} if of else ()):
+                if content := _content(of[step], room.cut):
+                    stills.append(Still(seed, step, png_uri(content[0])))
+                    sides.append(content[1])
+        if stills:
+            arms.append((label_of(variant), stills))
+    side = max(sides, default=1)
+    dataset = study.runs.loc[study.runs["context"] == context, "dataset"].iloc[0]
+    real = _content(study.real[dataset], room.cut) if dataset in study.real else None
+    shown = sorted({still.seed for _, stills in arms for still in stills})
+    latents = (_KEPT if room.cut else _COLUMNS) ** 2
+    width = side * max(1, round(_SHOWN / side))
+    everything = int(study.runs.loc[study.runs["context"] == context, "seed"].nunique())
+    return Film(context, shown, arms, png_uri(real[0]) if real else "", latents, width, everything)
+
+
+def _steps(grids: _Grids, seed: int, most: int) -> set[int]:
+    """At most so many steps of the seed's longest run."""
+    longest = max((of for (_, s), of in grids.items() if s == seed), key=len)
+    return set(spread_out(sorted(longest), most)) if most > 1 else {max(longest)}
+
+
+def _content(grid: Any, cut: bool) -> tuple[bytes, int] | None:
+    """A PNG in few greys or colours and its width, cut to the first latents or whole; None for what is no PNG."""
+    try:
+        image = Image.open(io.BytesIO(grid.read_bytes()), formats=["PNG"])
+        if max(image.size) > _MOST_PIXELS:
+            return None
+        image.load()
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    grey = image.mode in ("1", "L", "I;16", "I", "LA") or (image.mode == "P" and _is_grey(image))
+    image = image.convert("L" if grey else "RGB")
+    if cut and (image.width - _PADDING) % _COLUMNS == 0:
+        side = (image.width - _PADDING) // _COLUMNS * _KEPT + _PADDING
+        image = image.crop((0, 0, side, min(side, image.height)))
+    if grey:
+        image = image.point(lambda value: round(value / 17) * 17)
+    buffer = io.BytesIO()
+    image.quantize(_GREYS if grey else _COLOURS).save(buffer, format="PNG")
+    return buffer.getvalue(), image.width
+
+
+def _is_grey(image: Image.Image) -> bool:
+    palette = image.getpalette() or []
+    return all(palette[i] == palette[i + 1] == palette[i + 2] for i in range(0, len(palette) - 2, 3))
