@@ -12,8 +12,8 @@ from analysis.page import tables
 from analysis.page.content import Opening, content_of, sections_of
 from analysis.page.opening import Said
 from analysis.page.pictures import Picture
-from analysis.page.tables import Table
 from analysis.page.report import rendered
+from analysis.page.tables import Table
 from analysis.study import Study
 from experiments.record import run_folders
 from sngan.config import TRAINING_VERSION

@@ -18,7 +18,7 @@ from analysis.sources.table import from_table
 def test_each_context_has_its_own_protocol() -> None:
     study = synthetic({("sn", 0): "finished", ("sn", 1): "finished"})
     study.runs.loc[0, "context"] = "d"
-    protocols = {f"sn-{seed}": {"trivial_fd": 10.0 + seed} for seed in (0, 1)}
+    protocols = {f"sn-{seed}": {"feature_net": "a net", "trivial_fd": 10.0 + seed} for seed in (0, 1)}
     study = dataclasses.replace(study, protocols=protocols)
     assert "the trivial sampler one of 10. " in judged(study, "d")
     assert "the trivial sampler one of 11. " in judged(study, "c")

@@ -87,7 +87,7 @@ def _room(found: Mapping[str, _Grids]) -> _Room:
     runs = [(_place(seed, grids), len(of)) for grids in found.values() for (_, seed), of in grids.items()]
     most = min(_BYTES + _BYTES_A_RUN * len(runs), _MOST_BYTES)
     longest, seeds = max(steps for _, steps in runs), 1 + max(place for place, _ in runs)
-    several = range(longest, _FEW_STEPS - 1, -1)
+    several = range(longest, min(longest, _FEW_STEPS) - 1, -1)
     every = [of[max(of)] for grids in found.values() for of in grids.values()]
     for cut in (False, True):
         sizes = [len(content[0]) for grid in every[:: max(1, len(every) // 12)] if (content := _content(grid, cut))]

@@ -78,7 +78,14 @@ def _legend(figure: Figure, names: Iterable[str], look: Look) -> None:
     for line, variant in zip(lines, variants, strict=True):
         if look.dashes[variant]:
             line.set_dashes(look.dashes[variant])
-    _outside(figure, lines, [look.labels[v] for v in variants])
+    _outside(figure, lines, [_in_two_lines(look.labels[v], figure.get_figwidth()) for v in variants])
+
+
+def _in_two_lines(name: str, width: float) -> str:
+    """A row's name in a bit less than half of the figure; shortened where two lines do not hold it."""
+    room = int(0.4 * width / _CHARACTER)
+    lines = plots.wrapped(name, room).splitlines()
+    return "\n".join([*lines[:1], lines[1][: room - 1] + "\N{HORIZONTAL ELLIPSIS}"] if len(lines) > 2 else lines)
 
 
 def _outside(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -135,9 +142,11 @@ def forest(panels: Sequence[Effects], look: Look, width: float = WIDTH) -> Figur
     """Effects with their intervals, a panel for each kind; rows have one order and are named once."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.rows["row"]))
     beside = width >= 5
-    longest = max(map(len, names)) * _CHARACTER
+    shown = [_in_two_lines(name, width) for name in names]
+    longest = max(len(line) for text in shown for line in text.splitlines()) * _CHARACTER
+    row = 0.29 if any("\n" in text for text in shown) else 0.17
     with style():
-        height = (0.17 * len(names) + 0.75) * (1 if beside else len(panels))
+        height = (row * len(names) + 0.75) * (1 if beside else len(panels))
         figure = Figure(figsize=(width, height), layout="constrained")
         shape = (1, len(panels)) if beside else (len(panels), 1)
         axes = list(figure.subplots(*shape, squeeze=False).flat)
@@ -149,8 +158,7 @@ def forest(panels: Sequence[Effects], look: Look, width: float = WIDTH) -> Figur
             axis.set_title(plots.wrapped(panel.title, max(12, int(room / _CHARACTER))))
             axis.set_xlabel(plots.wrapped(panel.direction, max(12, int(room / _CHARACTER))))
             axis.grid(visible=False, axis="y")
-            if beside and axis is not axes[0]:
-                axis.set_yticklabels([])
+            axis.set_yticks(range(len(names)), shown if axis is axes[0] or not beside else [""] * len(names))
     return figure
 
 
@@ -215,7 +223,8 @@ def matrix(table: pd.DataFrame, label: str, width: float = WIDTH) -> Figure:
     """Contexts x arms as a heat map with its numbers."""
     with style():
         made = _panels(1, 1, width, 0.25 * table.shape[0] + 0.8)
-        plots.matrix(made.axes[0], table, label)
+        shown = [_in_two_lines(str(name), width) for name in table.index]
+        plots.matrix(made.axes[0], table.set_axis(shown), label)
     return made.figure
 
 
