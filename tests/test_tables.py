@@ -65,5 +65,5 @@ def test_wide_tables_are_shown_in_parts_that_fit_and_name_their_rows() -> None:
     assert len(blocks) > 1
     for block in blocks:
         assert [column.name for column in block[:2]] == ["arm", "layer"]
-        assert sum(column.width for column in block) <= 112
+        assert sum(column.width for column in block) <= 104
     assert [column.name for block in blocks for column in block[2:]] == list(frame)[2:]

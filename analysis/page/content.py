@@ -142,8 +142,7 @@ def content_of(
         "contexts": contexts if len(contexts) > 1 else [],
         "sections": sections,
         "anchors": _anchors(sections),
-        "kinds": {picture.kind: [other.anchor for other in pictures if other.kind == picture.kind]
-                  for picture in pictures},
+        "figures": {picture.kind: picture.anchor for picture in reversed(pictures) if picture.markup},
         "opening": opening,
         "account": study.account.to_dict(),
         "total": len(runs),
