@@ -86,7 +86,7 @@ def curve(axis: Axes, frame: pd.DataFrame, look: Look | None = None, seeds: pd.D
     drawn = frame[["centre", "low", "high"]].astype(float)
     frame = frame.assign(**drawn.where(drawn.abs() < _FAR))
     if seeds is not None:
-        seeds = seeds[seeds["value"].abs() < _FAR]
+        seeds = seeds.loc[seeds["value"].abs() < _FAR]
         sns.lineplot(x="step", y="value", units="seed", linewidth=0.5, alpha=0.55, ax=axis, **_styled(seeds, look))
     sns.lineplot(x="step", y="centre", linewidth=1.2, ax=axis, **_styled(frame, look))
     for variant in look.order(frame["variant"]) if seeds is None else ():

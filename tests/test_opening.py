@@ -20,6 +20,8 @@ from analysis.variants import label_of
 
 TRUTHS = {"dcgan": {"failure": 0.1}, "sn_dcgan": {"fd": 8.0, "failure": 0.3}, "plain": {"fd": 16.0}, "sn": {"fd": 6.0}}
 
+NOTHING = pd.DataFrame(columns=["context", "arm", "n", "failures", "q_centre"])
+
 
 def statistics_of(of: Study) -> dict:
     return json.loads((write_report(of, kinds=["svg"]).parent / "statistics.json").read_text())
@@ -54,15 +56,21 @@ def test_every_number_of_the_paragraph_is_that_of_a_table(found: dict) -> None:
         assert f"{count} {verdict}" in tested
 
 
-def test_the_layer_whose_norm_is_the_largest_is_told() -> None:
+def test_the_layer_whose_norm_is_the_largest_is_told(tmp_path: Path) -> None:
     rows = [("c", arm, layer, value) for layer, values in {"conv1": (0.4, 1.0), "conv2": (1.63, 1.0)}.items()
             for arm, value in zip(("dcgan", "sn_dcgan"), values, strict=True)]  # fmt: skip
     sigma = pd.DataFrame(rows, columns=["context", "arm", "layer", "sigma"])
-    said = opening._sigma(sigma, several=False)
-    assert said.startswith("Spectral norm of conv2 as used")
-    assert said.endswith("DCGAN 1.63, SN-DCGAN 1.")
-    assert opening._sigma(sigma.assign(sigma=1.0), several=False) == ""
-    assert opening._sigma(sigma[:0], several=False) == ""
+    of = study(tmp_path, {"dcgan": {}, "sn_dcgan": {}}, seeds=2)
+
+    def told(frame: pd.DataFrame) -> list[str]:
+        said = opening.paragraph(of, NOTHING, frame, judge(of, summarize(of.history, of.runs)))
+        return [sentence.text for sentence in said if "Spectral norm" in sentence.text]
+
+    (text,) = told(sigma)
+    assert text.startswith("Spectral norm of conv2 as used")
+    assert text.endswith("DCGAN 1.63, SN-DCGAN 1.")
+    assert told(sigma.assign(sigma=1.0)) == []  # alike: no sentence
+    assert told(sigma[:0]) == []
 
 
 def test_a_verdict_has_a_line_with_effect_interval_and_n(found: dict) -> None:
@@ -102,8 +110,7 @@ def test_what_was_not_tested_is_said_with_what_it_lacks(tmp_path: Path) -> None:
 def test_a_study_in_which_nothing_has_ended_says_so(tmp_path: Path) -> None:
     of = study(tmp_path, {"dcgan": {}, "sn": {}}, seeds=2)
     of = replace(of, runs=of.runs.assign(state="missing"), history=of.history[:0], account=pd.Series({"missing": 4}))
-    arms = pd.DataFrame(columns=["context", "arm", "n", "failures", "q_centre"])
-    said = opening.paragraph(of, arms, pd.DataFrame(), judge(of, summarize(of.history, of.runs)))
+    said = opening.paragraph(of, NOTHING, pd.DataFrame(), judge(of, summarize(of.history, of.runs)))
     assert said[0].text.endswith("; 4 missing.")
     assert "cannot support a claim" in said[-1].text
 
@@ -112,6 +119,7 @@ def test_an_arm_without_ends_has_no_number(tmp_path: Path) -> None:
     rows = {"arm": ["dcgan", "sn"], "context": "c", "n": 5, "failures": [5, 0], "q_centre": [np.inf, 8.0],
             "q_low": [9.0, 7.0], "q_high": [np.inf, 9.0]}  # fmt: skip
     of = study(tmp_path, {"dcgan": {}, "sn": {}}, seeds=2)
-    text = opening._quality(of, pd.DataFrame(rows))
+    claims = judge(of, summarize(of.history, of.runs))
+    text = " ".join(said.text for said in opening.paragraph(of, pd.DataFrame(rows), pd.DataFrame(), claims))
     assert "SN 8 [7, 9]; half of the runs or more have no end: DCGAN" in text
     assert "inf" not in text

@@ -153,7 +153,7 @@ def content_of(
         "foreign": study.foreign,
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
         "tables": [table for table in shown if len(table.shown) and len(table.columns)],
-        "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.shown.get("claim", ())},
+        "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.shown.get("claim", [])},
         "thresholds": [] if study.foreign else thresholds.table(),
         "reading": READING_FOREIGN if study.foreign else READING,
         "versions": {key: value for key, value in versions.items() if value},
