@@ -841,7 +841,7 @@ def _setting_words(of: Mapping[str, Any], among: Iterable[Mapping[str, Any]]) ->
         return f"setting {of['setting']}"
     among = list(among)
     names = [name for name in _OPTIMIZER[1:] if name in of and len({other[name] for other in among}) > 1]
-    return ", ".join(f"{name} {of[name]:g}" for name in names) or "custom"
+    return ", ".join(f"{name} {of[name]:g}" for name in names)
 
 
 def opposed(part: Part, other: Part, verdict: str) -> bool:

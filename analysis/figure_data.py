@@ -23,6 +23,7 @@ def with_ratios(history: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
     return pd.concat([history, pd.DataFrame(ratios, history.index)], axis=1)
 
 
+_ROUNDING = 1e-9  # what is smaller is no effect
 _BINS = 100  # a panel is no more points wide
 _SEED_BY_SEED = 6  # seeds, below which every seed has its own line
 
@@ -73,19 +74,23 @@ def gradient_strips(history: pd.DataFrame, summary: pd.DataFrame, most: int) -> 
     }
 
 
-def over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """`bands` of fd whose step is in minutes: of each variant the median time that a step took its runs."""
-    if "eval/fd" not in history or history["eval/fd"].isna().all():
-        return pd.DataFrame()
+def over_wall_time(history: pd.DataFrame, runs: pd.DataFrame) -> Curve | None:
+    """fd by minutes: each variant's steps times the median time that a step took its runs. None if it is not known."""
+    found = curves(history, ["eval/fd"]).get("eval/fd")
     own = runs[runs["run_id"].isin(history["run_id"]) & (runs["step"] > 0)]
     minutes = (own["wall_seconds"].astype(float) / own["step"] / 60).groupby(own["variant"]).median()
-    frame = bands(binned(history, ["eval/fd"], _BINS), "eval/fd")
-    return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
+
+    def timed(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(step=frame["step"] * frame["variant"].map(minutes)).dropna(subset="step")
+
+    if found is None or (bands_ := timed(found.bands)).empty:
+        return None
+    return Curve(bands_, timed(found.seeds) if found.seeds is not None else None)
 
 
 class Forest(NamedTuple):
-    """Effects against the baseline: columns row, variant, effect, low, high; which side is better, `lower` or `higher`,
-    and what they are of: `location`, `failures` or `spread`."""
+    """Effects against the baseline: columns context (empty if there is one), row, variant, effect, low, high; which
+    side is better, `lower` or `higher`, and what they are of: `location`, `failures` or `spread`."""
 
     kind: str
     better: str
@@ -105,11 +110,11 @@ def forest(compared: pd.DataFrame, paired: pd.DataFrame, location: str, look: Lo
     def rows(frame: pd.DataFrame, names: tuple[str, str, str]) -> pd.DataFrame:
         found = []
         for row in frame.to_dict("records"):
-            context = f"{row['context']}: " if several else ""
             n = count.get((row["context"], row["arm"]), row["n_pairs"])
             effects = dict(zip(("effect", "low", "high"), (float(row[name]) for name in names), strict=True))
-            found.append({"row": f"{context}{look.labels[row['arm']]} ({n})", "variant": row["arm"], **effects})
-        return pd.DataFrame(found, columns=["row", "variant", "effect", "low", "high"])
+            names_ = {"context": row["context"] if several else "", "row": f"{look.labels[row['arm']]} ({n})"}
+            found.append({**names_, "variant": row["arm"], **effects})
+        return pd.DataFrame(found, columns=["context", "row", "variant", "effect", "low", "high"])
 
     panels = []
     if len(at):
@@ -122,7 +127,7 @@ def forest(compared: pd.DataFrame, paired: pd.DataFrame, location: str, look: Lo
         with np.errstate(divide="ignore"):
             ratios = at.assign(**{name: np.log2(at[name].astype(float)) for name in names})
         panels.append(Forest("spread", "lower", rows(ratios, (names[0], names[1], names[2]))))
-    return [panel for panel in panels if panel.rows["effect"].notna().any()]
+    return [panel for panel in panels if (panel.rows["effect"].abs() > _ROUNDING).any()]
 
 
 def robustness(summary: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,9 @@ from sngan.arms import ARMS
 
 _DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
 _HATCHES = ["", "//", "..", "xx", "--", "oo", "\\\\"]
+_NUMBER = 0.5  # inches that a number of a matrix needs
 _FAR = 1e100  # what is larger cannot be drawn
+_ROOM = 0.14  # of an axis, that a name takes
 _QUIET = {"linewidth": 0.8, "linestyle": ":", "color": "0.3"}
 
 
@@ -78,21 +80,21 @@ def foreign_look(order: Sequence[str], step: str) -> Look:
 
 
 def curve(axis: Axes, frame: pd.DataFrame, look: Look | None = None, seeds: pd.DataFrame | None = None) -> Axes:
-    """A line over training for each variant, with its band: `frame` as of `stats.bands`.
+    """A line over training for each variant, with its band: `frame` as of `stats.bands`. `axis.legend()` names them.
 
-    `seeds` (columns variant, seed, step, value): each seed's own line, thin, in place of the bands.
-    """
+    `seeds` (columns variant, seed, step, value): each seed's own line, thin, in place of the bands."""
     look = look or look_of(frame["variant"])
-    drawn = frame[["centre", "low", "high"]].astype(float)
-    frame = frame.assign(**drawn.where(drawn.abs() < _FAR))
-    if seeds is not None:
-        seeds = seeds.loc[seeds["value"].abs() < _FAR]
-        sns.lineplot(x="step", y="value", units="seed", linewidth=0.5, alpha=0.55, ax=axis, **_styled(seeds, look))
-    sns.lineplot(x="step", y="centre", linewidth=1.2, ax=axis, **_styled(frame, look))
-    for variant in look.order(frame["variant"]) if seeds is None else ():
-        of = frame[(frame["variant"] == variant) & frame["low"].notna()]
-        axis.fill_between(of["step"], of["low"], of["high"], color=look.colours[variant], alpha=0.15, linewidth=0)
-    axis.set(xlabel=look.step, ylabel="")
+    near = {name: frame[name].astype(float).where(frame[name].abs() < _FAR) for name in ("centre", "low", "high")}
+    frame = frame.assign(**near)
+    for variant, of in _by_variant(seeds, look) if seeds is not None else ():
+        for _, own in of[of["value"].abs() < _FAR].groupby("seed"):
+            _line(axis, own["step"], own["value"], variant, look, linewidth=0.5, alpha=0.55, label="_seed")
+    for variant, of in _by_variant(frame, look):
+        _line(axis, of["step"], of["centre"], variant, look)
+        if seeds is None:
+            of = of[of["low"].notna()]
+            axis.fill_between(of["step"], of["low"], of["high"], color=look.colours[variant], alpha=0.15, linewidth=0)
+    axis.set(xlabel=look.step)
     return axis
 
 
@@ -123,18 +125,20 @@ def label_decades(scale: Axis) -> None:
 def references(axis: Axes, values: Mapping[str, float]) -> Axes:
     """A dotted horizontal line at each value, with its name: what reals score, or a bound that a theorem gives.
 
-    The axis is widened to show them; what a logarithmic axis cannot show is left out.
-    """
-    for name, value in values.items():
-        if not np.isfinite(value) or (axis.get_yscale() == "log" and value <= 0):
-            continue
-        axis.axhline(value, **_QUIET)
-        if name:
-            at = mpl.transforms.blended_transform_factory(axis.transAxes, axis.transData)
-            axis.annotate(name, (1, value), xycoords=at, ha="right", va="bottom", color="0.3")
-        low, high = axis.get_ylim()
-        room = (0.9, 1.25) if axis.get_yscale() == "log" else (1, 1)
-        axis.set_ylim(min(low, value * room[0]), max(high, value * room[1]))
+    The axis is widened to show them; what a logarithmic axis cannot show is left out."""
+    log = axis.get_yscale() == "log"
+    shown = {name: value for name, value in values.items() if np.isfinite(value) and (value > 0 or not log)}
+    if not shown:
+        return axis
+    low, high = axis.get_ylim()
+    low, high = min(low, *shown.values()), max(high, *shown.values())
+    room = _ROOM * (np.log(high / low) if log else high - low)  # for the name above the highest
+    axis.set_ylim((low * 0.9, high * np.exp(room)) if log else (low - 0.05 * (high - low), high + room))
+    behind = {"facecolor": axis.get_facecolor(), "alpha": 0.7, "pad": 0.5, "linewidth": 0}
+    for name, value in shown.items():
+        axis.axhline(value, label="_reference", **_QUIET)
+        at = (1, value), axis.get_yaxis_transform()
+        axis.annotate(name, at[0], xycoords=at[1], ha="right", va="bottom", color="0.3", bbox=behind)
     return axis
 
 
@@ -160,7 +164,7 @@ def forest(axis: Axes, frame: pd.DataFrame, look: Look | None = None, none: floa
             filled = "white" if np.isnan([low, high]).any() else colour
             axis.plot([np.clip(effect, left, right)], [at], "o", color=colour, markerfacecolor=filled, markersize=4.5)
     axis.set(xlim=(left, right), ylim=(len(frame) - 0.4, -0.6), xlabel="", ylabel="")
-    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
     axis.set_yticks(range(len(frame)), list(frame["row"]))
     return axis
 
@@ -185,16 +189,13 @@ def dots(axis: Axes, frame: pd.DataFrame, look: Look | None = None) -> Axes:
 
 
 def survival(axis: Axes, curves: Mapping[str, pd.DataFrame], look: Look | None = None) -> Axes:
-    """Kaplan-Meier curves with bands, by variant: frames of step, survival, low, high.
+    """Kaplan-Meier curves with bands, by variant: frames of step, survival, low, high. `axis.legend()` names them.
 
-    As `analysis.failures.survival_of(runs).curve` has them.
-    """
+    As `analysis.failures.survival_of(runs).curve` has them."""
     look = look or look_of(curves)
     for variant in look.order(curves):
         of = curves[variant]
-        (line,) = axis.step(of["step"], of["survival"], where="post", color=look.colours[variant], linewidth=1.4)
-        if look.dashes[variant]:
-            line.set_dashes(look.dashes[variant])
+        _line(axis, of["step"], of["survival"], variant, look, linewidth=1.4, drawstyle="steps-post")
         axis.fill_between(
             of["step"], of["low"], of["high"], step="post", color=look.colours[variant], alpha=0.12, linewidth=0
         )
@@ -229,8 +230,9 @@ def shares(axis: Axes, frame: pd.DataFrame, look: Look | None = None) -> Axes:
     Every value has a tick.
     """
     look = look or look_of(frame["variant"])
-    sns.lineplot(x="value", y="share", markers=True, markersize=4, ax=axis, **_styled(frame, look))
-    axis.set(xlabel="", ylabel="", ylim=(-0.03, 1.03))
+    for variant, of in _by_variant(frame, look):
+        _line(axis, of["value"], of["share"], variant, look, marker="o", markersize=3)
+    axis.set(ylim=(-0.03, 1.03))
     values = sorted(frame["value"].unique())
     axis.set_xticks(values, [f"{value:.3g}" for value in values])
     return axis
@@ -246,6 +248,7 @@ def strips(axis: Axes, table: pd.DataFrame, norm: mpl.colors.Normalize | None = 
     rows = np.arange(len(table) + 1)
     axis.pcolormesh(edges, rows, table.to_numpy(float), norm=norm, cmap="cividis", rasterized=True)
     labelled = np.arange(0, len(table), 1 if len(table) <= 5 else 5)
+    axis.set_ylabel("seed")
     axis.set_yticks(labelled + 0.5, [str(table.index[i]) for i in labelled])
     axis.invert_yaxis()
     axis.grid(visible=False)
@@ -255,10 +258,12 @@ def strips(axis: Axes, table: pd.DataFrame, norm: mpl.colors.Normalize | None = 
 def matrix(axis: Axes, table: pd.DataFrame, label: str) -> Axes:
     """A heat map with its numbers; `label` is the colour bar's.
 
-    Rows and columns keep their names.
-    """
-    sns.heatmap(table, annot=True, fmt=".3g", cmap="cividis_r", cbar_kws={"label": label}, ax=axis, linewidths=0.5)
+    Where cells are too narrow for them, there are colours alone."""
+    wide = axis.get_position().width * axis.get_figure(root=True).get_figwidth() / max(table.shape[1], 1)
+    sns.heatmap(table, annot=bool(wide > _NUMBER), fmt=".3g", cmap="cividis_r", cbar_kws={"label": label}, ax=axis,
+                linewidths=0.5, xticklabels=True, yticklabels=True)  # fmt: skip
     axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", rotation=90 if wide < 2 * _NUMBER else 0)
     axis.grid(visible=False)
     return axis
 
@@ -287,11 +292,14 @@ def wrapped(text: str, width: int = 24) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def _styled(frame: pd.DataFrame, look: Look) -> dict[str, Any]:
-    """seaborn's arguments for lines by variant."""
-    order = look.order(frame["variant"])
-    return {
-        "data": frame, "hue": "variant", "style": "variant", "hue_order": order, "style_order": order,
-        "palette": {v: look.colours[v] for v in order}, "dashes": {v: look.dashes[v] for v in order},
-        "estimator": None, "legend": False,
-    }  # fmt: skip
+def _by_variant(frame: pd.DataFrame, look: Look) -> Iterator[tuple[str, pd.DataFrame]]:
+    for variant in look.order(frame["variant"]):
+        yield variant, frame.loc[frame["variant"] == variant]
+
+
+def _line(axis: Axes, x: pd.Series, y: pd.Series, variant: str, look: Look, **style: Any) -> None:
+    (line,) = axis.plot(
+        x, y, **{"color": look.colours[variant], "linewidth": 1.2, "label": look.labels[variant]} | style
+    )
+    if look.dashes[variant]:
+        line.set_dashes(look.dashes[variant])

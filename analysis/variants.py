@@ -26,11 +26,14 @@ def label_of(variant: str) -> str:
 
 def labelled(text: str) -> str:
     """`text` with the arms' labels for their slugs, as far as these are words of their own (not parts of run ids)."""
-    text = re.sub(r"(?<=penalty) with penalty_weight(?= )|(?<=penalty_dcgan) with penalty_weight(?= )", "", text)
+    text = _WEIGHT.sub(lambda found: f"{ARMS[found[1]].label} {found[2]}", text)
+    text = text.replace("n_power_iterations", "n power iterations")
     return _SLUG.sub(lambda found: ARMS[found[0]].label, text)
 
 
-_SLUG = re.compile(r"(?<![\w/-])(?:" + "|".join(sorted(ARMS, key=len, reverse=True)) + r")(?![\w/-])")
+_ANY = "|".join(sorted(ARMS, key=len, reverse=True))
+_SLUG = re.compile(rf"(?<![\w/-])(?:{_ANY})(?![\w/-])")
+_WEIGHT = re.compile(rf"(?<![\w/-])({_ANY})(?:,| with) penalty_weight ([\d.e-]+)")
 
 
 def in_order(variants: pd.Series) -> list[str]:

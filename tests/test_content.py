@@ -9,8 +9,8 @@ from analysis import measured
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import tables
-from analysis.page.content import Opening, content_of, sections_of
-from analysis.page.opening import Said
+from analysis.page.content import content_of, sections_of
+from analysis.page.opening import Opening, Said
 from analysis.page.pictures import Picture
 from analysis.page.report import rendered
 from analysis.page.tables import Table
@@ -80,6 +80,6 @@ def test_the_report_says_which_contexts_are_primary_and_that_they_were_named_bef
     text = page_of(named)
     assert "The study&#39;s file names beforehand the contexts" in text
     assert "What a launched or frozen study has named stays." in text
-    assert "whether sn_dcgan fails less than dcgan (C7a): mnist, lr 0.03" in text
+    assert "whether SN-DCGAN fails less than DCGAN (C7a): mnist, lr 0.03" in text
     several = study.runs.assign(context=["a", "b"] * 3)
     assert "names no context for the primary outcomes" in page_of(dataclasses.replace(study, runs=several))

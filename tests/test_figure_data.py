@@ -50,7 +50,8 @@ def test_the_forest_has_each_arms_shift_failures_and_spread() -> None:
     paired = pd.DataFrame([{**failed, "seeds_that_differ": 3, "difference": -0.3}])
     location, failures, spread = figure_data.forest(compared, paired, "gain", look)
     assert (location.kind, location.better, location.rows.to_dict("records")) == (
-        "location", "higher", [{"row": "SN (9)", "variant": "sn", "effect": 0.5, "low": 0.1, "high": 0.8}],
+        "location", "higher",
+        [{"context": "", "row": "SN (9)", "variant": "sn", "effect": 0.5, "low": 0.1, "high": 0.8}],
     )  # fmt: skip
     assert failures.rows[["effect", "low", "high"]].values.tolist() == [[-0.3, -0.6, 0.1]]
     assert spread.rows[["effect", "low", "high"]].values.tolist() == [[-1, -2, 1]]
@@ -71,10 +72,13 @@ def test_wall_time_is_spread_evenly_over_the_steps() -> None:
     history = rows(**{"eval/fd": np.tile([9.0, 8, 7], 4)})
     runs = pd.DataFrame({"run_id": ["sn0", "sn1", "dcgan0", "dcgan1"], "variant": ["sn", "sn", "dcgan", "dcgan"],
                          "step": 20, "wall_seconds": [600.0, 1800, 120, 120]})  # fmt: skip
-    frame = figure_data.over_wall_time(history, runs)
-    last = frame.groupby("variant")["step"].max()
-    assert last.to_dict() == pytest.approx({"sn": 20.0, "dcgan": 2.0})
-    assert figure_data.over_wall_time(rows(), runs).empty
+    found = figure_data.over_wall_time(history, runs)
+    assert found is not None
+    for frame in (found.bands, found.seeds):
+        assert frame is not None
+        last = frame.groupby("variant")["step"].max()
+        assert last.to_dict() == pytest.approx({"sn": 20.0, "dcgan": 2.0})
+    assert figure_data.over_wall_time(rows(), runs) is None
 
 
 def test_values_are_spread_out_from_the_first_to_the_last() -> None:

@@ -30,8 +30,9 @@ def frame() -> pd.DataFrame:
 def figures(frame: pd.DataFrame, width: float) -> dict[str, Figure]:
     """One of each kind."""
     look, of = look_of(ARMS), bands(frame, "loss/d")
-    rows = pd.DataFrame({"row": list(ARMS), "variant": list(ARMS), "effect": 0.5, "low": -0.1, "high": np.inf})
-    effects = [panels.Effects("Gain, minus that of DCGAN", "higher is better", 0.0, rows)] * 3
+    rows = pd.DataFrame({"context": "", "row": [f"{arm} (3)" for arm in ARMS], "variant": list(ARMS), "effect": 0.5})
+    rows = rows.assign(low=-0.1, high=np.inf)
+    effects = [panels.Effects("Gain, minus that of DCGAN", "higher is better", rows)] * 3
     curve = pd.DataFrame({"step": [0, 10], "survival": [1, 0.5], "low": [0.9, 0.3], "high": [1, 0.7]})
     failed = pd.DataFrame({"arm": list(ARMS), "none": 3, "mode collapse": 2, "error": 0})
     shares = pd.DataFrame({"threshold": "healthy", "value": [0.25, 0.5], "variant": "sn", "share": [0.1, 0.3]})
@@ -93,7 +94,7 @@ def test_a_narrow_figure_has_fewer_columns(frame: pd.DataFrame) -> None:
 def test_rows_of_the_forest_are_named_once(frame: pd.DataFrame) -> None:
     figure = figures(frame, 6.75)["forest"]
     named = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
-    assert named[0] == list(ARMS)
+    assert named[0] == [f"{arm} (3)" for arm in ARMS]
     assert not any("".join(texts) for texts in named[1:])
 
 
@@ -120,7 +121,14 @@ def test_within_a_page_names_are_a_figures_own_and_texts_stay(frame: pd.DataFram
 
 def test_long_names_leave_room_for_what_they_name(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
     table = pd.DataFrame(np.ones((2, 2)), ["x" * 300, "x" * 300 + "y"], ["a", "b"])
-    rows = pd.DataFrame({"row": table.index, "variant": "sn", "effect": 0.5, "low": -0.1, "high": 1.0})
-    for figure in (panels.matrix(table, "m"), panels.forest([panels.Effects("t", "", 0, rows)], look_of(["sn"]), 3.25)):
+    rows = pd.DataFrame(
+        {"context": table.index, "row": ["x" * 300 + " (9)", "sn (10)"], "variant": "sn", "effect": 0.5}
+    )
+    effects = panels.Effects("t", "", rows.assign(low=-0.1, high=1.0))
+    forest = panels.forest([effects], look_of(["sn"]), 3.25)
+    for figure in (panels.matrix(table, "m"), forest):
         panels.rendered(figure, "png")
     assert not [str(warning.message) for warning in recwarn]
+    first, second = (label.get_text() for label in forest.axes[0].get_yticklabels())
+    assert first.endswith("(9)")  # what tells rows apart stays
+    assert second.endswith("\nsn (10)")

@@ -33,7 +33,7 @@ def frame() -> pd.DataFrame:
 def test_every_plot_takes_axes_and_returns_them_and_says_how_in_three_lines() -> None:
     found = {
         name: of for name, of in inspect.getmembers(plots, inspect.isfunction)
-        if of.__module__ == plots.__name__ and next(iter(inspect.signature(of).parameters), "") == "axis"
+        if of.__module__ == plots.__name__ and name[0] != "_" and "axis" in inspect.signature(of).parameters
     }  # fmt: skip
     assert {"curve", "forest", "dots", "survival", "causes", "shares", "strips", "matrix", "picture"} <= set(found)
     for name, of in found.items():
@@ -57,6 +57,12 @@ def test_a_curve_is_the_bands_in_the_arms_colours(frame: pd.DataFrame, axis: Axe
 def test_the_legend_has_the_arms_labels(frame: pd.DataFrame) -> None:
     figure = panels.curves({"loss": bands(frame, "loss/d")}, plots.look_of(ARMS))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [arm.label for arm in ARMS.values()]
+
+
+def test_an_axis_of_ones_own_has_a_legend(frame: pd.DataFrame, axis: Axes) -> None:
+    plots.curve(axis, bands(frame, "loss/d"), seeds=frame.rename(columns={"loss/d": "value"}))
+    plots.references(axis, {"reals": 1.5})
+    assert [text.get_text() for text in axis.legend().get_texts()] == [arm.label for arm in ARMS.values()]
 
 
 def test_a_single_seed_has_a_line_and_no_band(frame: pd.DataFrame, axis: Axes) -> None:
@@ -87,6 +93,7 @@ def test_reference_lines_are_at_their_values_and_named(axis: Axes) -> None:
     axis.plot([0, 1], [2, 3])
     plots.logarithmic(axis)
     plots.references(axis, {"reals": 0.5, "trivial sampler": 40.0, "unknown": np.nan, "negative": -1.0})
+    plots.logarithmic(axis)
     drawn = [line.get_ydata()[0] for line in axis.lines[1:]]
     assert drawn == [0.5, 40]
     assert [text.get_text() for text in axis.texts] == ["reals", "trivial sampler"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -184,17 +185,29 @@ def test_statistics_json_holds_the_same_numbers(page: Path) -> None:
     assert {row["run_id"] for row in statistics["runs"]} == set(table(page, "runs_statistics")["run_id"])
 
 
-def cell(value: str) -> str:
-    """As page and Markdown show a value of the CSV: three digits."""
+def cell(value: str, whole: bool = False) -> str:
+    """As page and Markdown show a value of the CSV: three digits; `whole`: of a column that counts."""
     if value in ("True", "False"):
         return {"True": "yes", "False": "no"}[value]
     try:
         number = float(value)
     except ValueError:
         return " ".join(value.split())
-    if re.fullmatch(r"-?\d+", value) or 999.5 <= abs(number) < 1e7:
+    if number == 0:
+        return "0"
+    if whole or re.fullmatch(r"-?\d+", value) or 999.5 <= abs(number) < 1e7:
         return f"{number:,.0f}"
-    return f"{number:.3g}"
+    return f"{number:#.3g}".removesuffix(".")
+
+
+def counts(values: list[str]) -> bool:
+    """Whether all that is a number is a whole one."""
+    try:
+        return all(
+            math.isfinite(float(v)) and float(v) == int(float(v)) for v in values if v not in ("", "inf", "-inf")
+        )
+    except ValueError:
+        return False
 
 
 def limits_of(header: list[str], rows: list[list[str]]) -> dict[str, tuple[str, str]]:
@@ -217,9 +230,11 @@ def expected(header: list[str], rows: list[list[str]]) -> dict[str, list[str]]:
     for name in header:
         if name in ends:
             continue
-        column = [cell(row[header.index(name)]) for row in rows]
+        of = [name, *limits.get(name, ())]
+        whole = all(counts([row[header.index(column)] for row in rows]) for column in of)
+        column = [cell(row[header.index(name)], whole) for row in rows]
         if name in limits:
-            pairs = [[cell(row[header.index(end)]) for end in limits[name]] for row in rows]
+            pairs = [[cell(row[header.index(end)], whole) for end in limits[name]] for row in rows]
             column = [
                 f"{c} [{', '.join(pair)}]" if c and all(pair) else c for c, pair in zip(column, pairs, strict=True)
             ]
@@ -342,7 +357,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
     assert "3 seeds per arm: this report describes; it cannot support a claim." in text
     scale = run_folders(page.parent.parent)[0].protocol()
     assert text.count(f"Reals against reals have an fd of {scale['real_against_real']['fd']:.3g}, the trivial") >= 2
-    for figure in ("losses", "distance", "coverage", "sigma", "gradients", "samples", "forest", "differences"):
+    for figure in ("losses", "distance", "coverage", "sigma", "gradients", "samples", "differences"):
         for kind in ("png", "svg"):
             assert (page.parent / "figures" / f"{figure}.{kind}").stat().st_size > 1000
 

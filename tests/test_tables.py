@@ -10,7 +10,7 @@ from analysis.page.tables import Table, written
 def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
     frame = pd.DataFrame({"run_id": ["a_b", "\\input{x} 5 % & $y$"], "fd": [1.23456, np.nan]})
     lines = Table("t", "", "", frame).latex().splitlines()
-    assert lines[0] == r"\begin{tabular}{ll}"
+    assert lines[0] == r"\begin{tabular}{lr}"
     assert r"run id & fd \\" in lines
     assert r"a\_b & 1.23 \\" in lines
     assert r"\textbackslash input\{x\} 5 \% \& \$y\$ &  \\" in lines
@@ -19,9 +19,10 @@ def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (7.0684, "7.07"), (6.0, "6"), (0.000123456, "0.000123"), (999.4, "999"), (999.7, "1,000"), (23450.4, "23,450"),
-        (-1234.5, "-1,234"), (3e9, "3e+09"), (np.inf, "inf"), (-np.inf, "-inf"), (np.nan, ""), (None, ""),
-        (23450, "23,450"), (np.int64(5), "5"), (True, "yes"), (np.False_, "no"), ("a", "a"), (0.0, "0"),
+        (7.0684, "7.07"), (1.0, "1.00"), (0.000123456, "0.000123"), (999.4, "999"), (999.7, "1,000"),
+        (23450.4, "23,450"), (100.0, "100"), (0.0, "0"), (-0.0, "0"),
+        (-1234.5, "-1,234"), (3e9, "3.00e+09"), (np.inf, "inf"), (-np.inf, "-inf"), (np.nan, ""), (None, ""),
+        (23450, "23,450"), (np.int64(5), "5"), (True, "yes"), (np.False_, "no"), ("a", "a"),
     ],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: object, text: str) -> None:
@@ -37,8 +38,8 @@ def test_limits_stand_in_brackets_beside_their_estimate() -> None:
     })  # fmt: skip
     table = Table("t", "", "", frame)
     assert table.heads() == ["arm", "fd", "failures", "failure rate", "modes low"]
-    assert table.cells()[0] == ["a", "7.07 [6.4, 9]", "1", "0.5 [0.1, 0.9]", "3"]
-    assert table.cells()[1][1] == "2"  # without an interval
+    assert table.cells()[0] == ["a", "7.07 [6.40, 9.00]", "1", "0.500 [0.100, 0.900]", "3"]
+    assert table.cells()[1][1] == "2.00"  # without an interval
     assert table.cells()[2][1] == ""
     assert table.columns[1].ends == ("fd low", "fd high")
 

@@ -24,6 +24,8 @@ def test_names_say_the_arm_and_what_differs() -> None:
         ("share of layer-rows of sn with a sigma", "share of layer-rows of SN with a sigma"),
         ("penalty with penalty_weight 0.1 - plain", "penalty 0.1 - plain"),
         ("penalty_dcgan with penalty_weight 0.01", "penalty-DCGAN 0.01"),
+        ("spread: penalty_dcgan, penalty_weight 0.01 looks tighter", "spread: penalty-DCGAN 0.01 looks tighter"),
+        ("sn_dcgan, n_power_iterations 5", "SN-DCGAN, n power iterations 5"),
         ("mnist-sn_dcgan-C-s00-1f2e3d4c failed", "mnist-sn_dcgan-C-s00-1f2e3d4c failed"),
         ("runs/x/sn/config.json", "runs/x/sn/config.json"),
         ("snow, dcgan28", "snow, dcgan28"),

@@ -10,11 +10,12 @@ import pandas as pd
 
 from analysis import measured
 from analysis.events import Thresholds
-from analysis.page.opening import DECIDED, Line, Said
+from analysis.page.opening import Opening
 from analysis.page.pictures import Picture
 from analysis.page.tables import Table
 from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
+from analysis.variants import labelled
 from experiments.record import RESULTS
 from experiments.study import JUDGED
 from sngan.arms import ARMS
@@ -142,18 +143,19 @@ def content_of(
         "contexts": contexts if len(contexts) > 1 else [],
         "sections": sections,
         "anchors": _anchors(sections),
-        "figures": {picture.kind: picture.anchor for picture in reversed(pictures) if picture.markup},
+        "figures": {(picture.kind, picture.context): picture.anchor for picture in pictures if picture.markup},
         "opening": opening,
         "account": study.account.to_dict(),
         "total": len(runs),
         "extra": study.extra,
         "problems": problems.to_dict("records"),
-        "primary": _primary(study),
+        "primary": labelled(_primary(study)),
         "warnings": list(study.warnings),
         "foreign": study.foreign,
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
         "tables": [table for table in shown if len(table.shown) and len(table.columns)],
-        "evidenced": {claim for table in shown if table.file == "evidence" for claim in table.shown.get("claim", [])},
+        "evidenced": {cell for table in shown if table.file == "evidence" and len(table.shown)
+                      for cell in table.shown["claim"]},
         "thresholds": [] if study.foreign else thresholds.table(),
         "reading": READING_FOREIGN if study.foreign else READING,
         "versions": {key: value for key, value in versions.items() if value},
@@ -166,29 +168,12 @@ def content_of(
 
 
 def _anchors(sections: Sequence[Section]) -> set[str]:
-    """Of the tables, and the kinds of figures, that are shown."""
+    """Of the sections, the tables, and the kinds of figures that are shown."""
     folded = [of for section in sections for of in section.folded]
     tables = [table for section in sections for table in section.tables] + [of.table for of in folded if of.table]
     pictures = [picture for of in (*sections, *folded) for picture in of.pictures]
-    return {*(table.file for table in tables), *(picture.kind for picture in pictures)}
-
-
-class Opening(NamedTuple):
-    """What the page says first: sentences with what they rest on, one line per verdict, what was not tested and why,
-    and where the runs are from."""
-
-    said: Sequence[Said]
-    lines: Sequence[Line] = ()
-    untested: Sequence[tuple[str, str]] = ()
-    machines: str = ""
-
-    @property
-    def decided(self) -> list[Line]:
-        return [line for line in self.lines if line.verdict in DECIDED]
-
-    @property
-    def open(self) -> list[Line]:
-        return [line for line in self.lines if line.verdict not in DECIDED]
+    names = [section.anchor for section in sections]
+    return {*names, *(table.file for table in tables), *(picture.kind for picture in pictures)}
 
 
 def _primary(study: Study) -> str:

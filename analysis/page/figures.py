@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +35,7 @@ class Drawn(NamedTuple):
     title: str
     caption: str
     figure: Figure
-    kind: str = ""
+    kind: str
     context: str = ""
 
 
@@ -100,7 +99,7 @@ CURVES = (
         "of s^2, and the share of s above half the largest. Low: few directions carry the layer.", 0,
     ),
     Curves(
-        "steepness", "How steep the discriminator is",
+        "steepness", "Steepness of the discriminator over training",
         "Bounds of its Lipschitz constant from above and below, and the mean norm of its gradient with respect to "
         "images.", 2,
     ),
@@ -157,7 +156,7 @@ def draw(study: Study, material: Material, look: plots.Look, width: float = pane
         )
         shown = table[look.order(table.columns)].rename(columns=look.labels)
         figure = panels.matrix(shown, f"median {study.terms.quality}", width)
-        yield Drawn("robustness", "Settings and arms", caption, figure)
+        yield Drawn("robustness", "Settings and arms", caption, figure, "robustness")
 
 
 def _has_curves(study: Study) -> bool:
@@ -206,13 +205,16 @@ class _Context:
         found = figure_data.curves(history, metrics)
         if not found:
             return
+        narrow = kind.compared and self.width < len(layers) * panels.NARROWEST
+        if narrow:  # used and raw of a layer beside each other
+            found = {name: found[name] for name in sorted(found, key=lambda name: layers.index(name.partition("/")[2]))}
         titles = {metric: self._title(metric) for metric in found}
         figure = panels.curves(
             {titles[metric]: of.bands for metric, of in found.items()},
             self.look,
             self.width,
             logarithmic={titles[metric] for metric in found if _is_log(metric, terms)},
-            columns=kind.columns or max(len(layers), 1),
+            columns=2 if narrow else kind.columns or max(len(layers), 1),
             marks={titles[metric]: marks for metric, marks in self._marks(kind, layers).items() if metric in titles},
             seeds={titles[metric]: of.seeds for metric, of in found.items() if of.seeds is not None},
             compared=kind.compared,
@@ -225,7 +227,11 @@ class _Context:
         """metric -> horizontal lines by name: what reals and the trivial sampler score, bounds of a theorem."""
         if kind.file == "bound":
             bound = measured.bounds_of(self.study, self.name)
-            return {f"{figure_data.RATIO}/{layer}": {"": 1.0, " ": bound[layer]} for layer in layers if layer in bound}
+            return {
+                f"{figure_data.RATIO}/{layer}": {"lower bound": 1.0, "upper bound": bound[layer]}
+                for layer in layers
+                if layer in bound
+            }
         protocols = [protocol for context, _, protocol in measured.protocols_of(self.study) if context == self.name]
         if kind.file != "distance" or len(protocols) != 1:
             return {}
@@ -254,16 +260,17 @@ class _Context:
             yield self._drawn("gradient_strips", "Gradient health by seed", caption, figure)
 
     def _wall_time(self) -> Iterator[Drawn]:
-        if len(frame := figure_data.over_wall_time(self.history, self.study.runs)):
+        if (of := figure_data.over_wall_time(self.history, self.study.runs)) is not None:
             caption = (
                 "fd against the time that training took, where each run's wall time is spread evenly over its steps. "
                 "Runs that trained beside others took longer than they would alone: for costs see `sngan bench`. "
-                f"{judged(self.study, self.name)}{_seeds(self.history, lines=False)}"
+                f"{judged(self.study, self.name)}{_seeds(self.history)}"
             )
             fd = _title("eval/fd", self.study.terms, foreign=False)
             figure = panels.curves(
-                {fd: frame}, self.look, self.width, logarithmic={fd}, columns=1, x_label="minutes of training"
-            )
+                {fd: of.bands}, self.look, self.width, logarithmic={fd}, columns=1, x_label="minutes of training",
+                seeds={} if of.seeds is None else {fd: of.seeds},
+            )  # fmt: skip
             yield self._drawn("wall_time", "Quality against wall time", caption, figure)
 
     def failures(self) -> Iterator[Drawn]:
@@ -287,7 +294,8 @@ class _Context:
             yield self._drawn("survival", "Time to failure", caption, panels.survival(curves, self.look, self.width))
         of = self.material.others
         of = of[of["context"] == self.name].rename(columns={"arm": "variant"}) if len(of) else of
-        if len(of) and of["failures"].any():
+        of = of[of.groupby("threshold")["failures"].transform("sum") > 0] if len(of) else of
+        if len(of):
             caption = (
                 "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality "
                 "collapse is fd above this multiple of the best so far; healthy is fd below this share of the trivial "
@@ -351,15 +359,17 @@ def _forest(study: Study, material: Material, look: plots.Look, width: float, sl
             "failures": f"Share of seeds that fail, minus that of {base}",
             "spread": f"Spread over seeds, log2 of the ratio to {base}",
         }
-        effects = [panels.Effects(titles[of.kind], _DIRECTION[of.better], 0.0, of.rows) for of in found]
-        gain = (
-            f"Gain: log of the trivial sampler's {terms.quality} over the run's; "
-            if location == "gain" else f"{terms.scale} at the end of training; "
-        )  # fmt: skip
+        effects = [panels.Effects(titles[of.kind], _DIRECTION[of.better], of.rows) for of in found]
+        words = {
+            "location": f"{terms.scale} at the end of training",
+            "failures": f"share of seeds in which the arm alone failed, minus that in which {base} alone did",
+            "spread": "typical distance from the median",
+        }
+        if location == "gain":
+            words["location"] = f"gain: log of the trivial sampler's {terms.quality} over the run's"
         caption = (
             f"Each arm against {base}, paired by seed; the number of pairs stands in brackets. Dots: the estimate; "
-            f"bars: its 95 % interval; a hollow dot has none. {gain}share of seeds in which the arm alone failed minus "
-            f"that in which {base} alone did; spread: typical distance from the median."
+            f"bars: its 95 % interval; a hollow dot has none. Shown: {'; '.join(words[of.kind] for of in found)}."
         )
         yield _in_context(
             "forest", "Paired differences", caption, panels.forest(effects, look, width), str(context),
@@ -393,8 +403,10 @@ def _differences(
                "A seed in which one of the two has no end has gain 0, and no dot for other statistics.")
         )  # fmt: skip
         frames = {title: of[of["statistic"] == name] for name, title in titles.items()}
-        frames = {title: shown for title, shown in frames.items() if shown["difference"].abs().lt(math.inf).any()}
-        if not frames or (shown := pd.concat(frames.values())["difference"]).eq(0).all() or shown.isna().all():
+        frames = {
+            title: shown for title, shown in frames.items() if shown["difference"].abs().between(1e-9, 1e99).any()
+        }
+        if not frames:
             continue
         figure = panels.differences(frames, look, width)
         yield _in_context("differences", "Paired differences, seed by seed", caption, figure,
@@ -415,13 +427,13 @@ def judged(study: Study, context: str) -> str:
     return "".join(sentences)
 
 
-def _seeds(history: pd.DataFrame, lines: bool = True) -> str:
-    """What lines and bands are; `lines`: each seed has one where there are few."""
+def _seeds(history: pd.DataFrame) -> str:
+    """What lines and bands are."""
     n = history.groupby("variant")["seed"].nunique()
     count = f"{n.min()}" if n.nunique() == 1 else f"{n.min()} to {n.max()}"
     if n.max() == 1:
         return "One seed per arm: no band."
-    if lines and figure_data.has_few_seeds(history):
+    if figure_data.has_few_seeds(history):
         return f"Thin lines: each of {count} seeds; thick lines: their median."
     line, band = ("centre", "its 95 % interval") if n.min() >= APPROXIMATE_BELOW else ("median", "their range")
     return f"Lines: {line} over {count} seeds; bands: {band}; drawn up to the step that half of the seeds reached."

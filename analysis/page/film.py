@@ -67,10 +67,10 @@ _Grids = dict[tuple[str, int], Mapping[int, Any]]
 
 
 def films(study: Study) -> list[Film]:
-    """What fits the page, context by context; nothing of what is no PNG.
+    """The grids that fit the page, context by context; files that are not PNGs are left out.
 
-    As few bytes as it may: all of a grid and all steps if there is room for them, else some steps, else those of the
-    first seed alone, else the first 16 latents of a grid.
+    Whole grids at all steps if there is room for them, else at some steps, else at those of the first seed alone, else
+    the first 16 latents of each grid.
     """
     found: dict[str, _Grids] = {}
     for context, runs in study.runs.groupby("context", sort=False):
@@ -84,7 +84,10 @@ def films(study: Study) -> list[Film]:
 
 
 def _room(found: Mapping[str, _Grids]) -> _Room:
-    runs = [(_place(seed, grids), len(of)) for grids in found.values() for (_, seed), of in grids.items()]
+    runs = []  # the place of each run's seed among those of its context, and how many grids it has
+    for grids in found.values():
+        places = {seed: i for i, seed in enumerate(sorted({seed for _, seed in grids}))}
+        runs += [(places[seed], len(of)) for (_, seed), of in grids.items()]
     most = min(_BYTES + _BYTES_A_RUN * len(runs), _MOST_BYTES)
     longest, seeds = max(steps for _, steps in runs), 1 + max(place for place, _ in runs)
     several = range(longest, min(longest, _FEW_STEPS) - 1, -1)
@@ -92,6 +95,7 @@ def _room(found: Mapping[str, _Grids]) -> _Room:
     for cut in (False, True):
         sizes = [len(content[0]) for grid in every[:: max(1, len(every) // 12)] if (content := _content(grid, cut))]
         size = sum(sizes) / max(len(sizes), 1)
+        # all seeds with many steps; the others with their last; and of cut grids fewer seeds
         choices = [*((n, n, seeds) for n in several), *((n, 1, seeds) for n in several)]
         choices += [(min(longest, _FEW_STEPS), 1, n) for n in range(seeds, 0, -1)] if cut else []
         for first, others, n in choices:
@@ -99,11 +103,6 @@ def _room(found: Mapping[str, _Grids]) -> _Room:
             if stills * size <= most:
                 return _Room(cut, first, others, n)
     return _Room(True, 1, 1, 1)
-
-
-def _place(seed: int, grids: _Grids) -> int:
-    """The how-manieth of the seeds it is, from 0."""
-    return sorted({other for _, other in grids}).index(seed)
 
 
 def _film(study: Study, context: str, grids: _Grids, room: _Room) -> Film:
@@ -136,7 +135,7 @@ def _steps(grids: _Grids, seed: int, most: int) -> set[int]:
 
 
 def _content(grid: Any, cut: bool) -> tuple[bytes, int] | None:
-    """A PNG in few greys or colours and its width, cut to the first latents or whole; None for what is no PNG."""
+    """A PNG in few greys or colours and its width, cut to the first latents or whole; None if it is not a PNG."""
     try:
         image = Image.open(io.BytesIO(grid.read_bytes()), formats=["PNG"])
         if max(image.size) > _MOST_PIXELS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.page.content import Opening
+from analysis.page.opening import Opening
 from analysis.page.pictures import Picture
 
 

@@ -1,14 +1,15 @@
-"""What the page says first of a study of this project: a paragraph that is true for its runs, and its verdicts."""
+"""What the page says first: a paragraph that is true for the runs at hand, and the verdicts on the papers' claims."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.page.tables import written
+from analysis.page.tables import interval, written
 from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
 from analysis.variants import in_order, label_of, labelled
@@ -43,17 +44,32 @@ class Line(NamedTuple):
         return f"{self.claim}: {self.statement} {self.verdict.capitalize()}: {self.effect}."
 
 
+class Opening(NamedTuple):
+    """What the page says first: sentences with what they rest on, one line per verdict, what was not tested and why,
+    and where the runs are from."""
+
+    said: Sequence[Said]
+    lines: Sequence[Line] = ()
+    untested: Sequence[tuple[str, str]] = ()
+    machines: str = ""
+
+    @property
+    def decided(self) -> list[Line]:
+        return [line for line in self.lines if line.verdict in DECIDED]
+
+    @property
+    def open(self) -> list[Line]:
+        return [line for line in self.lines if line.verdict not in DECIDED]
+
+
 def paragraph(study: Study, arms: pd.DataFrame, sigma: pd.DataFrame, claims: pd.DataFrame) -> list[Said]:
     """How many runs there are, what they show, or why nothing can be said. Frames: those of the tables."""
-    said = [Said(_runs(study), "account")]
+    said = [Said(runs(study), "account")]
     contexts = list(arms["context"].unique()) if len(arms) else []
     if len(contexts) == 1:
-        said.append(Said(_quality(study, arms), "arms"))
-    for context in contexts[:_CONTEXTS] if len(contexts) > 1 else ():
-        if text := _best_and_worst(study, context, arms[arms["context"] == context]):
-            said.append(Said(text, "arms"))
-    if len(contexts) > _CONTEXTS:
-        said.append(Said(f"{len(contexts) - _CONTEXTS} more contexts stand below.", "arms"))
+        said.append(Said(quality(study, arms), "arms"))
+    elif contexts:
+        said.append(Said(_best_and_worst(study, arms, contexts), "arms"))
     if len(arms):
         said.append(_failures(arms))
     if text := _sigma(sigma, several=len(contexts) > 1):
@@ -61,66 +77,86 @@ def paragraph(study: Study, arms: pd.DataFrame, sigma: pd.DataFrame, claims: pd.
     return [*said, _tested(study, claims)]
 
 
-def _runs(study: Study) -> str:
-    runs, count = study.runs, study.account
-    n = runs.groupby(["context", "variant"])["seed"].nunique()
-    arms, contexts = runs["variant"].nunique(), list(runs["context"].unique())
+def runs(study: Study) -> str:
+    """How many runs, arms and seeds there are, where, and what became of them."""
+    frame, count = study.runs, study.account
+    n = frame.groupby(["context", "variant"])["seed"].nunique()
+    arms, contexts = frame["variant"].nunique(), list(frame["context"].unique())
     each = f"{n.min()}" if n.nunique() == 1 else f"{n.min()} to {n.max()}"
-    where = f" on {contexts[0]}"
+    where = "" if study.foreign and contexts == [study.name] else f" on {contexts[0]}"
     if len(contexts) > 1:
-        where = f" in each of {len(contexts)} contexts"
-        where += f" ({', '.join(contexts)})" if len(contexts) <= _CONTEXTS else ""
+        where = f" in each of {len(contexts)} {'data sets' if study.foreign else 'contexts'}"
+        where += f" ({'; '.join(contexts)})" if len(contexts) <= _CONTEXTS else ""
     states = [f"{number:,} {state}" for state, number in count.items() if number]
-    ended = "all finished" if count.get("finished", 0) == len(runs) else ", ".join(states)
-    plural = "" if arms == 1 else "s"
-    return (
-        f"{len(runs):,} run{'s' if len(runs) != 1 else ''}: {arms} arm{plural} with {each} seed"
-        f"{'' if each == '1' else 's'} each{where}; {ended}."
-    )
+    ended = "all finished" if count.get("finished", 0) == len(frame) > 1 else ", ".join(states)
+    seeds = f"{each} seed{'' if each == '1' else 's'}{' each' if arms > 1 else ''}"
+    return f"{_number(len(frame), 'run')}: {_number(arms, 'arm')} with {seeds}{where}; {ended}."
 
 
-def _estimates(names: Sequence[str], values: Sequence[str]) -> str:
-    return ", ".join(f"{label} {value}" for label, value in zip(names, values, strict=True))
+def _number(count: int, of: str) -> str:
+    return f"{count:,} {of}{'' if count == 1 else 's'}"
+
+
+def _named(study: Study, variant: Any) -> str:
+    return str(variant) if study.foreign else label_of(str(variant))
 
 
 def _measured(row: dict[Any, Any]) -> str:
-    return f"{written(row['q_centre'])} [{written(row['q_low'])}, {written(row['q_high'])}]"
+    return (
+        interval(row["q_centre"], row.get("q_low"), row.get("q_high"))
+        .replace("-inf]", "no limit]")
+        .replace("inf]", "no limit]")
+    )
 
 
-def _quality(study: Study, arms: pd.DataFrame) -> str:
+def _without_end(study: Study, arms: pd.DataFrame) -> str:
+    """Which arms have how many runs without an end, as the rest of a sentence."""
+    lost = [
+        f"{_named(study, row['arm'])}: {row['n'] - row['ended']} of {row['n']}"
+        for row in arms.to_dict("records") if row["ended"] < row["n"]
+    ]  # fmt: skip
+    return f"; runs without an end: {', '.join(lost)}" if lost else ""
+
+
+def quality(study: Study, arms: pd.DataFrame) -> str:
+    """The quality of every arm at the end, with its interval; of the arms of one context."""
     known = arms[np.isfinite(arms["q_centre"].astype(float))]
-    lost = [label_of(v) for v in arms.loc[~arms.index.isin(known.index), "arm"]]
-    text = f"At the end of training {study.terms.quality} ({study.terms.better} is better): "
-    words = [_measured(row) for row in known.to_dict("records")]
-    text += _estimates([label_of(v) for v in known["arm"]], words) if len(known) else "no arm has one"
-    if lost:
-        text += f"; half of the runs or more have no end: {', '.join(lost)}"
+    if not arms["ended"].any():
+        return f"No run has an end, so none has a final {study.terms.quality}."
+    words = [f"{_named(study, row['arm'])}: {_measured(row)}" for row in known.to_dict("records")]
+    side = f"{study.terms.better} is better; 95 % intervals in brackets"
+    text = f"{study.terms.quality} at the end of training ({side}): {'; '.join(words) or 'no arm has an estimate'}"
+    text += _without_end(study, arms)
     trivial = study.runs["trivial_fd"].dropna()
-    return f"{text}; the trivial sampler {written(float(trivial.iloc[0]))}." if len(trivial) else f"{text}."
+    return f"{text}; the trivial sampler: {written(float(trivial.iloc[0]))}." if len(trivial) else f"{text}."
 
 
-def _best_and_worst(study: Study, context: str, arms: pd.DataFrame) -> str:
-    known = arms[arms["q_centre"].notna()].sort_values("q_centre", kind="stable").to_dict("records")
-    if not known or np.isinf(known[0]["q_centre"]):
-        return ""
-    text = f"{context}: at the end of training {study.terms.quality} ({study.terms.better} is better) is lowest for "
-    text += f"{label_of(known[0]['arm'])}, {_measured(known[0])}"
-    if len(known) == 1:
-        return f"{text}."
-    if np.isinf(known[-1]["q_centre"]):
-        lost = ", ".join(label_of(row["arm"]) for row in known if np.isinf(row["q_centre"]))
-        return f"{text}; half of the runs or more have no end: {lost}."
-    return f"{text}, and highest for {label_of(known[-1]['arm'])}, {_measured(known[-1])}."
+def _best_and_worst(study: Study, arms: pd.DataFrame, contexts: Sequence[str]) -> str:
+    """Of a distance, of which lower is better, in the first contexts."""
+    said = []
+    for context in contexts[:_CONTEXTS]:
+        of = arms[arms["context"] == context]
+        known = of[np.isfinite(of["q_centre"].astype(float))].sort_values("q_centre", kind="stable").to_dict("records")
+        ends = [f"{label_of(row['arm'])} {_measured(row)}" for row in (known[:1] + known[1:][-1:])]
+        said.append(f"{context}: {' and '.join(ends) or 'no arm has an estimate'}{_without_end(study, of)}")
+    more = len(contexts) - _CONTEXTS
+    rest = f" {more} more contexts stand below." if more > 0 else ""
+    how = "lower is better; 95 % intervals in brackets"
+    return f"Best and worst arm by {study.terms.quality} at the end of training ({how}): {'. '.join(said)}.{rest}"
 
 
 def _failures(arms: pd.DataFrame) -> Said:
     """By arm, over all contexts."""
     total = arms.groupby("arm", sort=False)[["failures", "n"]].sum().reindex(in_order(arms["arm"]))
     if not total["failures"].any():
-        return Said(f"None of the {total['n'].sum():,} runs that ended failed in any way.")
-    counts = [f"{row.failures} of {row.n}" for row in total.itertuples()]
+        n = int(total["n"].sum())
+        return Said(f"None of the {n:,} runs failed." if n > 1 else "It did not fail.")
+    counts = [
+        f"{label_of(str(arm))}: {row.failures} of {row.n}"
+        for arm, row in zip(total.index, total.itertuples(), strict=True)
+    ]
     over = ", over all contexts" if arms["context"].nunique() > 1 else ""
-    return Said(f"Failed runs{over}: {_estimates([label_of(str(v)) for v in total.index], counts)}.", "failures")
+    return Said(f"Failed runs{over}: {'; '.join(counts)}.", "failures")
 
 
 def _sigma(sigma: pd.DataFrame, several: bool) -> str:
@@ -137,22 +173,24 @@ def _sigma(sigma: pd.DataFrame, several: bool) -> str:
         return ""
     return (
         f"{f'{context}: ' if several else ''}Spectral norm of {layer} as used, at the end (median over seeds): "
-        f"{_estimates([label_of(str(v)) for v in of.index], [written(v) for v in of['sigma']])}."
+        f"{'; '.join(f'{label_of(str(arm))}: {written(value)}' for arm, value in of['sigma'].items())}."
     )
 
 
 def _tested(study: Study, claims: pd.DataFrame) -> Said:
-    fewest = int(study.runs.groupby(["context", "variant"])["seed"].nunique().min())
+    """What came of the claims, or why none of them could be tested."""
     of = claims.drop_duplicates(["claim", "context"])
-    if fewest < APPROXIMATE_BELOW or not (of["verdict"] != "not tested").any():
-        seeds = f"{fewest} seed{'s' if fewest != 1 else ''} per arm"
-        if fewest < APPROXIMATE_BELOW:
-            text = f"{seeds}: this report describes; it cannot support a claim."
-            return Said(f"{text} A claim is tested from {APPROXIMATE_BELOW} paired seeds on.")
-        return Said("None of the papers' claims can be tested: this study lacks what they are about.", "untested")
     counts = of["verdict"].value_counts()
-    said = [f"{counts[v]} {v}" for v in (*DECIDED, "inconclusive", "refused", "not tested") if v in counts]
-    return Said(f"The papers' claims, each in each context that it is about: {', '.join(said)}.", "verdicts")
+    if set(counts.index) - {"not tested"}:
+        said = [f"{counts[v]} {v}" for v in (*DECIDED, "inconclusive", "refused", "not tested") if v in counts]
+        return Said(f"The papers' claims, each in each context that it is about: {', '.join(said)}.", "judged")
+    if not study.runs["state"].isin(["finished", "diverged", "failed"]).any():
+        return Said("No run has ended yet.")
+    fewest = int(study.runs.groupby(["context", "variant"])["seed"].nunique().min())
+    if fewest < APPROXIMATE_BELOW:
+        text = f"{_number(fewest, 'seed')} per arm: this report describes; it cannot support a claim."
+        return Said(f"{text} A claim is tested from {APPROXIMATE_BELOW} paired seeds on.")
+    return Said("None of the papers' claims can be tested: this study lacks what they are about.", "untested")
 
 
 def verdict_lines(claims: pd.DataFrame) -> list[Line]:
@@ -163,9 +201,9 @@ def verdict_lines(claims: pd.DataFrame) -> list[Line]:
         verdict = parts["verdict"].iloc[0]
         if verdict != "not tested":
             found.setdefault((str(claim), verdict), []).append((str(context), _effect(parts, verdict)))
-    several = claims["context"].nunique() > 1
+    several = {context for of in found.values() for context, _ in of if ", over " not in context}
     lines = [
-        Line(claim, statements[claim], verdict, _listed(effects, several))
+        Line(claim, statements[claim], verdict, _listed(effects, len(several) > 1))
         for (claim, verdict), effects in found.items()
     ]
     return sorted(lines, key=lambda line: line.verdict not in DECIDED)
@@ -178,19 +216,25 @@ class _Effect(NamedTuple):
 
 def _listed(effects: Sequence[tuple[str, _Effect]], several: bool) -> str:
     """What was measured, once if it is the same in all contexts, and how much it is in each."""
-    whats = {effect.what for _, effect in effects}
-    said = [
-        " ".join(filter(None, [
+    whats, numbers = ({of[i] for _, of in effects} for i in (0, 1))
+    if len(whats) == len(numbers) == 1:
+        (context, effect), *rest = effects
+        place = (
+            f"in all {len(effects)} contexts "
+            if rest
+            else f"{context} "
+            if several and ", over " not in context
+            else ""
+        )
+        return f"{effect.what}: {place}{effect.number}" if effect.number else effect.what
+    said = []
+    for context, effect in effects:
+        words = [
             context if several else "",
-            "" if len(whats) == 1 else effect.what + (":" if effect.number else ""),
-            effect.number,
-        ]))
-        for context, effect in effects
-    ]  # fmt: skip
-    once = whats.pop() if len(whats) == 1 else ""
-    return (f"{once}: " if once and any(effect.number for _, effect in effects) else once) + "; ".join(
-        filter(None, said)
-    )
+            "" if len(whats) == 1 else f"{effect.what}:" if effect.number else effect.what,
+        ]
+        said.append(" ".join(filter(None, [*words, effect.number])))
+    return (f"{whats.pop()}: " if len(whats) == 1 else "") + "; ".join(said)
 
 
 def _effect(parts: pd.DataFrame, verdict: str) -> _Effect:
@@ -201,10 +245,14 @@ def _effect(parts: pd.DataFrame, verdict: str) -> _Effect:
     if deciding.empty:
         return _Effect(labelled(str(parts["reason"].iloc[0])), "")
     row = deciding.loc[deciding["p_part"].astype(float).fillna(1).idxmax()]
-    number = f"{written(row['effect'])} [{written(row['low'])}, {written(row['high'])}], n = {row['n']}"
+    number = f"{interval(row['effect'], row['low'], row['high'])}, n = {row['n']}".replace("-", "\N{MINUS SIGN}")
     if verdict not in DECIDED and row["reason"]:
         number += f" ({labelled(row['reason'])})"
-    return _Effect(labelled(row["evidence"]).replace(" - ", " \N{MINUS SIGN} "), number)
+    what = _COUNTS.sub("", labelled(row["evidence"])).replace(" - ", " \N{MINUS SIGN} ")
+    return _Effect(what, number)
+
+
+_COUNTS = re.compile(r" \(\d+ and \d+\)$")  # of seeds, which differ from context to context
 
 
 def untested(claims: pd.DataFrame) -> list[tuple[str, str]]:

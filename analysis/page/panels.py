@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -44,7 +46,8 @@ _STYLE = {
 }
 _NO_DATE = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
 _CHARACTER = 0.062  # inches of a character of that size, about
-_NARROWEST = 1.5  # inches of a panel
+NARROWEST = 1.5
+"""inches of a panel"""
 
 
 def style() -> AbstractContextManager[None]:
@@ -60,7 +63,7 @@ class _Panels(NamedTuple):
 
 def _panels(count: int, columns: int, width: float, height: float, **shared: Any) -> _Panels:
     """Axes in rows; as few columns as the width asks for."""
-    columns = max(1, min(columns, count, int(width / _NARROWEST)))
+    columns = max(1, min(columns, count, int(width / NARROWEST)))
     rows = -(-count // columns)
     figure = Figure(figsize=(width, rows * height + 0.45), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
@@ -86,6 +89,12 @@ def _in_two_lines(name: str, width: float) -> str:
     room = int(0.4 * width / _CHARACTER)
     lines = plots.wrapped(name, room).splitlines()
     return "\n".join([*lines[:1], lines[1][: room - 1] + "\N{HORIZONTAL ELLIPSIS}"] if len(lines) > 2 else lines)
+
+
+def _with_short_names(look: Look, width: float) -> Look:
+    return replace(
+        look, labels={v: _shortened(name, int(0.35 * width / _CHARACTER)) for v, name in look.labels.items()}
+    )
 
 
 def _outside(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -123,48 +132,65 @@ def curves(
             else:
                 axis.ticklabel_format(axis="y", useOffset=False)
             plots.references(axis, (marks or {}).get(title, {}))
+            if axis.get_yscale() == "log":  # over what is shown now
+                plots.label_decades(axis.yaxis)
         made.figure.supxlabel(x_label or look.step)
         _legend(made.figure, pd.concat([frame["variant"] for frame in panels.values()]), look)
     return made.figure
 
 
 class Effects(NamedTuple):
-    """A panel of the forest plot: its title, what lies in which direction, no effect, and columns row, variant, effect,
+    """A panel of the forest plot: its title, what lies in which direction, and columns context, row, variant, effect,
     low, high."""
 
     title: str
     direction: str
-    none: float
     rows: pd.DataFrame
 
 
 def forest(panels: Sequence[Effects], look: Look, width: float = WIDTH) -> Figure:
     """Effects with their intervals, a panel for each kind; rows have one order and are named once."""
-    names = list(dict.fromkeys(name for panel in panels for name in panel.rows["row"]))
+    keys = list(
+        dict.fromkeys(key for panel in panels for key in zip(panel.rows["context"], panel.rows["row"], strict=True))
+    )
     beside = width >= 5
-    shown = [_in_two_lines(name, width) for name in names]
+    shown = [_row_name(context, row, width) for context, row in keys]
     longest = max(len(line) for text in shown for line in text.splitlines()) * _CHARACTER
-    row = 0.29 if any("\n" in text for text in shown) else 0.17
+    high = 0.29 if any("\n" in text for text in shown) else 0.17
     with style():
-        height = (row * len(names) + 0.75) * (1 if beside else len(panels))
+        height = (high * len(keys) + 0.75) * (1 if beside else len(panels))
         figure = Figure(figsize=(width, height), layout="constrained")
         shape = (1, len(panels)) if beside else (len(panels), 1)
         axes = list(figure.subplots(*shape, squeeze=False).flat)
-        room = (width - longest) / shape[1]
+        room = max(12, int((width - longest) / shape[1] / _CHARACTER))
         for axis, panel in zip(axes, panels, strict=True):
-            rows = panel.rows.set_index("row").reindex(names)
+            rows = panel.rows.set_index(["context", "row"]).reindex(pd.MultiIndex.from_tuples(keys))
             rows["variant"] = rows["variant"].fillna(next(iter(look.colours)))
-            plots.forest(axis, rows.reset_index(), look, panel.none)
-            axis.set_title(plots.wrapped(panel.title, max(12, int(room / _CHARACTER))))
-            axis.set_xlabel(plots.wrapped(panel.direction, max(12, int(room / _CHARACTER))))
+            named = shown if axis is axes[0] or not beside else [""] * len(keys)
+            plots.forest(axis, rows.assign(row=named), look)
+            axis.set_title(plots.wrapped(panel.title, room))
+            axis.set_xlabel(plots.wrapped(panel.direction, room))
             axis.grid(visible=False, axis="y")
-            axis.set_yticks(range(len(names)), shown if axis is axes[0] or not beside else [""] * len(names))
     return figure
+
+
+def _row_name(context: str, row: str, width: float) -> str:
+    """In one line if there is room, else in two; the context is what is shortened."""
+    room = int(0.4 * width / _CHARACTER)
+    row = row if len(row) <= room else _shortened(row.rpartition(" (")[0], room - 5) + row[row.rindex(" (") :]
+    if not context or len(context) + len(row) + 2 <= room:
+        return f"{context}: {row}" if context else row
+    return f"{_shortened(context, room - 1)}:\n{row}"
+
+
+def _shortened(name: str, room: int) -> str:
+    return name if len(name) <= room else name[: max(1, room - 1)] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def differences(frames: Mapping[str, pd.DataFrame], look: Look, width: float = WIDTH) -> Figure:
     """Paired differences per seed, a panel per title: frames of variant, difference."""
     variants = look.order(pd.concat([frame["variant"] for frame in frames.values()]))
+    look = _with_short_names(look, width)
     with style():
         made = _panels(len(frames), 2 if width >= 5 else 1, width, 0.17 * len(variants) + 0.62)
         for axis, (title, frame) in zip(made.axes, frames.items(), strict=True):
@@ -184,7 +210,7 @@ def survival(curves_of: Mapping[str, pd.DataFrame], look: Look, width: float = W
 def causes(frame: pd.DataFrame, names: Sequence[str], look: Look, width: float = WIDTH) -> Figure:
     """Runs by cause of failure."""
     with style():
-        made = _panels(1, 1, width, 0.2 * len(frame) + 0.5)
+        made, look = _panels(1, 1, width, 0.2 * len(frame) + 0.5), _with_short_names(look, width)
         _outside(made.figure, *plots.causes(made.axes[0], frame, names, look).get_legend_handles_labels())
     return made.figure
 
@@ -222,9 +248,10 @@ def strips(tables: Mapping[str, pd.DataFrame], label: str, x_label: str, width: 
 def matrix(table: pd.DataFrame, label: str, width: float = WIDTH) -> Figure:
     """Contexts x arms as a heat map with its numbers."""
     with style():
-        made = _panels(1, 1, width, 0.25 * table.shape[0] + 0.8)
-        shown = [_in_two_lines(str(name), width) for name in table.index]
-        plots.matrix(made.axes[0], table.set_axis(shown), label)
+        made = _panels(1, 1, width, max(0.25 * table.shape[0] + 1.2, 1.8))
+        shown = [[_shortened(str(name), room) for name in names] for names, room in
+                 ((table.index, int(0.3 * width / _CHARACTER)), (table.columns, 18))]  # fmt: skip
+        plots.matrix(made.axes[0], table.set_axis(shown[0]).set_axis(shown[1], axis=1), label)
     return made.figure
 
 
@@ -247,7 +274,8 @@ def samples(grids: Mapping[tuple[str, str], Any], width: float = WIDTH) -> Figur
 def rendered(figure: Figure, kind: str) -> bytes:
     """The figure as a file's content, as wide as it was made: of the same figure the same bytes."""
     buffer = io.BytesIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box in a PNG; SVG keeps the text
         figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATE.get(kind))
     figure.set_layout_engine("none")  # what was laid out stays: the next kind costs half the time
     return buffer.getvalue()

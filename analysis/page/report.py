@@ -17,7 +17,7 @@ from analysis.claims import judge
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import figures, opening, panels, tables
-from analysis.page.content import Opening, content_of
+from analysis.page.content import content_of
 from analysis.page.film import Film, films
 from analysis.page.markdown import markdown, parts_of
 from analysis.page.pictures import Picture, save
@@ -63,7 +63,7 @@ def write(
     was loaded, which is taken as it is (`analysis.study.of_one_version`). `kinds` of the figures: png, svg, pdf;
     `width`: theirs, in inches. Runs whose metrics were changed after they ended are named and left out of every number.
     Of the same data the same bytes. Raises InputError if there are no runs, one cannot be read, a kind is not known, or
-    a width is none.
+    the width is out of range.
     """
     study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
     thresholds = thresholds or Thresholds()
@@ -72,7 +72,7 @@ def write(
     if unknown := set(kinds) - {"png", "svg", "pdf"}:
         raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
     if not (math.isfinite(width) and 2 <= width <= 20):
-        raise InputError(f"figures {width:g} inches wide: expected 2 to 20, such as 3.25, 5.5 or 6.75")
+        raise InputError(f"a figure width of {width:g} inches: expected 2 to 20, such as 3.25, 5.5 or 6.75")
     out = study.folder / "report"
     for sub in ("tables", "figures"):
         (out / sub).mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def write(
     for table in found.tables:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
         write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
-    content = content_of(study, found.tables, thresholds, found.opening, pictures)
+    content = content_of(study, found.tables, thresholds, found.first, pictures)
     write_atomically(out / "index.html", rendered(content, films(study)))
     parts = parts_of(content, pictures)
     write_atomically(out / "report.md", markdown(parts))
@@ -104,7 +104,7 @@ class _Found(NamedTuple):
     """What a report says: what the page says first, its tables, what figures are drawn of, and what only
     statistics.json has."""
 
-    opening: Opening
+    first: opening.Opening
     tables: list[Table]
     material: figures.Material
     beside: dict[str, Any]
@@ -144,7 +144,7 @@ def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found
     ]
     said = opening.paragraph(study, arms.frame, sigma.frame, claims)
     machines = provenance.machines(study, summary, by_device)
-    first = Opening(said, opening.verdict_lines(claims), opening.untested(claims), machines)
+    first = opening.Opening(said, opening.verdict_lines(claims), opening.untested(claims), machines)
     beside = {
         "short": [sentence.text for sentence in first.said],
         "verdict_lines": [line.text for line in first.lines],
@@ -169,9 +169,12 @@ def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Found:
     shown += [tables.runs_statistics(study, summary), tables.interactions(study, summary)]
     shown += [tables.runs(study), tables.of("calibration", power.calibrated())]
     short = in_short(study, summary, compared, across.frame)
+    if study.runs["context"].nunique() == 1:
+        short = [opening.quality(study, shown[1].frame), *short]
+    short = [opening.runs(study), *short]
     beside = {"short": short, "warnings": list(study.warnings)}
     shown = [replace(table, ours=False) for table in shown if len(table.frame)]
-    said = Opening([opening.Said(text, "comparisons") for text in short])
+    said = opening.Opening([opening.Said(text) for text in short])
     return _Found(said, shown, figures.Material(summary, pd.DataFrame(), compared, paired), beside)
 
 

@@ -12,7 +12,7 @@ from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
 from analysis.terms import Terms
 
-_SENTENCES = 12  # as many comparisons are said one by one, and of more those that are decided
+_SENTENCES = 6  # as many comparisons are said one by one, and of more those that are decided
 
 
 def in_short(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame, across: pd.DataFrame) -> list[str]:
@@ -42,8 +42,26 @@ def in_short(study: Study, summary: pd.DataFrame, comparisons: pd.DataFrame, acr
         if sides[key] or len(rows) <= _SENTENCES:
             said.append(f"{by}{place} {'; '.join([text, *without])}.")
     if len(contexts) == 1:
-        return said
-    return [_over_all(row, by, sides) for row in across.dropna(subset="baseline").to_dict("records")] + said
+        return [*said, *_undecided([row["arm"] for row in rows if not sides[contexts[0], row["arm"]]], len(rows))]
+    over, open_ = [], []
+    for row in across.dropna(subset="baseline").to_dict("records"):
+        if len(across) <= _SENTENCES or _side(row):
+            over.append(_over_all(row, by, sides))
+        else:
+            open_.append(row["arm"])
+    return [*over, *_undecided(open_, len(across)), *said]
+
+
+def _undecided(arms: list[str], of: int) -> list[str]:
+    """One sentence for all of them, if they have none of their own."""
+    return [f"Nothing can be said of {', '.join(arms)}."] if arms and of > _SENTENCES else []
+
+
+def _side(row: dict[str, Any]) -> str:
+    """Better or worse over all data sets, or nothing."""
+    low, high = row["prob_low"], row["prob_high"]
+    decided = row["p_adjusted"] <= LEVEL and (low > 0.5 or high < 0.5)
+    return ("better" if low > 0.5 else "worse") if decided else ""
 
 
 def _over_all(row: dict[str, Any], by: str, sides: dict[tuple[str, str], str]) -> str:
@@ -56,8 +74,8 @@ def _over_all(row: dict[str, Any], by: str, sides: dict[tuple[str, str], str]) -
     verdict = "of which nothing can be said" if n >= APPROXIMATE_BELOW else (
         f"which describes: fewer than {APPROXIMATE_BELOW} data sets are not tested"
     )  # fmt: skip
-    if p <= LEVEL and (low > 0.5 or high < 0.5):
-        verdict = "so it is better" if low > 0.5 else "so it is worse"
+    if side := _side(row):
+        verdict = f"so it is {side}"
     found: dict[str, list[str]] = {"better": [], "worse": [], "": []}
     for (context, of), side in sides.items():
         if of == arm:

@@ -86,22 +86,24 @@ class Table:
         frame, names, result = self.shown, list(self.shown), []
         while names:
             name, *names = names
-            values = frame[name]
-            ends = _limits(name, names) if _is_number(values) else None
+            numeric = _is_number(frame[name])
+            ends = _limits(name, names) if numeric else None
+            of = [frame[column] for column in (name, *(ends or ()))]
+            whole = all(map(_is_whole, of))
             if ends is None:
-                result.append(Column(name, self._head(name), [self._cell(name, v) for v in values], _is_number(values)))
+                cells = [self._cell(name, value, whole) for value in frame[name]]
+                result.append(Column(name, self._head(name), cells, numeric))
                 continue
             names = names[2:]
-            limits = zip(values, frame[ends[0]], frame[ends[1]], strict=True)
-            cells = [_interval(*of) for of in limits]
+            cells = [interval(*values, whole) for values in zip(*of, strict=True)]
             result.append(Column(name, self._head(name), cells, True, (self._head(ends[0]), self._head(ends[1]))))
         return result
 
     def _head(self, name: str) -> str:
         return re.sub(r"^q ", lambda _: f"{self.quality} ", str(name).replace("_", " "))
 
-    def _cell(self, name: str, value: Any) -> str:
-        text = written(value)
+    def _cell(self, name: str, value: Any, whole: bool) -> str:
+        text = written(value, whole)
         if not self.ours or not isinstance(value, str) or name in ("run_id", "error", "wandb_url"):
             return text
         return label_of(text) if name in ("arm", "baseline") and text in self._variants else labelled(text)
@@ -142,7 +144,8 @@ class Table:
 
     def latex(self) -> str:
         """A tabular with booktabs' rules, of the cells as the page shows them."""
-        return pd.DataFrame(self.cells(), columns=self.heads()).to_latex(index=False, escape=True)
+        sides = "".join("r" if column.numeric else "l" for column in self.columns)
+        return pd.DataFrame(self.cells(), columns=self.heads()).to_latex(index=False, escape=True, column_format=sides)
 
 
 def _is_number(values: pd.Series) -> bool:
@@ -158,19 +161,30 @@ def _limits(name: str, following: Sequence[str]) -> tuple[str, str] | None:
     return (low, high) if pair else None
 
 
-def _interval(value: Any, low: Any, high: Any) -> str:
-    text, limits = written(value), [written(limit) for limit in (low, high)]
+def _is_whole(values: pd.Series) -> bool:
+    """Whether a column counts: all its numbers are whole."""
+    numbers = [float(v) for v in values.dropna() if isinstance(v, float | np.floating) and np.isfinite(v)]
+    return all(number.is_integer() for number in numbers)
+
+
+def interval(value: Any, low: Any, high: Any, whole: bool = False) -> str:
+    """An estimate with its limits in brackets, if it has both."""
+    text, limits = written(value, whole), [written(limit, whole) for limit in (low, high)]
     return f"{text} [{', '.join(limits)}]" if text and all(limits) else text
 
 
-def written(value: Any) -> str:
-    """A value as people read it: three digits, nothing for what is missing."""
+def written(value: Any, whole: bool = False) -> str:
+    """A value as people read it: three digits, nothing for what is missing. `whole`: of numbers that count."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
     if isinstance(value, bool | np.bool):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
-        return f"{value:,.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:.3g}"
+        if np.isinf(value) or value == 0:
+            return f"{value:g}".removeprefix("-0") or "0"
+        if 999.5 <= abs(value) < 1e7 or (whole and abs(value) < 1e7):
+            return f"{value:,.0f}"
+        return f"{value:#.3g}".removesuffix(".")
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
 
@@ -411,7 +425,8 @@ def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
         f"the Kaplan-Meier curve){'' if foreign else '; a run that never was healthy has none'}."
     )
     frame = failures.causes(summary, foreign)
-    return Table("failures", "What went wrong", caption, frame, counts=[*of, "without_end"])
+    rows = pd.Series(bool((frame["none"] < frame["n"]).any()), frame.index)
+    return Table("failures", "What went wrong", caption, frame, rows=rows, counts=[*of, "without_end"])
 
 
 def sensitivity(study: Study, thresholds: Thresholds) -> Table:
