@@ -226,7 +226,7 @@ def test_a_source_is_the_same_in_one_word_and_by_its_older_flags(
     freeze = ("--freeze", tmp_path / "kept", "--no-report")
     assert command("report", mixed_study, *freeze)[0] == 0
     taken: list[Study] = []
-    monkeypatch.setattr("analysis.page.report.write", lambda of, kinds: taken.append(of) or Written(of.folder, []))
+    monkeypatch.setattr("analysis.page.report.write", lambda of, **how: taken.append(of) or Written(of.folder, []))
     for new, old in (
         (["frozen:kept"], ["--from", "kept"]),
         (["table:mine.csv"], ["--csv", "mine.csv"]),

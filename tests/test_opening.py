@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from others import results
 
 from analysis.claims import judge
 from analysis.page import opening
 from analysis.page.report import write_report
 from analysis.page.tables import written
+from analysis.sources.columns import Reading
+from analysis.sources.table import from_table
 from analysis.stability import summarize
 from analysis.study import Study
 from analysis.synthetic import study
@@ -29,7 +32,9 @@ def statistics_of(of: Study) -> dict:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return statistics_of(study(tmp_path_factory.mktemp("opening"), TRUTHS, seeds=8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.page.figures.draw", lambda *_: iter(()))  # no figure is looked at here
+        return statistics_of(study(tmp_path_factory.mktemp("opening"), TRUTHS, seeds=8))
 
 
 def test_the_paragraph_counts_the_runs_and_their_states(page: Path) -> None:
@@ -72,6 +77,19 @@ def test_the_layer_whose_norm_is_the_largest_is_told(tmp_path: Path) -> None:
     assert text.endswith("DCGAN: 1.63; SN-DCGAN: 1.00.")
     assert told(sigma.assign(sigma=1.0)) == []  # alike: no sentence
     assert told(sigma[:0]) == []
+
+
+def test_of_another_program_runs_and_qualities_are_told_by_their_own_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.page.figures.draw", lambda *_: iter(()))
+    table = results(1.0, ("sn", "b"))
+    statistics = statistics_of(from_table(table, Reading({"quality": "score"}, maximize=True), "t", tmp_path))
+    runs, quality = statistics["about"]
+    assert runs == "20 runs: 2 arms with 10 seeds each on d0; all finished."
+    assert quality.startswith("score at the end of training (higher is better; 95 % intervals in brackets): sn: ")
+    for row in statistics["arms"]:
+        assert f"{row['arm']}: {written(row['q_centre'])} [{written(row['q_low'])}, " in quality
 
 
 def test_a_verdict_has_a_line_with_effect_interval_and_n(found: dict) -> None:

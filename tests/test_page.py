@@ -290,7 +290,7 @@ def test_another_programs_page(kind: str, chromium: Any, tmp_path: Path) -> None
     statistics = json.loads((page.parent / "statistics.json").read_text())
     opened = Tab(chromium, page, tmp_path / "page.html")
     tab, text = opened.tab, opened.tab.inner_text("#short")
-    assert all(sentence in text for sentence in statistics["short"])
+    assert all(sentence in text for sentence in statistics["about"] + statistics["short"])
     if kind != "curves":
         assert "SN" not in tab.inner_text("body").replace("SNAP", "")  # their arm keeps its name
     nothing_is_empty(tab)

@@ -123,6 +123,6 @@ def test_it_stands_on_the_page(page: Path) -> None:
     markdown, html = (page.with_name(name).read_text() for name in ("report.md", "index.html"))
     assert "runs that ended are from one machine, or several alike: " in markdown
     assert '<p id="machines">All ' in html
-    assert '<h2 id="provenance">' in html
+    assert '<details id="provenance">' in html
     header = pd.read_csv(page.parent / "tables" / "provenance.csv").columns
     assert {"device", "torch", "training_version", "git_tree", "started", "ended", "exact"} <= set(header)

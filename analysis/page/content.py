@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import measured
 from analysis.events import Thresholds
-from analysis.page.opening import Opening
+from analysis.page.opening import NOTHING, Opening
 from analysis.page.pictures import Picture
 from analysis.page.tables import Table
 from analysis.stats import APPROXIMATE_BELOW
@@ -114,7 +114,11 @@ def _folded(name: str, kinds: dict[str, list[Picture]], tables: dict[str, Table]
 
 
 def content_of(
-    study: Study, shown: list[Table], thresholds: Thresholds, opening: Opening, pictures: Sequence[Picture] = ()
+    study: Study,
+    shown: list[Table],
+    thresholds: Thresholds,
+    opening: Opening = NOTHING,
+    pictures: Sequence[Picture] = (),
 ) -> dict[str, Any]:
     """What the template shows."""
     runs = study.runs

@@ -62,6 +62,9 @@ class Opening(NamedTuple):
         return [line for line in self.lines if line.verdict not in DECIDED]
 
 
+NOTHING = Opening(())
+
+
 def paragraph(study: Study, arms: pd.DataFrame, sigma: pd.DataFrame, claims: pd.DataFrame) -> list[Said]:
     """How many runs there are, what they show, or why nothing can be said. Frames: those of the tables."""
     said = [Said(runs(study), "account")]
@@ -102,11 +105,8 @@ def _named(study: Study, variant: Any) -> str:
 
 
 def _measured(row: dict[Any, Any]) -> str:
-    return (
-        interval(row["q_centre"], row.get("q_low"), row.get("q_high"))
-        .replace("-inf]", "no limit]")
-        .replace("inf]", "no limit]")
-    )
+    text = interval(row["q_centre"], row.get("q_low"), row.get("q_high"))
+    return text.replace("-inf", "no limit").replace("inf", "no limit")
 
 
 def _without_end(study: Study, arms: pd.DataFrame) -> str:

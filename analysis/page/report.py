@@ -169,12 +169,12 @@ def _foreign(study: Study, summary: pd.DataFrame, _: Thresholds) -> _Found:
     shown += [tables.runs_statistics(study, summary), tables.interactions(study, summary)]
     shown += [tables.runs(study), tables.of("calibration", power.calibrated())]
     short = in_short(study, summary, compared, across.frame)
+    about = [opening.runs(study)]
     if study.runs["context"].nunique() == 1:
-        short = [opening.quality(study, shown[1].frame), *short]
-    short = [opening.runs(study), *short]
-    beside = {"short": short, "warnings": list(study.warnings)}
+        about.append(opening.quality(study, shown[1].frame))
+    beside = {"about": about, "short": short, "warnings": list(study.warnings)}
     shown = [replace(table, ours=False) for table in shown if len(table.frame)]
-    said = opening.Opening([opening.Said(text) for text in short])
+    said = opening.Opening([opening.Said(text) for text in (*about, *short)])
     return _Found(said, shown, figures.Material(summary, pd.DataFrame(), compared, paired), beside)
 
 
