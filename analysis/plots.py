@@ -176,13 +176,12 @@ def dots(axis: Axes, frame: pd.DataFrame, look: Look | None = None) -> Axes:
     """
     look = look or look_of(frame["variant"])
     variants = look.order(frame["variant"])
-    shown = frame[np.isfinite(frame["difference"])].assign(variant=lambda of: of["variant"].map(look.labels))
-    names = [look.labels[v] for v in variants]
     sns.stripplot(
-        shown, x="difference", y="variant", hue="variant", order=names, hue_order=names,
-        palette={look.labels[v]: look.colours[v] for v in variants}, jitter=False, size=4, alpha=0.8, legend=False,
-        ax=axis,
+        frame[np.isfinite(frame["difference"])], x="difference", y="variant", hue="variant", order=variants,
+        hue_order=variants, palette={v: look.colours[v] for v in variants}, jitter=False, size=4, alpha=0.8,
+        legend=False, ax=axis,
     )  # fmt: skip
+    axis.set_yticks(range(len(variants)), [look.labels[v] for v in variants])
     axis.axvline(0, color="0.4", linewidth=0.8)
     axis.set(xlabel="", ylabel="")
     return axis
@@ -209,15 +208,16 @@ def causes(axis: Axes, frame: pd.DataFrame, names: Sequence[str], look: Look | N
     A cause that no run has is left out.
     """
     look = look or look_of(frame["arm"])
-    shown = frame.set_index(frame["arm"].map(look.labels))[["none", *names]]
+    shown = frame[["none", *names]]
     shown = shown.loc[:, shown.any()]
     left = np.zeros(len(shown))
     colours = dict(zip(["none", *names], sns.color_palette("cividis", len(names) + 1), strict=True))
     for name, counts in shown.items():
-        axis.barh(list(shown.index), counts, left=left, color="0.9" if name == "none" else colours[str(name)],
+        axis.barh(range(len(shown)), counts, left=left, color="0.9" if name == "none" else colours[str(name)],
                   edgecolor="0.3", linewidth=0.5, hatch=_HATCHES[["none", *names].index(str(name)) % len(_HATCHES)],
                   label="no failure" if name == "none" else str(name))  # fmt: skip
         left += counts.to_numpy()
+    axis.set_yticks(range(len(shown)), [look.labels[arm] for arm in frame["arm"]])
     axis.invert_yaxis()
     axis.set(xlabel="runs", ylabel="")
     axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from analysis import plots
 from analysis.page import panels
 from analysis.plots import look_of
 from analysis.stats import bands
@@ -129,6 +130,12 @@ def test_long_names_leave_room_for_what_they_name(recwarn: pytest.WarningsRecord
     for figure in (panels.matrix(table, "m"), forest):
         panels.rendered(figure, "png")
     assert not [str(warning.message) for warning in recwarn]
+    arms = ["x" * 300 + "1" + "x" * 50, "x" * 300 + "2" + "x" * 50]  # alike where they are shortened
+    look = plots.foreign_look(arms, "step")
+    dots = panels.differences({"t": pd.DataFrame({"variant": arms, "difference": [1.0, 2.0]})}, look, 3.25)
+    failed = pd.DataFrame({"arm": arms, "none": [1, 2], "error": [3, 4]})
+    for axis in (dots.axes[0], panels.causes(failed, ["error"], look, 3.25).axes[0]):
+        assert len(axis.get_yticklabels()) == 2
     first, second = (label.get_text() for label in forest.axes[0].get_yticklabels())
     assert first.endswith("(9)")  # what tells rows apart stays
     assert second.endswith("\nsn (10)")

@@ -184,7 +184,9 @@ def _row_name(context: str, row: str, width: float) -> str:
 
 
 def _shortened(name: str, room: int) -> str:
-    return name if len(name) <= room else name[: max(1, room - 1)] + "\N{HORIZONTAL ELLIPSIS}"
+    """Without its middle: names differ at their ends."""
+    kept = max(1, (room - 1) // 2)
+    return name if len(name) <= room else f"{name[:kept]}\N{HORIZONTAL ELLIPSIS}{name[-kept:]}"
 
 
 def differences(frames: Mapping[str, pd.DataFrame], look: Look, width: float = WIDTH) -> Figure:
