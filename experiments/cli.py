@@ -350,7 +350,7 @@ class Report:
     choice: _Choice = Choice()
     figures: Annotated[str, arg(help="formats of the figures' files: some of png,svg,pdf")] = "png,svg"
     figure_width: Annotated[
-        float, arg(help="inches, with text of 8 points: 3.25 a column, 5.5 or 6.75 the width of a paper's text")
+        float, arg(help="inches of the files, whose text has 8 points: 3.25 for a column, 5.5 or 6.75 for a page")
     ] = 6.75
     publish: Annotated[bool, arg(help="also create or update the same report on W&B")] = False
     frozen: Annotated[str, arg(name="from", metavar="DIR", help="the same as frozen:DIR")] = ""

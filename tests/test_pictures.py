@@ -5,14 +5,16 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.load import load
 from analysis.page.figures import Drawn, samples
 from analysis.page.pictures import save
-from analysis.page.report import KINDS
+from analysis.page.report import KINDS, write_report
 from experiments.record import run_folders
+from sngan.config import InputError
 
 
 def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp_path: Path) -> None:
@@ -41,3 +43,14 @@ def test_within_the_page_stands_what_is_smaller(tmp_path: Path) -> None:
     for markup in markups.values():
         assert re.search(r'(aria-label|alt)="A title\. caption &#34;quoted&#34;"', markup)
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_width_is_the_files_and_the_page_has_its_own(mixed_study: Path) -> None:
+    """Text of 8 points in a column's figure would be twice as large in the page."""
+    page = write_report(mixed_study, kinds=["png"], width=3.25)
+    assert Image.open(page.parent / "figures" / "losses.png").width == 650
+    (figure,) = re.findall(r'<figure id="figure-losses".*?</figure>', page.read_text(), re.DOTALL)
+    assert 'width="486pt"' in figure
+    for width in (0.0, -1.0, float("nan"), 1000.0):
+        with pytest.raises(InputError, match="expected 2 to 20"):
+            write_report(mixed_study, width=width)

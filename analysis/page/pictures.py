@@ -39,11 +39,18 @@ class Picture:
         return f"figure-{self.file}"
 
 
-def save(drawn: Drawn, folder: Path, kinds: Sequence[str]) -> Picture:
-    """Write a figure as `kinds` of files."""
-    content = {kind: panels.rendered(drawn.figure, kind) for kind in ("png", "svg", *sorted({*kinds} - {"png", "svg"}))}
+def write_files(drawn: Drawn, folder: Path, kinds: Sequence[str]) -> dict[str, bytes]:
+    """Write a figure as `kinds` of files, and return their contents."""
+    content = {kind: panels.rendered(drawn.figure, kind) for kind in kinds}
     for kind in kinds:
         write_atomically(folder / f"{drawn.file}.{kind}", content[kind])
+    return content
+
+
+def save(drawn: Drawn, folder: Path, kinds: Sequence[str]) -> Picture:
+    """Write a figure as `kinds` of files, and make what stands in the page of it."""
+    content = write_files(drawn, folder, kinds)
+    content |= {kind: panels.rendered(drawn.figure, kind) for kind in ("png", "svg") if kind not in content}
     words, png = f"{drawn.title}. {drawn.caption}", content["png"]
     markup = "" if drawn.kind == "samples" else _within_page(drawn.file, content["svg"], png, words)
     return Picture(drawn.file, drawn.title, drawn.caption, png, markup, drawn.kind, drawn.context)

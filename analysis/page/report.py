@@ -20,7 +20,7 @@ from analysis.page import figures, opening, panels, tables
 from analysis.page.content import content_of
 from analysis.page.film import Film, films
 from analysis.page.markdown import markdown, parts_of
-from analysis.page.pictures import Picture, save
+from analysis.page.pictures import Picture, save, write_files
 from analysis.page.short import in_short
 from analysis.page.tables import Table
 from analysis.stability import summarize
@@ -61,9 +61,9 @@ def write(
 
     `source`: as of `analysis.load.load`, whose results are taken of one version of the training code, or a Study that
     was loaded, which is taken as it is (`analysis.study.of_one_version`). `kinds` of the figures: png, svg, pdf;
-    `width`: theirs, in inches. Runs whose metrics were changed after they ended are named and left out of every number.
-    Of the same data the same bytes. Raises InputError if there are no runs, one cannot be read, a kind is not known, or
-    the width is out of range.
+    `width`: the files', in inches. Runs whose metrics were changed after they ended are named and left out of every
+    number. Of the same data the same bytes. Raises InputError if there are no runs, one cannot be read, a kind is not
+    known, or the width is out of range.
     """
     study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
     thresholds = thresholds or Thresholds()
@@ -80,8 +80,11 @@ def write(
     summary = summarize(study.history, study.runs, thresholds, study.terms)
     summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), ignore_index=True)
     found = (_foreign if study.foreign else _ours)(study, summary, thresholds)
-    drawn = figures.draw(study, found.material, _look(study), width)
-    pictures = [save(figure, out / "figures", kinds) for figure in drawn]
+    own = width == panels.WIDTH  # else the page's figures are not the files'
+    drawn = figures.draw(study, found.material, _look(study))
+    pictures = [save(figure, out / "figures", kinds if own else ()) for figure in drawn]
+    for figure in () if own else figures.draw(study, found.material, _look(study), width):
+        write_files(figure, out / "figures", kinds)
     for table in found.tables:
         write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
         write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
