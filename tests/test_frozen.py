@@ -112,6 +112,18 @@ def test_weights_and_grids_of_a_cells_first_seeds_are_kept(tmp_path: Path) -> No
     assert "digits" in load(f"frozen:{kept}").real
 
 
+def test_a_frozen_study_that_has_all_its_grids_still_gets_the_real_images(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1, 2, 3], arm="sn_dcgan", steps=10)
+    folder = trained(path, tmp_path, lambda config: config.seed < 3)
+    for config in read(path).configs[:3]:
+        (folder / config.run_id / "samples" / "real.png").unlink()
+    kept = freeze(load(folder), tmp_path / "frozen").folder
+    assert load(f"frozen:{kept}").real == {}
+    trained(path, tmp_path)
+    freeze(load(folder), kept)
+    assert set(load(f"frozen:{kept}").real) == {"digits"}
+
+
 def test_it_grows_by_parts_that_never_change(tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2], arm=["dcgan", "sn"], steps=10)
     folder = trained(path, tmp_path, lambda config: config.seed == 0)

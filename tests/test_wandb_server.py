@@ -256,7 +256,7 @@ def test_a_study_is_read_from_the_server_as_from_its_records(
     shutil.rmtree(report)
     assert cli.run(["report", "wandb:tester/sngan", "--figures", "svg", "--runs-dir", str(tmp_path)]) == 0
     assert files_of(report) == of_records
-    same = lambda of, kinds: assert_equal(of, expected) or Written(report, [])  # noqa: E731
+    same = lambda of, **how: assert_equal(of, expected) or Written(report, [])  # noqa: E731
     monkeypatch.setattr("analysis.page.report.write", same)
     flags = ["--source", "wandb", "--project", "tester/sngan"]
     assert cli.run(["report", str(path), *flags, "--runs-dir", str(tmp_path)]) == 0

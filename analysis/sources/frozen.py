@@ -338,22 +338,25 @@ class _Writer:
                 self._kept["weights", cell] += 1
             else:
                 self.without_weights.append(run_id)
-        grids = self._study.samples.get(run_id, {})
+        for name, grid in self._grids(run_id, cell, dataset).items():
+            with suppress(OSError, SyntaxError):  # no picture; SyntaxError is Pillow's for a broken PNG
+                files[f"samples/{run_id}/{name}.png"] = in_few_greys(grid.read_bytes())
+        return files
+
+    def _grids(self, run_id: str, cell: str, dataset: str) -> dict[str, Any]:
+        """Name -> grid of those that are kept of a run."""
+        chosen, grids = {}, self._study.samples.get(run_id, {})
+        if (real := self._study.found[run_id].real) and not self._kept["real", dataset]:
+            chosen["real"] = real
+            self._kept["real", dataset] += 1
         if not grids or self._kept["grids", cell] >= _WITH_GRIDS:
-            return files
+            return chosen
         steps = sorted(grids)
         if film := self._kept["film", cell] < _FILMS:
             steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, _FILM_STEPS).round().astype(int))]
         self._kept["film", cell] += film
         self._kept["grids", cell] += 1
-        chosen = {f"step-{step:06d}": grids[step] for step in (steps if film else steps[-1:])}
-        if (real := self._study.found[run_id].real) and not self._kept["real", dataset]:
-            chosen["real"] = real
-            self._kept["real", dataset] += 1
-        for name, grid in chosen.items():
-            with suppress(OSError, SyntaxError):  # no picture; SyntaxError is Pillow's for a broken PNG
-                files[f"samples/{run_id}/{name}.png"] = in_few_greys(grid.read_bytes())
-        return files
+        return chosen | {f"step-{step:06d}": grids[step] for step in (steps if film else steps[-1:])}
 
     def _split(
         self, runs: dict[str, RunConfig], extras: dict[str, dict[str, bytes]]
