@@ -29,7 +29,7 @@ _SEED_BY_SEED = 6  # seeds, below which every seed has its own line
 
 
 class Curve(NamedTuple):
-    """Of a metric `stats.bands`; and where there are few seeds each one's values: variant, seed, step, value."""
+    """A metric's `stats.bands`, and for few seeds also the values of each: columns variant, seed, step, value."""
 
     bands: pd.DataFrame
     seeds: pd.DataFrame | None
@@ -100,8 +100,8 @@ class Forest(NamedTuple):
 def forest(compared: pd.DataFrame, paired: pd.DataFrame, location: str, look: Look) -> list[Forest]:
     """Differences of location, of failures and of spread (as log2 of the ratio), paired by seed, arm by arm.
 
-    `compared`: of `comparisons.compare_arms`, whose statistic `location` counts; `paired`: of `failures.paired`. A kind
-    that has no effect to show is left out, as are failures where there are none.
+    `compared`: of `comparisons.compare_arms`, whose statistic `location` counts; `paired`: of `failures.paired`. Kinds
+    without an effect are left out, and so are failures if no run failed.
     """
     at = compared[compared["statistic"] == location]
     several = at["context"].nunique() > 1

@@ -87,7 +87,7 @@ class Section(NamedTuple):
 
 def sections_of(foreign: bool, shown: Sequence[Table], pictures: Sequence[Picture]) -> list[Section]:
     """Everything that there is to see, once: the last section has what the others do not name. Nothing empty."""
-    tables = {table.file: table for table in shown if len(table.shown) and len(table.columns)}
+    tables = {table.file: table for table in shown if not table.is_empty}
     kinds: dict[str, list[Picture]] = {}
     for picture in pictures:
         if picture.markup:
@@ -157,8 +157,8 @@ def content_of(
         "warnings": list(study.warnings),
         "foreign": study.foreign,
         "few_seeds": int(seeds.min()) if seeds.min() < APPROXIMATE_BELOW else 0,
-        "tables": [table for table in shown if len(table.shown) and len(table.columns)],
-        "evidenced": {cell for table in shown if table.file == "evidence" and len(table.shown)
+        "tables": [table for table in shown if not table.is_empty],
+        "evidenced": {cell for table in shown if table.file == "evidence" and not table.is_empty
                       for cell in table.shown["claim"]},
         "thresholds": [] if study.foreign else thresholds.table(),
         "reading": READING_FOREIGN if study.foreign else READING,

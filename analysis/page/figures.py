@@ -199,9 +199,9 @@ class _Context:
 
     def _curves(self, kind: Curves, history: pd.DataFrame, layers: Sequence[str]) -> Iterator[Drawn]:
         terms = self.study.terms
-        metrics = [m for m in kind.metrics(layers) if m in history and history[m].notna().any()]
+        metrics = kind.metrics(layers)
         if kind.file == "spectra":  # of a matrix with one row there is nothing to see
-            metrics = [m for m in metrics if (history[m].dropna() != 1).any()]
+            metrics = [m for m in metrics if m in history and (history[m].dropna() != 1).any()]
         found = figure_data.curves(history, metrics)
         if not found:
             return

@@ -81,6 +81,11 @@ class Table:
             said.remove("context")
         return frame[[name for name in said if name not in self.counts or frame[name].ne(0).any()]]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row or no column of it says anything."""
+        return not len(self.shown) or self.shown.columns.empty
+
     @cached_property
     def columns(self) -> list[Column]:
         frame, names, result = self.shown, list(self.shown), []
