@@ -46,7 +46,7 @@ from sngan.train import train
 
 ROOT = Path(__file__).parents[2]
 _REAL_STUDY = "mnist-core"
-_REAL = {"dataset": "mnist", "steps": 2000, "arm": ["sn_dcgan", "penalty", "dcgan"]}
+_REAL = {"dataset": "mnist", "steps": 1000, "n_evaluations": 2, "arm": ["sn_dcgan", "penalty", "dcgan"]}
 _TINY = {"dataset": "digits", "batch_size": 16, "g_width": 8, "n_fake": 50, "steps": 200, "arm": ["sn_dcgan"]}
 _BEFORE_THE_END = 13.0  # seconds in which the last runs stop
 
@@ -255,6 +255,8 @@ class Phases:
             sweep.wait()
         finally:
             stop(sweep)
+            for record in run_folders(self._runs(name)):
+                print(f"{name}: {record.run_id} {record.status()['state']} at step {record.last_step():,}", flush=True)
         if sweep.returncode:
             raise SystemExit(f"the sweep {name!r} ended with code {sweep.returncode}")
 
