@@ -9,7 +9,6 @@ run, and no run is left out because it failed.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,7 +33,9 @@ from analysis.stats import (
 from analysis.study import Study
 from experiments.study import CONTEXT_FIELDS
 from sngan.arms import ARMS
+from sngan.config import InputError
 from sngan.datasets import classes_of
+from sngan.files import parse_json, read_within
 
 LEVEL = 0.05
 BETTER = float(np.log(1.1))  # of a distance: what counts as better
@@ -565,18 +566,18 @@ def _benchmark(folder: Path | None) -> tuple[str, dict[str, np.ndarray]] | None:
     found = []
     for path in sorted(folder.glob("*.json")) if folder else ():
         try:
-            content = json.loads(path.read_text())
+            content = parse_json(read_within(path, path.parent), str(path))
             seconds = {arm: np.array(content["rows"][arm]["each"], float) for arm in ("plain", "sn", "penalty")}
             if min(map(len, seconds.values())) >= _ROUNDS and len({len(values) for values in seconds.values()}) == 1:
                 machine = content.get("machine", {})
                 found.append(
                     (
-                        content.get("made", ""),
+                        str(content.get("made", "")),
                         str(machine.get("device") or machine.get("cpu") or "one machine"),
                         seconds,
                     )
                 )
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        except (InputError, ValueError, KeyError, TypeError, AttributeError, OSError):
             continue  # not a benchmark's file, or one without its rounds
     return max(found, key=lambda of: of[0])[1:] if found else None
 

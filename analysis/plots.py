@@ -12,7 +12,6 @@ the arm table's colours, dashes and labels.
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.colors
-import matplotlib.image
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
@@ -28,6 +26,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
+from analysis.grids import opened
 from analysis.terms import OURS
 from analysis.variants import arm_of, in_order, label_of
 from sngan.arms import ARMS
@@ -277,12 +276,11 @@ def picture(axis: Axes, png: Any) -> Axes:
     axis.grid(visible=False)
     reason = "no samples"
     if png is not None:
-        try:
-            pixels = mpl.image.imread(io.BytesIO(png.read_bytes()))
-            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        if image := opened(png):
+            colours = image.convert("RGB") if image.mode in ("P", "RGB", "RGBA") else image.convert("L")
+            axis.imshow(np.asarray(colours) / 255, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             return axis
-        except (OSError, SyntaxError, ValueError):  # SyntaxError is Pillow's for a broken PNG
-            reason = "unreadable file"
+        reason = "unreadable file"
     axis.text(0.5, 0.5, reason, ha="center", va="center", transform=axis.transAxes)
     return axis
 

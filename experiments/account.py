@@ -15,7 +15,18 @@ from rich.table import Table
 
 from experiments.display import duration
 from experiments.ledger import NOTHING, Kept, Ledger, contradict, said, same_bits
-from experiments.record import FROZEN, RESULTS, Record, State, run_folders, runs_root, shown_state, spent, to_json
+from experiments.record import (
+    FROZEN,
+    RESULTS,
+    Record,
+    State,
+    recorded_configs,
+    run_folders,
+    runs_root,
+    shown_state,
+    spent,
+    to_json,
+)
 from experiments.study import Study
 from sngan.architectures import YARDSTICK, discriminator, generator, sized
 from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
@@ -244,12 +255,16 @@ def _varying(configs: list[RunConfig]) -> list[str]:
 
 
 def _extra(study: Study, folder: Path) -> list[dict[str, Any]]:
-    """Runs on disk that are not in the study: shown, left out of everything, never deleted."""
+    """Runs on disk that are not in the study: shown, left out of everything, never deleted.
+
+    `error`: why what one was cannot be told, such as a damaged configuration.
+    """
     planned = {config.run_id for config in study.configs} | study.not_chosen
+    extra = [record for record in run_folders(folder) if record.run_id not in planned]
+    wrong = recorded_configs(folder)[1] if extra else {}
     return [
-        {"run_id": record.run_id, "state": record.status()["state"]}
-        for record in run_folders(folder)
-        if record.run_id not in planned
+        {"run_id": record.run_id, "state": record.status()["state"], "error": wrong.get(record.run_id)}
+        for record in extra
     ]
 
 
@@ -274,7 +289,8 @@ def _print_notes(
     for note in frozen.notes:
         console.print(note)
     for run in extra:
-        console.print(f"extra, not in the study: {run['run_id']} ({run['state']})")
+        why = f": {run['error']}" if run["error"] else ""
+        console.print(f"extra, not in the study: {run['run_id']} ({run['state']}){why}")
     if note := other_versions(statuses):
         console.print(note)
 

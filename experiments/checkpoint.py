@@ -16,13 +16,19 @@ from sngan.files import write_atomically
 
 
 def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256: str) -> None:
-    """Replace the run's checkpoint by this state of `train`; the one before stays beside it."""
+    """Replace the run's checkpoint by this state of `train`; the one before stays beside it.
+
+    It counts on the rows that were written before it, which are on the disk first.
+    """
+    rows = record.rows_on_disk()
+    n_bytes, digest = rows[record.metrics_path.name]
     content = state | {
         "config": config.identity(),
         "training_version": TRAINING_VERSION,
         "data_sha256": data_sha256,
-        "metrics_bytes": record.metrics_path.stat().st_size,
-        "metrics_sha256": record.metrics_sha256(),
+        "metrics_bytes": n_bytes,
+        "metrics_sha256": digest,
+        "rows": rows,
     }
     if "streams" not in state:  # final weights
         content |= record.digests()
@@ -53,8 +59,11 @@ def latest(
             continue  # final weights, of a run that was killed before it could say that it has ended
         penalty = state.pop("penalty", {})  # where the program's earlier versions kept a constraint's vectors
         state.setdefault("constraint", {f"penalty.{name}": vector for name, vector in penalty.items()})
-        if record.metrics_sha256(state["metrics_bytes"]) != state["metrics_sha256"]:
-            say(f"{path} does not fit the rows in {record.metrics_path.name}")
+        state["rows"], damaged = _rows_that_fit(state, record)
+        if record.timing_path.name in damaged:  # no result depends on it
+            say(f"{record.timing_path} was damaged: of its rows those stay that are readable")
+        if others := [name for name in damaged if name != record.timing_path.name]:
+            say(f"{path} does not fit the rows in {' and '.join(others)}")
             continue
         then = _completed(state["config"]) | {
             "TRAINING_VERSION": state["training_version"],
@@ -64,6 +73,16 @@ def latest(
         differences = [f"{k} was {then.get(k)!r} and is {now[k]!r}" for k in now if then.get(k) != now[k]]
         return state, differences
     return None, []
+
+
+def _rows_that_fit(state: dict[str, Any], record: Record) -> tuple[dict[str, int], list[str]]:
+    """Name -> size of the files of rows that are what they were when the checkpoint was written; names of the others.
+
+    The program's earlier versions knew of the metrics alone.
+    """
+    known = state.get("rows", {record.metrics_path.name: (state["metrics_bytes"], state["metrics_sha256"])})
+    fitting = {name: size for name, (size, digest) in known.items() if record.has_rows(name, size, digest)}
+    return fitting, [name for name in known if name not in fitting]
 
 
 def outcome(record: Record, config: RunConfig) -> dict[str, Any] | None:

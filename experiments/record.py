@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -15,10 +17,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from experiments import final
+from experiments.rows import read_rows, readable_rows
 from sngan.config import InputError, RunConfig, from_parameters
-from sngan.files import write_atomically
+from sngan.files import leads_out, parse_json, read_within, write_atomically
 
 KILLED = "its process ended without a word (killed)"
+UNTOLD = "whether its process lives cannot be told from here: its lock cannot be read"
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _RESERVED_BYTES = 64 * 1024
@@ -68,36 +73,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; a torn last line is dropped, a missing file has no rows.
-
-    Raises InputError that names file and line for a line before the last that cannot be read.
-    """
-    rows, damage = readable_rows(path)
-    if damage:
-        raise InputError(f"{path}, {damage}")
-    return rows
-
-
-def readable_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """As `read_rows`, the rows that are readable, and what is wrong with the first line that is not, or nothing."""
-    if not path.exists():
-        return [], ""
-    lines = path.read_bytes().split(b"\n")
-    complete, rows, damage = lines[:-1], [], ""  # what follows the last newline is torn, or empty
-    for number, line in enumerate(complete, start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            damage = damage or f"line {number}: not readable as JSON ({error})"
-            continue
-        if isinstance(row, dict) and type(row.get("step")) is int:
-            rows.append(row)
-        else:
-            damage = damage or f"line {number}: expected an object with a whole number as step"
-    return rows, damage
-
-
 class Record:
     """One run's folder. Reading is open to all; writing to the one who holds `claim()`."""
 
@@ -138,28 +113,45 @@ class Record:
         finally:
             self._lock.release()
 
-    def is_claimed(self) -> bool:
-        """Whether a live process holds the run."""
-        if not Path(self._lock.lock_file).exists():
-            return False
-        probe = FileLock(self._lock.lock_file)
+    def is_claimed(self) -> bool | None:
+        """Whether a live process holds the run, for all who may read its lock; None if that cannot be told."""
         try:
-            probe.acquire(timeout=0.02, poll_interval=0.005)  # another reader's probe holds it for an instant
-        except Timeout:
-            return True
-        except OSError:  # a folder that may only be read: its owner is not here
+            handle = os.open(self._lock.lock_file, os.O_RDONLY)
+        except FileNotFoundError:
             return False
-        probe.release()
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: readers do not see each other
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return None
+        finally:
+            os.close(handle)
         return False
 
-    def start_over(self, config: RunConfig) -> None:
-        """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed."""
+    def start_over(self, config: RunConfig, keep: bool = False) -> Path | None:
+        """An empty record of this configuration; rows, samples and weights of an earlier attempt are removed.
+
+        With `keep` they are moved into a folder of their own within the record, which is returned.
+        """
         self._remove_leftovers()
-        for path in (*self.row_paths, self.protocol_path, self.checkpoint_path, self.previous_checkpoint_path):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self.samples_path, ignore_errors=True)
+        earlier = (*self.row_paths, self.protocol_path, self.checkpoint_path, self.previous_checkpoint_path)
+        there = [path for path in (*earlier, self.samples_path) if os.path.lexists(path)]
+        aside = self.folder / f"before-{time.strftime('%Y%m%dT%H%M%S')}" if keep and there else None
+        if aside:
+            aside.mkdir()
+        for path in there:
+            if aside:
+                path.rename(aside / path.name)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         self.samples_path.mkdir(parents=True)
         self._write_config(config)
+        return aside
 
     def _write_config(self, config: RunConfig) -> None:
         write_atomically(self.config_path, to_json(config.identity(), indent=2) + "\n")
@@ -169,8 +161,11 @@ class Record:
         for path in [*self.folder.glob(".*.tmp"), *self.samples_path.glob(".*.tmp")]:
             path.unlink(missing_ok=True)
 
-    def cut_back(self, config: RunConfig, step: int, metrics_bytes: int) -> None:
-        """Drop what came after `step`, when metrics.jsonl had that size: the run resumes from there."""
+    def cut_back(self, config: RunConfig, step: int, sizes: Mapping[str, int]) -> None:
+        """Drop what came after `step`, when files of rows had these sizes, by name: the run resumes from there.
+
+        Of a file without a size the rows up to there are kept that are readable.
+        """
         self._remove_leftovers()
         try:
             intact = self.config() == from_parameters(config.identity())
@@ -178,10 +173,13 @@ class Record:
             intact = False
         if not intact:
             self._write_config(config)
-        os.truncate(self.metrics_path, metrics_bytes)
-        for path in self.row_paths[1:]:
-            rows, _ = readable_rows(path)
-            write_atomically(path, b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step))
+        for path in self.row_paths:
+            if path.name in sizes:
+                with suppress(FileNotFoundError):  # then it had no rows
+                    os.truncate(path, sizes[path.name])
+            else:
+                rows, _ = readable_rows(path)
+                write_atomically(path, b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step))
         for path in self.samples_path.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
             if number.isdecimal() and int(number) > step:
@@ -231,11 +229,9 @@ class Record:
         """How the run's samples are judged; empty if it was not written. Raises InputError if unreadable."""
         path = self.protocol_path
         try:
-            protocol = json.loads(path.read_text())
+            protocol = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise InputError(f"{path}: not readable as JSON ({error})") from error
         if not isinstance(protocol, dict):
             raise InputError(f"{path}: expected an object, got {type(protocol).__name__}")
         return protocol
@@ -244,21 +240,38 @@ class Record:
         """The recorded configuration. Raises InputError if config.json is missing or unreadable."""
         path = self.config_path
         try:
-            return from_parameters(json.loads(path.read_text()))
+            identity = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError as error:
             raise InputError(f"{self.folder} holds no run: {path.name} is missing") from error
+        try:
+            return from_parameters(identity)
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: {error}") from error
+
+    def named_config(self) -> RunConfig:
+        """As `config`. Raises InputError also if it is another run's than the folder's name says."""
+        config = self.config()
+        if config.run_id != self.run_id:
+            raise InputError(
+                f"{self.config_path} is the configuration of {config.run_id}: a copied or renamed folder? "
+                "Move it out of the study, or give it that name"
+            )
+        return config
 
     def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
 
-        `missing` if there is nothing on disk. If status.json is not what a run writes, the state is `interrupted` and
-        `damaged` says what is wrong; the checkpoint shows what the run was, once it is resumed. `claimed`: the caller
-        holds the claim.
+        `missing` if there is nothing on disk. If status.json is not what a run writes, or is gone from a record with
+        rows or weights, the state is `interrupted` and `damaged` says what is wrong; the checkpoint shows what the run
+        was, once it is resumed. If it cannot be told whether the owner lives, `running` stays, and `error` says so.
+        `claimed`: the caller holds the claim.
         """
+        live = False if claimed else None
         try:
             status = self._read_status()
+            if status and status["state"] == State.RUNNING:
+                live = not claimed and self.is_claimed()
+                status = self._read_status() or status  # it may have ended before the look at its owner
         except InputError as error:
             running = not claimed and self.is_claimed()
             state = {"state": State.RUNNING if running else State.INTERRUPTED, "step": self.last_step(), "attempts": []}
@@ -268,23 +281,22 @@ class Record:
             running = not claimed and self.is_claimed()
             return {"state": State.RUNNING if running else State.MISSING, "step": 0, "attempts": []}
         if status["state"] == State.RUNNING:
-            orphan = claimed or not self.is_claimed()
-            status = self._read_status() or status  # it may have ended before the look at its owner
-            if status["state"] == State.RUNNING:
-                status["step"] = self.last_step()
-                if orphan:
-                    status |= {"state": State.INTERRUPTED, "error": KILLED}
+            status["step"] = self.last_step()
+            if live is None:
+                status["error"] = UNTOLD
+            elif not live:
+                status |= {"state": State.INTERRUPTED, "error": KILLED}
         return status
 
     def _read_status(self) -> dict[str, Any] | None:
-        """status.json as it stands, None without one. Raises InputError if it is not what a run writes."""
+        """status.json as it stands, None without a record. Raises InputError if it is not what a run writes."""
         path = self._status_path
         try:
-            status = json.loads(path.read_text())
+            status = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise InputError(f"{path}: not readable as JSON ({error})") from error
+            if not (self.metrics_path.exists() or self.checkpoint_path.exists()):
+                return None
+            raise InputError(f"{path} is missing") from None
         if (
             not isinstance(status, dict)
             or status.get("state") not in list(State)
@@ -302,41 +314,75 @@ class Record:
     def history(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
         """The rows with their timing and lists, and with the sample grids that were made at their steps."""
         others = [{row["step"]: row for row in readable_rows(path)[0]} for path in self.row_paths[1:]]
-        history = []
+        history, grids = [], self.grids()
         for row in self.rows():
-            samples = self.sample_path(row["step"])
             for rows in others:
                 row |= rows.get(row["step"], {})
-            history.append((row, {"samples": samples} if samples.exists() else {}))
+            history.append((row, {"samples": grids[row["step"]]} if row["step"] in grids else {}))
         return history
+
+    def grids(self) -> dict[int, Path]:
+        """step -> PNG file of a sample grid; links that lead out of the folder are none."""
+        found = {path.stem.removeprefix("step-"): path for path in sorted(self.samples_path.glob("step-*.png"))}
+        return {int(step): path for step, path in found.items() if step.isdecimal() and self._is_picture(path)}
+
+    def real_grid(self) -> Path | None:
+        """The PNG file with real images, if there is one."""
+        path = self.samples_path / "real.png"
+        return path if self._is_picture(path) else None
+
+    def _is_picture(self, path: Path) -> bool:
+        return path.is_file() and not leads_out(path, self.folder)
 
     def timing(self) -> list[dict[str, Any]]:
         return read_rows(self.timing_path)
 
-    def set_status_aside(self) -> Path:
-        """A status.json that is not readable gets another name, so that nothing is lost."""
+    def set_status_aside(self) -> Path | None:
+        """A status.json that is not readable gets another name, so that nothing is lost; None if there is none."""
         aside = self._status_path.with_name("status-damaged.json")
-        os.replace(self._status_path, aside)
+        try:
+            os.replace(self._status_path, aside)
+        except FileNotFoundError:
+            return None
         return aside
 
     def last_step(self) -> int:
         """Of the last row that is readable; 0 if there is none."""
-        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
-        for line in reversed(content.split(b"\n")[:-1]):
-            with suppress(ValueError, TypeError, KeyError):
-                return int(json.loads(line)["step"])
+        with suppress(FileNotFoundError, InputError):
+            for line in reversed(read_within(self.metrics_path, self.folder).split(b"\n")[:-1]):
+                with suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
+                    return int(json.loads(line)["step"])
         return 0
 
     def damage(self, status: dict[str, Any]) -> str:
-        """What is wrong with the files that a result depends on; nothing is said of a run that is no result."""
+        """What is wrong with the files that a result depends on; nothing is said of a run that is no result.
+
+        The status is one of them: what the final weights say too must be the same there.
+        """
         if not status["state"].is_result:
             return ""
-        expected, found = {"metrics_sha256": None} | status, self.digests()
+        try:
+            expected, found = {"metrics_sha256": None} | status, self.digests()
+        except InputError as error:
+            return str(error)
         for name, path in self._result_paths.items():
             if name in expected and name not in found:
                 return f"{path.name} is missing"
             if expected.get(name) and expected[name] != found[name]:
                 return f"{path.name} was changed after the run ended"
+        return self._contradiction(status)
+
+    def _contradiction(self, status: dict[str, Any]) -> str:
+        """Where status.json says something else than the final weights, or nothing."""
+        if leads_out(self.checkpoint_path, self.folder):
+            return f"{self.checkpoint_path.name} leads out of the folder"
+        said = final.said_by(self.checkpoint_path)
+        for name in ("state", "step", "error", "training_version", *DIGESTS):
+            if name in said and status.get(name) != said[name]:
+                return (
+                    f"{self._status_path.name} was changed after the run ended: {name} is {status.get(name)} there, "
+                    f"and {said[name]} in the final weights"
+                )
         return ""
 
     @property
@@ -345,14 +391,35 @@ class Record:
         return dict(zip(DIGESTS, paths, strict=True))
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 under the names of DIGESTS, of those files that there are: a run may diverge before an evaluation."""
-        paths = self._result_paths.items()
-        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths if path.exists()}
+        """SHA-256 under the names of DIGESTS, of those files that there are: a run may diverge before an evaluation.
 
-    def metrics_sha256(self, size: int | None = None) -> str:
-        """Of metrics.jsonl, or of its first `size` bytes; of nothing if there is none."""
-        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
-        return hashlib.sha256(content[:size]).hexdigest()
+        Raises InputError for one that is no file of this folder, or may not be read.
+        """
+        found = {}
+        for name, path in self._result_paths.items():
+            with suppress(FileNotFoundError):
+                found[name] = hashlib.sha256(read_within(path, self.folder)).hexdigest()
+        return found
+
+    def metrics_sha256(self) -> str:
+        """Of metrics.jsonl; of nothing if there is none."""
+        return self._digest(self.metrics_path)[1]
+
+    def rows_on_disk(self) -> dict[str, tuple[int, str]]:
+        """Name -> size and SHA-256 of each file of rows, which is flushed to the disk first."""
+        for path in self.row_paths:
+            with suppress(FileNotFoundError), open(path, "rb") as file:
+                os.fsync(file.fileno())
+        return {path.name: self._digest(path) for path in self.row_paths}
+
+    def has_rows(self, name: str, size: int, sha256: str) -> bool:
+        """Whether a file of rows begins with so many bytes of this SHA-256."""
+        return self._digest(self.folder / name, size) == (size, sha256)
+
+    def _digest(self, path: Path, size: int | None = None) -> tuple[int, str]:
+        """Size and SHA-256 of a file's first `size` bytes; of nothing if there is none."""
+        content = path.read_bytes()[:size] if path.is_file() else b""
+        return len(content), hashlib.sha256(content).hexdigest()
 
 
 def spent(status: dict[str, Any], name: str) -> float:
@@ -376,18 +443,15 @@ def run_folders(study_folder: Path) -> list[Record]:
     return [Record(path.parent) for path in sorted(study_folder.glob("*/config.json"))]
 
 
-def recorded_configs(study_folder: Path) -> list[RunConfig]:
-    """The configurations of all runs in a folder. Raises InputError for a run that is not what its folder says."""
-    configs = []
+def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str]]:
+    """The configurations of the runs in a folder, and by run id what is wrong with those that are not to be had."""
+    configs, wrong = [], {}
     for record in run_folders(study_folder):
-        config = record.config()
-        if config.run_id != record.run_id:
-            raise InputError(
-                f"{record.folder / 'config.json'} is the configuration of {config.run_id}: a copied or renamed folder? "
-                "Move it out of the study, or give it that name"
-            )
-        configs.append(config)
-    return configs
+        try:
+            configs.append(record.named_config())
+        except InputError as error:
+            wrong[record.run_id] = str(error)
+    return configs, wrong
 
 
 def find_run(run: str, runs_dir: str = "") -> Record:

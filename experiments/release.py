@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from experiments import standalone
 from experiments.export import export
-from experiments.record import Record, State, read_rows, to_json
+from experiments.record import Record, State, to_json
+from experiments.rows import read_rows
 from experiments.study import Study
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig

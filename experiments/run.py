@@ -29,6 +29,7 @@ from experiments.machine import (
 from experiments.messages import Ended, Progressed, Said, Started, Tell
 from experiments.record import Record, State
 from experiments.tracking.client import resolve_mode, under_agent
+from experiments.tracking.sending import send, summary_of
 from experiments.tracking.tracker import Tracker
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
@@ -93,7 +94,7 @@ def execute(
         state = State(status["state"])
         if state.is_result or (state is State.FAILED and not policy.redo_failed):
             if state.is_result and under_agent():  # the agent's server waits for this cell's numbers
-                _mirror(config, study, record, mode, status, tell)
+                send(config, study, record, mode, status, lambda text: tell(Said(f"warning: {text}")))
             return Result(state, status.get("error"), ran=False)
         return _Attempt(config, study, record, data, mode, status, tell, policy, where).run()
 
@@ -103,38 +104,13 @@ def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: T
     if "damaged" not in status:
         return status
     aside = record.set_status_aside()
-    note = f"warning: {status['damaged']}; it is kept as {aside.name}"
+    note = f"warning: {status['damaged']}{f'; it is kept as {aside.name}' if aside else ''}"
     if ended := checkpoint.outcome(record, config):
         status = ended | {"attempts": []}
         record.write_status(status)
-        note += f", and the run's final weights say that it is {status['state']}"
+        note += f"; the run's final weights say that it is {status['state']}"
     tell(Said(note))
-    return {key: value for key, value in status.items() if key != "damaged"}
-
-
-def _mirror(config: RunConfig, study: str, record: Record, mode: str, status: dict[str, Any], tell: Tell) -> None:
-    """Send the record of a run that has ended to W&B."""
-    summary = _summary(status, record)
-    tracker = Tracker(
-        config, study, record.folder.parent, mode, [study], lambda text: tell(Said(f"warning: {text}")),
-        record.history(), summary,
-    )  # fmt: skip
-    tracker.finish(status["state"], summary, record)
-
-
-def _summary(status: dict[str, Any], record: Record) -> dict[str, Any]:
-    """What W&B's summary says of a run: the end state, how samples are judged, and what reading back needs."""
-    attempt = status["attempts"][-1] if status["attempts"] else {}
-    kept = {key: value for key, value in status.items() if key not in ("traceback", "wandb_url")}
-    study_file = record.folder.parent / "study.yaml"
-    return {
-        **{key: status.get(key) for key in ("state", "error", "metrics_sha256")},
-        **{key: attempt.get(key) for key in ("wall_seconds", "peak_memory_bytes")},
-        "device": attempt.get("device_name"),
-        "status": kept,
-        "protocol": record.protocol(),
-        "study_file": study_file.read_text(encoding="utf-8") if study_file.exists() else "",
-    }
+    return status
 
 
 class _Attempt:
@@ -162,7 +138,7 @@ class _Attempt:
             **git_state(),
             "training_version": TRAINING_VERSION,
         }
-        self._before = before["state"]
+        self._before, self._status_was_lost = before["state"], "damaged" in before
         tags = [study, *([tag] if (tag := git_tag()) else [])]
         warn_of_wandb = functools.partial(self._warn, once="W&B")  # of a whole sweep
         self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn_of_wandb)
@@ -215,9 +191,9 @@ class _Attempt:
         self._tell(Started(self._config.run_id, self._config.steps, note, step))
         try:
             if self._resume:
-                self._record.cut_back(self._config, step, self._resume["metrics_bytes"])
-            else:
-                self._record.start_over(self._config)
+                self._record.cut_back(self._config, step, self._resume["rows"])
+            elif aside := self._record.start_over(self._config, keep=self._status_was_lost):
+                self._warn(f"what was there is kept in {aside}")
             self._record.write_status(self._status)
             outcome = self._train()
             self._status |= self._record.digests()
@@ -238,7 +214,8 @@ class _Attempt:
             torch.set_num_threads(self._config.threads)
         self._record.write_protocol(Evaluation(self._config, self._data).protocol)
         self._tracker = self._open_tracker(
-            past=self._record.history() if self._resume else [], summary=_summary(self._status, self._record)
+            recorded=self._record.history, since=self._resume["step"] if self._resume else -1,
+            summary=summary_of(self._status, self._record),
         )
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
         if self._where:
@@ -292,7 +269,8 @@ class _Attempt:
         if state.is_result:
             self._record.previous_checkpoint_path.unlink(missing_ok=True)
         if self._tracker:
-            self._tracker.finish(state, _summary(self._status, self._record), self._record if state.is_result else None)
+            kept = self._record if state.is_result else None
+            self._tracker.finish(state, summary_of(self._status, self._record), kept)
             if self._note_tracker():
                 self._record.write_status(self._status)
         if tell:

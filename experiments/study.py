@@ -99,8 +99,11 @@ def find(study: str, runs_dir: str = "") -> Study:
     for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
         if path.exists():
             return read(path)
-    if configs := recorded_configs(runs_root(runs_dir) / study):  # of `sngan train`, which has no study file
+    configs, wrong = recorded_configs(runs_root(runs_dir) / study)  # of `sngan train`, which has no study file
+    if configs:
         return single_runs(study, configs)
+    if wrong:
+        raise InputError(f"no run of {study} can be read: {next(iter(wrong.values()))}")
     names = bundled_names()
     raise InputError(
         f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"

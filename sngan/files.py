@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files of others, which may be anything."""
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from sngan.config import InputError
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview | str) -> None:
@@ -21,3 +25,35 @@ def write_atomically(path: Path, *parts: bytes | memoryview | str) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path below the folder leads out of it, by a link on the way. The folder itself may be one."""
+    below = [path, *path.parents]
+    below = below[: below.index(folder)] if folder in below else below
+    return any(part.is_symlink() for part in below) and not path.resolve().is_relative_to(folder.resolve())
+
+
+def read_within(path: Path, folder: Path) -> bytes:
+    """The content of a file in the folder. Raises FileNotFoundError if there is none.
+
+    Raises InputError if it leads out of the folder, is no regular file (a pipe would never end), or may not be read.
+    """
+    try:
+        if leads_out(path, folder):
+            raise InputError(f"{path} leads out of {folder}: it is not read")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """What JSON text says. Raises InputError that begins with `where`, also for one nested too deep."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not readable as JSON ({error})") from error

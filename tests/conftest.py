@@ -201,6 +201,7 @@ def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     diverged.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ended = {"state": "diverged", "error": "non-finite: loss/d", "metrics_sha256": diverged.metrics_sha256()}
     diverged.write_status(diverged.status() | ended)
+    diverged.checkpoint_path.unlink()  # the final weights would contradict it
     return folder
 
 

@@ -367,7 +367,7 @@ def test_a_sweep_over_devices(tmp_path: Path, sngan: Callable[..., Any]) -> None
     done = sngan("sweep", path, *where, "--workers", 2, "--per-gpu", 2, *options, timeout=300)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "tiny"
-    for config in recorded_configs(folder):
+    for config in recorded_configs(folder)[0]:
         (attempt,) = json.loads((folder / config.run_id / "status.json").read_text())["attempts"]
         assert attempt["device"] == ("cuda:0" if DEVICE == "cuda" else "cpu")
     done = sngan("sweep", path, "--devices", "0,99", *options)

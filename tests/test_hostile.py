@@ -16,7 +16,8 @@ from conftest import small, write_study
 from analysis.load import load
 from analysis.study import sound
 from experiments.messages import Message
-from experiments.record import Record, State, read_rows, run_folders
+from experiments.record import Record, State, run_folders
+from experiments.rows import read_rows
 from experiments.run import execute
 from experiments.study import read
 from sngan.config import InputError

@@ -14,7 +14,8 @@ from conftest import ROOT, small, train_offline
 from PIL import Image
 
 from experiments.messages import Message, Said
-from experiments.record import Record, read_rows
+from experiments.record import Record
+from experiments.rows import read_rows
 from experiments.run import execute
 from experiments.tracking.tracker import Tracker
 
@@ -131,7 +132,7 @@ def test_spectra_and_classes_are_recorded_and_shown_as_histograms(tmp_path: Path
     assert sum(sent["spectrum/conv2.values"]) == 32
     assert sent["class_counts.values"] == spectra[1]["class_counts"]
     assert sent["class_counts.bins"] == list(range(11))
-    record.cut_back(record.config(), 20, record.metrics_path.stat().st_size)
+    record.cut_back(record.config(), 20, {"metrics.jsonl": record.metrics_path.stat().st_size})
     assert [row["step"] for row in read_rows(record.evaluations_path)] == [
         row["step"] for row in spectra if row["step"] < 21
     ]
@@ -160,9 +161,9 @@ def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:
         kind: {entry["path"]: entry.get("local_path", entry.get("ref")) for entry in payload["manifest"]["contents"]}
         for kind, payload in artifacts.items()
     }
-    assert files["model"] == {"checkpoint.pt": str(record.checkpoint_path)}
+    assert files["model"] == {"checkpoint.pt": f"{record.run_id}/checkpoint.pt"}  # from the study's folder on
     names = ("config.json", "protocol.json", "metrics.jsonl", "timing.jsonl", "evaluations.jsonl")
-    assert files["record"] == {name: str(record.folder / name) for name in names}
+    assert files["record"] == {name: f"{record.run_id}/{name}" for name in names}
     assert files["dataset"] == {"images": f"urn:sha256:{record.protocol()['reference_sha256']}"}
     for kind in ("model", "record"):
         metadata = json.loads(artifacts[kind]["metadata"])

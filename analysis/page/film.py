@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from analysis.figure_data import sample_grids, spread_out
+from analysis.grids import opened
 from analysis.page.pictures import png_uri
 from analysis.study import Study
 from analysis.variants import in_order, label_of
@@ -18,7 +19,6 @@ from analysis.variants import in_order, label_of
 _BYTES, _BYTES_A_RUN, _MOST_BYTES = 700_000, 4_000, 1_900_000  # of PNG in a page; a third more as text
 _FEW_STEPS = 5  # a film has more, or the steps are those of one seed
 _COLUMNS, _KEPT, _PADDING = 8, 4, 2  # latents in a row of a grid, and of one that is cut; pixels between them
-_MOST_PIXELS = 4096  # of a side
 _GREYS, _COLOURS = 16, 256
 _SHOWN = 250  # pixels of a grid's side in the page, about
 
@@ -136,12 +136,8 @@ def _steps(grids: _Grids, seed: int, most: int) -> set[int]:
 
 def _content(grid: Any, cut: bool) -> tuple[bytes, int] | None:
     """A PNG in few greys or colours and its width, cut to the first latents or whole; None if it is not a PNG."""
-    try:
-        image = Image.open(io.BytesIO(grid.read_bytes()), formats=["PNG"])
-        if max(image.size) > _MOST_PIXELS:
-            return None
-        image.load()
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+    image = opened(grid)
+    if image is None:
         return None
     grey = image.mode in ("1", "L", "I;16", "I", "LA") or (image.mode == "P" and _is_grey(image))
     image = image.convert("L" if grey else "RGB")

@@ -31,8 +31,8 @@ import pyarrow
 from PIL import Image
 from pyarrow import compute, parquet
 
+from analysis.grids import opened
 from analysis.history import COUNTS
-from analysis.sources.records import grids
 from analysis.study import Found, Study, assemble, reference_version
 from experiments.ledger import (
     MANIFEST,
@@ -339,8 +339,8 @@ class _Writer:
             else:
                 self.without_weights.append(run_id)
         for name, grid in self._grids(run_id, cell, dataset).items():
-            with suppress(OSError, SyntaxError):  # no picture; SyntaxError is Pillow's for a broken PNG
-                files[f"samples/{run_id}/{name}.png"] = in_few_greys(grid.read_bytes())
+            if image := opened(grid):
+                files[f"samples/{run_id}/{name}.png"] = in_few_greys(image)
         return files
 
     def _grids(self, run_id: str, cell: str, dataset: str) -> dict[str, Any]:
@@ -426,9 +426,9 @@ def _parquet(table: pyarrow.Table) -> bytes:
     return buffer.getvalue().to_pybytes()
 
 
-def in_few_greys(png: bytes) -> bytes:
+def in_few_greys(image: Image.Image) -> bytes:
     """A PNG of half the size: 16 greys, or 256 colours."""
-    image, buffer = Image.open(io.BytesIO(png)), io.BytesIO()
+    buffer = io.BytesIO()
     if image.mode == "L":
         image, colours = image.point(lambda value: round(value / 17) * 17), _GREYS
     else:
@@ -454,7 +454,7 @@ def read_runs(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[RunConf
     """The runs that count by this manifest of the folder."""
     runs: dict[str, tuple[RunConfig, Found]] = {}
     for name, entry in manifest["parts"].items():
-        runs |= _read_part(folder / "parts" / name, entry["runs"])
+        runs |= _read_part(folder / "parts" / name, entry["runs"], entry["files"])
     return runs
 
 
@@ -470,7 +470,12 @@ def _configurations(part: Path, run_ids: Container[str]) -> dict[str, RunConfig]
     return {row["run_id"]: from_parameters(json.loads(row["config"])) for row in table if row["run_id"] in run_ids}
 
 
-def _read_part(part: Path, run_ids: Container[str]) -> dict[str, tuple[RunConfig, Found]]:
+def _read_part(part: Path, run_ids: Container[str], files: Mapping[str, str]) -> dict[str, tuple[RunConfig, Found]]:
+    """Those runs that count; of the part's files only those that the manifest lists are read."""
+    grids: dict[str, dict[int, Path]] = {}
+    for file in sorted(files):
+        if grid := re.fullmatch(r"samples/([^/]+)/step-(\d+)\.png", file, re.ASCII):
+            grids.setdefault(grid[1], {})[int(grid[2])] = part / file
     configurations = _configurations(part, run_ids)
     history = dict(list(parquet.read_table(part / "history.parquet").to_pandas().groupby("run_id", sort=False)))
     evaluations = parquet.read_table(part / "evaluations.parquet")
@@ -480,10 +485,10 @@ def _read_part(part: Path, run_ids: Container[str]) -> dict[str, tuple[RunConfig
             continue
         rows = history.get(run_id, pd.DataFrame()).drop(columns="run_id", errors="ignore")
         mine = evaluations.filter(compute.equal(evaluations["run_id"], run_id)).drop_columns("run_id")
-        real = part / "samples" / run_id / "real.png"
+        real = f"samples/{run_id}/real.png"
         run = Found(
             json.loads(row["status"]), "", json.loads(row["protocol"]), lambda rows=rows: (rows, ""),
-            grids(part / "samples" / run_id), lambda mine=mine: mine, real if real.is_file() else None,
+            grids.get(run_id, {}), lambda mine=mine: mine, part / real if real in files else None,
         )  # fmt: skip
         found[run_id] = configurations[run_id], run
     return found

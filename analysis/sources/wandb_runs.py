@@ -20,6 +20,7 @@ from analysis.study import Found
 from experiments.record import KILLED, RESULTS
 from sngan import cache
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
+from sngan.files import leads_out
 
 _NOT_METRICS = ("_", "time/", "spectrum/", "class_counts", "samples", "real", "evolution")
 _LOG = logging.getLogger(__name__)
@@ -90,7 +91,11 @@ def _offline_run(file: Path) -> Mirrored | None:
         over |= kind == "exit"
     known = over or summary.get("state") not in (None, "running")
     state, files = "" if known else "interrupted", file.parent / "files"
-    return _mirrored(config, summary, state, started, lambda: items, files.joinpath)
+
+    def grid(name: str) -> Path | None:
+        return None if leads_out(files / name, files) else files / name
+
+    return _mirrored(config, summary, state, started, lambda: items, grid)
 
 
 def inspected(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -242,7 +247,8 @@ def _mirrored(
         url = summary.get("wandb_url")
     status["step"] = status.get("step", rows[-1]["step"] if rows else 0)
     status |= {"wandb_url": url} if url else {}
-    samples = {row["step"]: sample(path) for row in rows if (path := _image_path(row, "samples"))}
+    grids = {row["step"]: sample(path) for row in rows if (path := _image_path(row, "samples"))}
+    samples = {step: grid for step, grid in grids.items() if grid}
     real = next((sample(path) for row in rows if (path := _image_path(row, "real"))), None)
     found = Found(
         status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: frame(rows), samples, real=real

@@ -263,7 +263,7 @@ class Phases:
     def _different(self, one: str, other: str) -> list[str]:
         """Files of results that two sweeps' records do not share byte for byte."""
         different = []
-        for config in recorded_configs(self._runs(one)):
+        for config in recorded_configs(self._runs(one))[0]:
             folders = [self._runs(name) / config.run_id for name in (one, other)]
             files = ["metrics.jsonl", "evaluations.jsonl"]
             files += [f"samples/{path.name}" for path in sorted((folders[0] / "samples").glob("step-*.png"))]

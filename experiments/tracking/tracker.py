@@ -6,10 +6,13 @@ import hashlib
 import json
 import logging
 import math
+import os
+import shlex
 import shutil
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -29,34 +32,41 @@ _STOP_SECONDS = 5.0
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
-_Row = tuple[dict[str, Any], dict[str, Path]]  # a row of the record, and images by key
+_Call = Callable[["wandb.Run"], object]
+Row = tuple[dict[str, Any], dict[str, Path]]
+"""a row of the record, and images by key"""
 
 
 class Tracker:
     """One W&B run, open until `finish`; a thread talks to W&B, so that training never waits for it.
 
-    `mode` as from `resolve_mode`; the attribute is the mode that it came to. If W&B's server does not answer in half
-    a minute, or refuses, the run is kept offline with all its rows, and so are all later runs of this process. Trouble
-    costs warnings by `warn`, and raises nothing. The W&B run's id is `<study>-<run id>`, its name the run id, its group
-    the cell (the run without its seed); its config is flat: identity fields, `study` and `run_id`. Under a W&B agent
-    the id is the server's; runs are then matched by config. `past` are the rows and images of earlier attempts: those
-    that W&B does not have (offline it has none) are sent first, so each offline run is complete. `summary` is what the
-    summary says until `finish`. Alerts tell of divergence, of an error, and of modes that a healthy run lost.
+    `folder`: of the study. `mode` as from `resolve_mode`; the attribute is the mode that it came to. If W&B's server
+    does not answer in half a minute, or refuses, the run is kept offline with all its rows, and so are all later runs
+    of this process. If W&B's client is lost, a new one is started, once, and gets everything from the record again.
+    Trouble costs warnings by `warn`, and raises nothing. The W&B run's id is `<study>-<run id>`, its name the run id,
+    its group the cell (the run without its seed); its config is flat: identity fields, `study` and `run_id`. Under a
+    W&B agent the id is the server's; runs are then matched by config. `recorded()`: the rows and images of the record,
+    of which those up to step `since` were there before: what W&B lacks of them (offline all) is sent first, so each
+    offline run is complete. `summary` is what the summary says until `finish`. Alerts tell of divergence, of an error,
+    and of modes that a healthy run lost.
     """
 
     def __init__(
         self, config: RunConfig, study: str, folder: Path, mode: str, tags: list[str], warn: Callable[[str], None],
-        past: Sequence[_Row] = (), summary: dict[str, Any] | None = None,
+        recorded: Callable[[], Sequence[Row]] = tuple, since: int = -1, summary: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self._config, self._study, self._folder, self._tags, self._past = config, study, folder, tags, past
+        self._config, self._study, self._folder, self._tags = config, study, folder, tags
+        self._recorded, self._taken = recorded, since  # of the record's rows W&B has been told those up to here
         self._summary, self._defined = summary or {}, set[str]()
-        self._frames = [images["samples"] for _, images in past if "samples" in images]  # in order of steps
+        self._frames: list[Path] = []  # in order of steps
         self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
-        for row, _ in past:
+        for row, images in self._past():
+            self._frames += [images["samples"]] if "samples" in images else []
             self._modes.lost(row)
         self._warn, self._id = warn, f"{study}-{config.run_id}"
         self._run: wandb.Run | None = None
-        self._calls: SimpleQueue[Callable[[wandb.Run], object] | None] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | Row | None] = SimpleQueue()
+        self._said: list[_Call] = []  # of those, what is no row of the record
         self.mode = "offline" if mode == "online" and _Server.failed else mode
         self.error: str | None = None
         self._thread = threading.Thread(target=self._mirror, name=client.THREAD, daemon=True)
@@ -72,7 +82,7 @@ class Tracker:
         lost = self._modes.lost(row)
         self._frames += [images["samples"]] if "samples" in images else []
         if self._thread.is_alive():
-            self._calls.put(lambda run: self._log(run, row, images))
+            self._calls.put((row, images))
             if lost:
                 self._calls.put(lambda run: run.alert("mode collapse", f"{self._config.run_id}: {lost}", level="WARN"))
 
@@ -93,7 +103,11 @@ class Tracker:
             text = f"{self._config.run_id}: {summary.get('error')}"
             self._calls.put(lambda run: run.alert(state, text, level="WARN" if state is State.DIVERGED else "ERROR"))
         if record:
-            self._calls.put(lambda run: _within(_ARTIFACT_SECONDS, _log_artifacts, run, self._config, record, summary))
+            self._calls.put(
+                lambda run: _within(
+                    _ARTIFACT_SECONDS, _log_artifacts, run, self._config, record, summary, self.mode == "offline"
+                )
+            )
         if state is State.INTERRUPTED:
             self._calls.put(lambda run: run.mark_preempting())
         self._calls.put(lambda run: run.finish(exit_code=0 if state.is_result else 1))
@@ -104,27 +118,39 @@ class Tracker:
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
+        may_restart = True
         with suppress(KeyboardInterrupt):  # raised by a warning that nobody reads any more
-            while not self._run:
+            while self.mode != "disabled":
                 try:
                     self._run = self._start()
+                    self._say_everything(self._run)
+                    return
                 except Exception as error:
-                    self._trouble(f"could not start {self.mode}", error)
-                    if self.mode == "offline":
-                        self.mode = "disabled"
-                        return
-                    self.mode = "offline"
-                    self._forget()
-            self._say_everything(self._run)
+                    _forget()
+                    if may_restart and _is_client_gone(error):
+                        may_restart = False
+                        continue
+                    self._trouble(f"could not {'work' if self._run else 'start'} {self.mode}", error)
+                    self.mode = "offline" if self.mode == "online" else "disabled"
 
     def _say_everything(self, run: wandb.Run) -> None:
+        """Raises what says that the client is gone."""
         complete = True  # on disk
+        for call in self._said:  # to the client before
+            call(run)
         for call in iter(self._calls.get, None):
             try:
-                call(run)
+                if isinstance(call, tuple):
+                    self._taken = call[0]["step"]
+                    self._log(run, *call)
+                else:
+                    self._said.append(call)
+                    call(run)
             except TimeoutError as error:
                 self._trouble("could not send everything", error)
             except Exception as error:
+                if _is_client_gone(error):
+                    raise
                 complete = False
                 self._trouble("could not take everything", error)
         with suppress(OSError):
@@ -132,6 +158,13 @@ class Tracker:
                 self._trouble("may lack rows", "no space left on device")  # W&B says nothing of it
             elif complete:
                 self._set_aside_older(Path(run.dir).parent)
+
+    def _past(self) -> list[Row]:
+        return (
+            [(row, images) for row, images in self._recorded() if row["step"] <= self._taken]
+            if self._taken >= 0
+            else []
+        )
 
     def _set_aside_older(self, newest: Path) -> None:
         """W&B's files of earlier attempts hold nothing else; `wandb sync` would stop at one that was cut off."""
@@ -152,7 +185,8 @@ class Tracker:
             finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's telemetry, which may fail
-        wandb.setup(quiet)
+        with _client_says_nothing():
+            wandb.setup(quiet)
         wandb.termsetup(quiet, _WandbMessages(self._trouble))  # what W&B would print
         run = wandb.init(
             project=client.project(),
@@ -170,9 +204,12 @@ class Tracker:
         )
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
-        known = run.summary.get("step", -1) if run.resumed else -1
         run.summary.update(_plain(self._summary | _address(run, self.mode)))
-        for row, images in self._past:
+        past = self._past()
+        known = run.summary.get("step", -1) if run.resumed else -1
+        if sum(row["step"] <= known for row, _ in past) > run.step:
+            known = -1  # W&B lacks some of those that it should have
+        for row, images in past:
             if row["step"] > known:
                 self._log(run, row, images)
         return run
@@ -190,25 +227,48 @@ class Tracker:
             media["evolution"] = wandb.Video(film_of(self._frames), format="gif", caption=caption)
         run.log(media)
 
-    def _forget(self) -> None:
-        """End W&B's service, which else keeps the id of a run that it could not start."""
-        import wandb
-
-        wandb.teardown()
-
     def _trouble(self, what: str, error: object) -> None:
         if self.mode == "online":
             _Server.failed = True
         if not self.error:  # one warning per run
-            self.error = f"W&B {what}: {' '.join(str(error).split()).rstrip('.')}"
-            self._warn(
-                f"{self.error}. Training continues and the record is complete; once that is fixed, "
-                f"`cd {self._folder} && wandb sync --include-online --yes` sends what is missing"
-            )
+            text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            self.error = f"W&B {what}: {text}"
+            send = shlex.join(["sngan", "status", self._study, "--send-wandb", "--runs-dir", str(self._folder.parent)])
+            self._warn(f"{self.error}. The record is complete; once that is fixed, `{send}` sends it")
 
 
 class _Server:
     failed = False  # this process then works offline: it does not wait again for each run
+
+
+def _is_client_gone(error: Exception) -> bool:
+    """Whether W&B's service no longer answers, as its client says it: wandb.Error is what the service answers."""
+    import wandb
+
+    of_the_client = type(error).__module__.startswith("wandb.sdk.") and not isinstance(error, wandb.Error)
+    return isinstance(error, ConnectionError | EOFError) or of_the_client
+
+
+def _forget() -> None:
+    """End W&B's service, which else keeps the id of a run that it could not start; a new one is started when needed."""
+    import wandb
+
+    with suppress(Exception):  # it may be gone
+        wandb.teardown()
+
+
+@contextmanager
+def _client_says_nothing() -> Iterator[None]:
+    """Processes that are started within write no errors: W&B's service would print how it crashed."""
+    sys.stderr.flush()
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
 
 
 class _WandbMessages:
@@ -271,7 +331,7 @@ def _address(run: wandb.Run, mode: str) -> dict[str, Any]:
     return {"wandb_url": run.url} if mode == "online" else {}
 
 
-def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: dict[str, Any]) -> None:
+def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: dict[str, Any], offline: bool) -> None:
     """Data set (by digest), record and final weights, which W&B reads where they lie: no copy is made."""
     import wandb
 
@@ -294,5 +354,7 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
         artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
         for path in paths:
             if path.exists():
-                artifact.add_file(str(path), policy="immutable")
+                entry = artifact.add_file(str(path.absolute()), policy="immutable")
+                if offline:  # `wandb sync` runs in the study's folder, wherever that is by then
+                    entry.local_path = str(path.relative_to(record.folder.parent))
         run.log_artifact(artifact)

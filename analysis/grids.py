@@ -1,0 +1,28 @@
+"""Pictures that came with runs, and may be anything: only what is a PNG of a grid's size is believed."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from sngan.config import InputError
+
+_MOST_PIXELS = 4096  # of a side
+
+
+def opened(grid: Any) -> Image.Image | None:
+    """The picture in what has `read_bytes`, such as a path, and nothing else of that file.
+
+    None if that is no PNG, damaged, too large to be a grid, or unavailable.
+    """
+    try:
+        image = Image.open(io.BytesIO(grid.read_bytes()), formats=["PNG"])
+        if max(image.size) > _MOST_PIXELS:
+            return None
+        image.load()
+    except (OSError, SyntaxError, ValueError, InputError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None  # SyntaxError is Pillow's for a broken PNG
+    image.info.clear()  # comments, colour profiles
+    return image
