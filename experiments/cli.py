@@ -280,6 +280,9 @@ class Status:
     study: Positional[_Study]
     choice: _Choice = Choice()
     check_wandb: Annotated[bool, arg(help="compare the records with what W&B has, metric by metric")] = False
+    send_wandb: Annotated[
+        bool, arg(help="send W&B what it lacks of the records; if not logged in, write its offline files again")
+    ] = False
     runs_dir: _RunsDir = ""
     as_json: _Json = False
 
@@ -287,8 +290,12 @@ class Status:
         from experiments.account import status
 
         study = self.choice.find(self.study, self.runs_dir)
+        if self.check_wandb and self.send_wandb:
+            raise InputError("give --check-wandb or --send-wandb, not both")
         if self.check_wandb:
             return self._check_wandb(study.name)
+        if self.send_wandb:
+            return self._send_wandb(study)
         ledger = self.choice.ledger(self.study, study)
         return status(study, self.study, self.runs_dir, self.as_json, ledger, self.choice.words())
 
@@ -306,6 +313,25 @@ class Status:
         else:
             print("\n".join([*texts, f"{compared} runs compared with W&B: {len(texts)} differences"]))
         return SOME_FAILED if texts else DONE
+
+    def _send_wandb(self, study: studies.Study) -> int:
+        """Exit code 1 if a run could not be sent, or may not be."""
+        from experiments.display import counting
+        from experiments.signals import stop_on_signals
+        from experiments.tracking.sending import send_study
+
+        mode = client.resolve_mode("auto")
+        if mode == "disabled":
+            raise InputError("--send-wandb: the environment's WANDB_MODE is disabled; set it to online or offline")
+        folder = record.runs_root(self.runs_dir) / study.name
+        with counting("runs told to W&B") as tell, stop_on_signals():
+            sent = send_study(study, folder, mode, tell)
+        if self.as_json:
+            print(record.to_json({"study": study.name, "mode": mode, **sent._asdict()}, indent=2))
+        else:
+            how = "sent to W&B" if mode == "online" else "written for W&B (offline: `wandb sync` sends them)"
+            print("\n".join([*sent.not_sent, f"{len(sent.sent)} runs {how}, {len(sent.not_sent)} not"]))
+        return SOME_FAILED if sent.not_sent else DONE
 
 
 @dataclass(frozen=True)

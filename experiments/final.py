@@ -6,6 +6,7 @@ import io
 import pickle
 import zipfile
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return dict
+            return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _no_tensor
         if module == "torch" and name.endswith("Storage"):

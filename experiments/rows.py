@@ -56,7 +56,7 @@ def _row(line: bytes, last: int) -> dict[str, Any]:
         raise ValueError(f"step {row['step']} after step {last}")
     for name, value in row.items():
         if not all(map(_is_number, value if isinstance(value, list) else [value])):
-            raise ValueError(f"{name!r} is neither a number nor a list of numbers")
+            raise ValueError(f"a metric is no number, nor a list of them: {name!r}")
     return row
 
 

@@ -214,7 +214,8 @@ class _Attempt:
             torch.set_num_threads(self._config.threads)
         self._record.write_protocol(Evaluation(self._config, self._data).protocol)
         self._tracker = self._open_tracker(
-            recorded=self._record.history, since=self._resume["step"] if self._resume else -1,
+            recorded=self._record.history,
+            since=self._resume["step"] if self._resume else -1,
             summary=summary_of(self._status, self._record),
         )
         self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))

@@ -31,7 +31,8 @@ def leads_out(path: Path, folder: Path) -> bool:
     """Whether a path below the folder leads out of it, by a link on the way. The folder itself may be one."""
     below = [path, *path.parents]
     below = below[: below.index(folder)] if folder in below else below
-    return any(part.is_symlink() for part in below) and not path.resolve().is_relative_to(folder.resolve())
+    real = [Path(os.path.realpath(one)) for one in (path, folder)]  # of a loop of links: itself
+    return any(part.is_symlink() for part in below) and not real[0].is_relative_to(real[1])
 
 
 def read_within(path: Path, folder: Path) -> bytes:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sngan.files import write_atomically
+from sngan.config import InputError
+from sngan.files import leads_out, parse_json, read_within, write_atomically
 
 
 def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
@@ -52,3 +53,42 @@ def test_a_reader_never_sees_a_part_whenever_the_writer_is_killed(tmp_path: Path
         process.kill()
         process.join()
         assert {*found, path.read_text()} <= {"a" * 100_000, "b" * 100_000}
+
+
+def test_a_link_is_followed_within_the_folder_alone(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    (folder / "inner").mkdir(parents=True)
+    for path in (outside, folder / "file"):
+        path.write_text("content")
+    (folder / "within").symlink_to("file")
+    (folder / "out").symlink_to(outside)
+    (folder / "inner" / "up").symlink_to(Path("..") / ".." / "outside")
+    (folder / "far").symlink_to(tmp_path)
+    (tmp_path / "alias").symlink_to(folder)  # the folder itself may be a link
+    for name in ("file", "within"):
+        assert (
+            read_within(folder / name, folder)
+            == read_within(tmp_path / "alias" / name, tmp_path / "alias")
+            == b"content"
+        )
+    for name in ("out", "inner/up", "far/outside"):
+        assert leads_out(folder / name, folder)
+        with pytest.raises(InputError, match="leads out of"):
+            read_within(folder / name, folder)
+    with pytest.raises(FileNotFoundError):
+        read_within(folder / "none", folder)
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # would never end
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "folder", "loop"):
+        with pytest.raises(InputError, match=name):
+            read_within(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" + b"0" * 5000])
+def test_what_is_no_json_is_named(content: bytes) -> None:
+    with pytest.raises(InputError, match="here: not readable as JSON"):
+        parse_json(content, "here")

@@ -150,7 +150,8 @@ def flip(path: Path, rng: random.Random) -> None:
 def damage(folder: Path, number: int) -> tuple[Record, str]:
     rng = random.Random(number)
     record = Record(folder / small(**OFTEN).run_id)
-    name = ("checkpoint.pt", "config.json", "status.json", "metrics.jsonl")[number % 4]
+    names = ("checkpoint.pt", "config.json", "status.json", "metrics.jsonl", "evaluations.jsonl", "protocol.json")
+    name = names[number % len(names)]
     flip(record.folder / name, rng)
     return record, name
 
@@ -167,12 +168,55 @@ def test_a_finished_run_is_never_lost_by_a_damaged_byte(number: int, finished: P
     assert record.metrics_path.read_bytes() == intact  # nothing was trained again
     (folder / "study.yaml").write_text(write_study(tmp_path, "single", **_study_fields()).read_text())
     study = sound(load(folder))
-    if name == "metrics.jsonl":
-        assert study.runs["damage"].str.contains("metrics.jsonl").all()
+    if name in ("config.json", "metrics.jsonl", "evaluations.jsonl", "protocol.json"):
+        assert study.runs["damage"].str.contains(name).all()
         assert study.history.empty
     elif study.runs["damage"].eq("").all():
         assert record.metrics_sha256() == original.status()["metrics_sha256"]
         assert len(study.history) == len(original.rows())
+
+
+@pytest.mark.parametrize("name", ["status.json", "step", "training_version", "state", "protocol_sha256", "both"])
+def test_the_final_weights_say_what_the_run_was(name: str, finished: Path, tmp_path: Path) -> None:
+    """A status that is lost is written again, one that was changed is named."""
+    folder = shutil.copytree(finished, tmp_path / "runs")
+    record = Record(folder / small(**OFTEN).run_id)
+    path, told = record.folder / "status.json", list[Message]()
+    status, before = json.loads(path.read_text()), {path: path.read_bytes() for path in record.row_paths}
+    if name == "status.json":
+        path.unlink()
+        assert record.status()["state"] == "interrupted"
+        assert "status.json is missing" in record.status()["error"]
+    elif name == "both":  # one digit, and the digest that would tell of it
+        protocol = record.protocol()
+        record.write_protocol(protocol | {"trivial_fd": protocol["trivial_fd"] + 40})
+        path.write_text(json.dumps(status | record.digests()))
+    else:
+        path.write_text(json.dumps(status | {name: {"state": "diverged", "protocol_sha256": "0" * 64}.get(name, 7)}))
+    result = execute(small(**OFTEN), "single", folder, told.append)
+    assert (str(result.state) in ("finished", "diverged"), result.ran) == (True, False)
+    assert {path: path.read_bytes() for path in record.row_paths} == before
+    study = load(folder)
+    if name == "status.json":
+        assert "final weights say that it is finished" in told[0].line  # type: ignore[union-attr]
+        assert (list(study.runs["state"]), list(study.runs["damage"])) == (["finished"], [""])
+        assert not (record.folder / "status-damaged.json").exists()
+    else:
+        assert study.runs["damage"].str.contains("status.json was changed|protocol.json was changed").all()
+        assert sound(study).history.empty
+
+
+def test_a_record_whose_status_and_weights_are_lost_is_kept(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "runs")
+    record = Record(folder / small(**OFTEN).run_id)
+    rows = record.metrics_path.read_bytes()
+    (record.folder / "status.json").unlink()
+    record.checkpoint_path.unlink()
+    told: list[Message] = []
+    assert execute(small(**OFTEN), "single", folder, told.append).ran
+    (aside,) = record.folder.glob("before-*")
+    assert (aside / "metrics.jsonl").read_bytes() == record.metrics_path.read_bytes() == rows
+    assert any(str(aside) in str(message) for message in told)
 
 
 def test_a_lost_status_does_not_make_old_training_code_new(
@@ -210,8 +254,11 @@ def test_a_killed_run_with_a_damaged_byte_ends_as_it_would_have(
     told: list[Message] = []
     result = execute(small(**OFTEN), "single", folder, told.append)
     assert (result.state, result.ran) == ("finished", True), (name, result)
-    assert metrics(folder) == metrics(finished)
+    undisturbed = Record(finished / record.run_id)
+    for path in (record.metrics_path, record.evaluations_path, record.protocol_path):
+        assert path.read_bytes() == (undisturbed.folder / path.name).read_bytes(), (name, path)
     assert read_rows(record.metrics_path)
+    assert not record.damage(record.status())
 
 
 # --- what others may have written ---

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import multiprocessing
 import os
@@ -8,7 +9,10 @@ import pytest
 from conftest import small
 
 from experiments.record import (
+    KILLED,
+    UNTOLD,
     Record,
+    State,
     find_run,
     read_rows,
     recorded_configs,
@@ -111,6 +115,59 @@ def test_a_renamed_run_is_not_counted_as_another(tmp_path: Path) -> None:
     configs, wrong = recorded_configs(tmp_path)
     assert configs == []
     assert f"is the configuration of {record.run_id}" in wrong["copy"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_another_user_sees_that_a_run_is_live_or_that_it_cannot_be_told(mode: int, tmp_path: Path) -> None:
+    record = started(tmp_path)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+
+    def seen() -> str:
+        """Of a process of another user."""
+        ours, theirs = multiprocessing.get_context("fork").Pipe()
+
+        def look() -> None:
+            os.setuid(65534)
+            theirs.send(f"{(status := record.status())['state']}: {status['error']}")
+
+        process = multiprocessing.get_context("fork").Process(target=look)
+        process.start()
+        process.join()
+        return ours.recv()
+
+    with record.claim() as mine:
+        assert mine
+        record.write_status({"state": State.RUNNING, "step": 0, "error": None, "attempts": []})
+        (record.folder / ".lock").chmod(mode)
+        assert seen() == ("running: None" if mode == 0o644 else f"running: {UNTOLD}")
+        assert record.is_claimed()
+    assert seen() == (f"interrupted: {KILLED}" if mode == 0o644 else f"running: {UNTOLD}")
+
+
+def test_readers_do_not_take_each_other_for_an_owner(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    (record.folder / ".lock").touch()
+    handle = os.open(record.folder / ".lock", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    assert record.is_claimed() is False
+    os.close(handle)
+
+
+@pytest.mark.parametrize("what", ["a folder", "too deep", "a link that leads out"])
+def test_a_status_that_is_none_is_named(what: str, tmp_path: Path) -> None:
+    record = started(tmp_path)
+    path = record.folder / "status.json"
+    if what == "a folder":
+        path.mkdir()
+    elif what == "too deep":
+        path.write_text("[" * 100_000)
+    else:
+        path.symlink_to("/etc/hostname")
+    assert record.status()["state"] == "interrupted"
+    assert "status.json" in record.status()["damaged"]
 
 
 def test_missing_is_a_state(tmp_path: Path) -> None:

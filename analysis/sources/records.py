@@ -11,8 +11,7 @@ import pyarrow
 from pyarrow import json
 
 from analysis.study import Found, Study, assemble, evaluation_table
-from experiments.record import Record, recorded_configs, run_folders
-from experiments.rows import readable_rows
+from experiments.record import Record, readable_rows, recorded_configs, run_folders
 from experiments.study import read as read_study
 from experiments.study import single_runs
 from sngan.config import InputError

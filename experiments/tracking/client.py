@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import Any
 
 from sngan.config import InputError
 
@@ -31,9 +32,20 @@ def resolve_mode(wanted: str) -> str:
 
         logged_in = wandb.login(prompt=False, verify=False)
     except Exception as error:  # broken credentials must not end a training
-        print(f"warning: W&B cannot tell whether you are logged in, working offline: {error}", file=sys.stderr)
+        text = in_words(error)
+        print(f"warning: W&B cannot tell whether you are logged in, working offline: {text}", file=sys.stderr)
         logged_in = False
     return "online" if logged_in else "offline"
+
+
+def in_words(error: object) -> str:
+    """What the client raised, or says, in one line; of its settings the variable that sets the wrong one."""
+    details = getattr(error, "errors", None)
+    if isinstance(error, ValueError) and callable(details):  # pydantic's
+        found: Any = details()
+        wrong = [(".".join(map(str, one["loc"])), one["msg"], one["input"]) for one in found]
+        return "; ".join(f"{name} (WANDB_{name.upper()}) is {value!r}: {why}" for name, why, value in wrong)
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def is_installed() -> bool:

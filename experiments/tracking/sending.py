@@ -3,11 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from experiments.record import Record
+from experiments.record import Record, State
+from experiments.study import Study
 from experiments.tracking.tracker import Tracker
 from sngan.config import InputError, RunConfig
+
+
+class Sent(NamedTuple):
+    """Run ids that W&B was told, and a line on each run that it was not told, and why."""
+
+    sent: list[str]
+    not_sent: list[str]
+
+
+def send_study(study: Study, folder: Path, mode: str, tell: Callable[[int, int], None]) -> Sent:
+    """Tell W&B every run of the study that has ended or failed, from its record in `folder`.
+
+    An interrupted run is sent when it resumes; runs whose record was damaged are named. If W&B's server fails, the
+    runs that are left are not tried. `tell(done, total)` reports progress.
+    """
+    records = [(config, Record(folder / config.run_id)) for config in study.configs]
+    ended = [(config, record) for config, record in records if _has_ended(record)]
+    sent, not_sent = [], []
+    for done, (config, record) in enumerate(ended, start=1):
+        trouble, mode_now = _send_one(config, study.name, record, mode)
+        if trouble:
+            not_sent.append(f"{config.run_id}: {trouble}")
+        else:
+            sent.append(config.run_id)
+        tell(done, len(ended))
+        if mode_now != mode:
+            not_sent += [f"{config.run_id}: not tried" for config, _ in ended[done:]]
+            break
+    return Sent(sent, not_sent)
+
+
+def _has_ended(record: Record) -> bool:
+    status = record.status()
+    return status["state"].is_result or status["state"] is State.FAILED or "damaged" in status
+
+
+def _send_one(config: RunConfig, study: str, record: Record, mode: str) -> tuple[str, str]:
+    """What went wrong, or nothing; the mode that W&B's client came to."""
+    with record.claim() as mine:
+        if not mine:
+            return "another process has it", mode
+        status = record.status(claimed=True)
+        if damage := status.get("damaged") or record.damage(status):
+            return damage, mode
+        try:
+            tracker = send(config, study, record, mode, status, lambda text: None)
+        except InputError as error:  # rows that cannot be read
+            return str(error), mode
+        return tracker.error or "", tracker.mode
 
 
 def send(

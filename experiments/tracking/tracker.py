@@ -127,7 +127,7 @@ class Tracker:
                     return
                 except Exception as error:
                     _forget()
-                    if may_restart and _is_client_gone(error):
+                    if may_restart and (self.mode == "offline" or _is_client_gone(error)):
                         may_restart = False
                         continue
                     self._trouble(f"could not {'work' if self._run else 'start'} {self.mode}", error)
@@ -207,7 +207,7 @@ class Tracker:
         run.summary.update(_plain(self._summary | _address(run, self.mode)))
         past = self._past()
         known = run.summary.get("step", -1) if run.resumed else -1
-        if sum(row["step"] <= known for row, _ in past) > run.step:
+        if sum(row["step"] <= known for row, _ in past) > run.starting_step:
             known = -1  # W&B lacks some of those that it should have
         for row, images in past:
             if row["step"] > known:
@@ -231,8 +231,7 @@ class Tracker:
         if self.mode == "online":
             _Server.failed = True
         if not self.error:  # one warning per run
-            text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            self.error = f"W&B {what}: {text}"
+            self.error = f"W&B {what}: {client.in_words(error)}"
             send = shlex.join(["sngan", "status", self._study, "--send-wandb", "--runs-dir", str(self._folder.parent)])
             self._warn(f"{self.error}. The record is complete; once that is fixed, `{send}` sends it")
 
