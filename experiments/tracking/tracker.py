@@ -118,11 +118,13 @@ class Tracker:
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
-        may_restart = True
+        may_restart, failed = True, ""
         with suppress(KeyboardInterrupt):  # raised by a warning that nobody reads any more
             while self.mode != "disabled":
                 try:
                     self._run = self._start()
+                    if failed:
+                        self._trouble(failed, in_files=True)
                     self._say_everything(self._run)
                     return
                 except Exception as error:
@@ -130,8 +132,11 @@ class Tracker:
                     if may_restart and (self.mode == "offline" or _is_client_gone(error)):
                         may_restart = False
                         continue
-                    self._trouble(f"could not {'work' if self._run else 'start'} {self.mode}", error)
+                    begun = "work" if self._run else "start"
+                    failed = failed or f"could not {begun} {self.mode}: {client.in_words(error)}"
+                    _Server.failed |= self.mode == "online"
                     self.mode = "offline" if self.mode == "online" else "disabled"
+            self._trouble(failed, in_files=False)
 
     def _say_everything(self, run: wandb.Run) -> None:
         """Raises what says that the client is gone."""
@@ -147,15 +152,15 @@ class Tracker:
                     self._said.append(call)
                     call(run)
             except TimeoutError as error:
-                self._trouble("could not send everything", error)
+                self._trouble(f"could not send everything: {client.in_words(error)}", in_files=True)
             except Exception as error:
                 if _is_client_gone(error):
                     raise
                 complete = False
-                self._trouble("could not take everything", error)
+                self._trouble(f"could not take everything: {client.in_words(error)}", in_files=False)
         with suppress(OSError):
             if shutil.disk_usage(self._folder / "wandb").free < _FULL_BYTES:
-                self._trouble("may lack rows", "no space left on device")  # W&B says nothing of it
+                self._trouble("may lack rows: no space left on device", in_files=False)  # W&B says nothing of it
             elif complete:
                 self._set_aside_older(Path(run.dir).parent)
 
@@ -227,13 +232,18 @@ class Tracker:
             media["evolution"] = wandb.Video(film_of(self._frames), format="gif", caption=caption)
         run.log(media)
 
-    def _trouble(self, what: str, error: object) -> None:
+    def _trouble(self, what: str, in_files: bool) -> None:
+        """One warning per run. `in_files`: W&B's files have everything, so that its own command can send it."""
         if self.mode == "online":
             _Server.failed = True
-        if not self.error:  # one warning per run
-            self.error = f"W&B {what}: {client.in_words(error)}"
+        if not self.error:
+            self.error = f"W&B {what}"
             send = shlex.join(["sngan", "status", self._study, "--send-wandb", "--runs-dir", str(self._folder.parent)])
-            self._warn(f"{self.error}. The record is complete; once that is fixed, `{send}` sends it")
+            sync = f"cd {shlex.quote(str(self._folder))} && wandb sync --include-online --yes"
+            self._warn(
+                f"{self.error}. The record is complete; once that is fixed, `{sync if in_files else send}` sends what "
+                "is missing"
+            )
 
 
 class _Server:
@@ -273,14 +283,14 @@ def _client_says_nothing() -> Iterator[None]:
 class _WandbMessages:
     """Where W&B's messages go, by wandb.termsetup: those that say that something was not sent are trouble."""
 
-    def __init__(self, trouble: Callable[[str, object], None]) -> None:
+    def __init__(self, trouble: Callable[[str, bool], None]) -> None:
         self._trouble = trouble
 
     def info(self, msg: str) -> None: ...
 
     def warning(self, msg: str) -> None:
         if "wandb sync" in msg:
-            self._trouble("could not send everything", msg.rpartition("WARNING ")[2].rstrip("."))
+            self._trouble(f"could not send everything: {msg.rpartition('WARNING ')[2].rstrip('.')}", True)
 
     error = warning
 
