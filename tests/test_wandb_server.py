@@ -172,6 +172,91 @@ def test_a_server_that_fails_costs_one_warning_and_a_sync_later(
     assert server.runs[run_id].summary["state"] == "finished"
 
 
+def _services(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of W&B's service of this process."""
+    found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "wandb-core" in line]
+
+
+@_SLOW
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_service_that_is_killed_is_replaced_and_told_everything(mode: str, server: Server, tmp_path: Path) -> None:
+    process = start(server, tmp_path, *train_command(400, wandb=mode))
+    record = record_of(tmp_path, 400)
+    wait_for(lambda: record.last_step() >= 30 and _services(process), 60)
+    for pid in _services(process):
+        os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    assert "warning" not in output
+    assert "Traceback" not in output
+    if mode == "offline":
+        assert record.status()["attempts"][0]["wandb"] == "offline"
+        sync(server, tmp_path)
+    run = server.runs[f"tiny-{record.run_id}"]
+    assert arrived(run) == expected(record)
+    assert (run.exit_code, run.summary["state"]) == (0, "finished")
+    assert {artifact.type for artifact in run.artifacts} == {"dataset", "model", "record"}
+
+
+@_SLOW
+def test_a_server_that_answers_nothing_leaves_offline_runs_and_no_traceback(server: Server, tmp_path: Path) -> None:
+    """`{"data": null}` makes W&B's service crash."""
+    server.fault = "null"
+    path = write_study(tmp_path, seed=[0, 1], steps=30)
+    command = ("sweep", path, "--wandb", "online", "--workers", 1)
+    output, _ = (process := start(server, tmp_path, *command)).communicate(timeout=150)
+    assert process.returncode == 0, output
+    assert output.count("warning") == 1, output
+    assert not {"Traceback", "goroutine"} & set(output.split())
+    assert {record.status()["attempts"][0]["wandb"] for record in run_folders(tmp_path / "tiny")} == {"offline"}
+    server.fault = ""
+    assert "wandb sync --include-online" in output
+    sync(server, tmp_path)
+    assert [(run.exit_code, len(run.artifacts)) for run in server.runs.values()] == [(0, 3), (0, 3)]
+
+
+@_SLOW
+def test_what_the_records_have_is_sent_again_wherever_they_lie(server: Server, tmp_path: Path) -> None:
+    """By W&B's own command, from a folder that was moved, and by ours, which needs nothing of W&B's files."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_PROJECT", "a/b")  # no name for a project
+        output, _ = (process := start(server, before, *train_command(30, wandb="offline"))).communicate(timeout=100)
+        assert process.returncode == 0, output
+        (warning,) = [line for line in output.splitlines() if line.startswith("warning")]
+        assert "Invalid project name 'a/b'" in warning
+        assert "sngan status tiny --send-wandb" in warning
+        assert "wandb sync" not in warning
+    before.rename(after)
+    record = record_of(after, 30)
+    environment = {"WANDB_API_KEY": "", "WANDB_BASE_URL": server.url}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        assert cli.run(["status", "tiny", "--send-wandb", "--runs-dir", str(after)]) == 0  # offline
+    after.rename(before)
+    sync(server, before)
+    run = server.runs.pop(f"tiny-{record.run_id}")
+    files = {artifact.type: set(artifact.files) - {"wandb_manifest.json"} for artifact in run.artifacts}
+    assert files["model"] == {"checkpoint.pt"}
+    assert files["record"] == {"config.json", "protocol.json", "metrics.jsonl", "timing.jsonl", "evaluations.jsonl"}
+    record = record_of(before, 30)
+    for _ in range(2):  # the second time only artifacts, which W&B knows by their digests
+        output, _ = (process := start(server, before, "status", "tiny", "--send-wandb")).communicate(timeout=100)
+        assert (process.returncode, "1 runs sent to W&B, 0 not" in output) == (0, True), output
+        run = server.runs[f"tiny-{record.run_id}"]
+        assert len(run.history) == len(record.rows())
+        assert arrived(run) == expected(record)
+    del run.lines["wandb-history.jsonl"][1]  # a row that got lost there
+    output, _ = (process := start(server, before, "status", "tiny", "--send-wandb")).communicate(timeout=100)
+    assert arrived(run) == expected(record)
+    record.metrics_path.write_text(record.metrics_path.read_text() + "\n")
+    output, _ = (process := start(server, before, "status", "tiny", "--send-wandb")).communicate(timeout=100)
+    assert process.returncode == 1
+    assert "metrics.jsonl was changed after the run ended" in output
+
+
 @_SLOW
 def test_a_run_that_diverged_is_no_crash_and_raises_an_alert(server: Server, tmp_path: Path) -> None:
     bad = {"arm": "plain", "lr": 10.0, "beta1": 0.999, "beta2": 0.0}

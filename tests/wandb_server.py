@@ -74,7 +74,7 @@ class Sweep:
 
 
 class Server:
-    """`fault`: empty, or how each request is answered: `hang`, `drop`, or an HTTP status such as `500`."""
+    """`fault`: empty, or how each request is answered: `hang`, `drop`, `null`, or an HTTP status such as `500`."""
 
     def __init__(self) -> None:
         self.fault = ""
@@ -166,6 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("hang", "drop"):
             self.close_connection = True
             self.connection.close()
+        elif fault == "null":
+            self._answer(200, {"data": None})
         else:
             self._answer(int(fault), {"errors": [{"message": "a planted fault"}]})
         return True
