@@ -24,6 +24,7 @@ from experiments import record
 from experiments import study as studies
 from experiments.choice import Choice, enlarged
 from experiments.ledger import MANIFEST, largest_plan
+from experiments.output import outlive_readers
 from experiments.record import State
 from experiments.tracking import client
 from sngan.architectures import ARCHITECTURES
@@ -644,6 +645,7 @@ _COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sngan` with the command line, or with `arguments`; exits: 0 done, 1 failed, 2 bad input, 3 interrupted."""
+    outlive_readers()
     code = run(sys.argv[1:] if arguments is None else arguments)
     if code == INTERRUPTED and client.is_busy():  # W&B's client would hold the process; what it has is on disk
         sys.stdout.flush()
@@ -676,9 +678,6 @@ def run(arguments: list[str]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `sngan status .. | head`
-        _discard_output()
-        return DONE
     except OSError as error:  # a file in a folder's place, no permission, a full disk
         print(f"sngan: {error}", file=sys.stderr)
         _discard_output()

@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 from experiments.engines.engine import Died, Done, Event, Job, train_job
 from experiments.engines.server import Where
 from experiments.messages import Message
+from experiments.output import outlive_readers
 from experiments.record import State
 from experiments.signals import stop_on_signals
 from sngan.config import InputError
@@ -114,6 +115,7 @@ class LocalEngine:
 def _work(connection: Connection) -> None:
     """A worker process: job after job, until the pipe closes or the parent dies."""
 
+    outlive_readers()
     lock = threading.Lock()  # the thread that talks to W&B tells of its trouble
 
     def send(event: Message | Done | Died) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from experiments.machine import device_name, keep_memory, prepare_cuda
+from experiments.output import outlive_readers
 from sngan.config import RunConfig
 from sngan.data import ImageData, load
 from sngan.slot import Copy, Program, Shown, Slot, State, key
@@ -113,6 +114,7 @@ class Server:
 
 
 def _serve(address: str, device: str, threads: int, graphs: bool, why: str, control: Connection) -> None:
+    outlive_readers()
     for number in (signal.SIGINT, signal.SIGTERM):  # the workers' runs end first
         signal.signal(number, signal.SIG_IGN)
     prepare_cuda()
