@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +25,7 @@ from experiments import record
 from experiments import study as studies
 from experiments.choice import Choice, enlarged
 from experiments.ledger import MANIFEST, largest_plan
+from experiments.output import outlive_readers
 from experiments.record import State
 from experiments.tracking import client
 from sngan.architectures import ARCHITECTURES
@@ -72,30 +74,53 @@ class Train:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
+        from experiments.signals import stop_on_signals
+
+        start = time.monotonic()
+        folder = record.runs_root(self.runs_dir) / studies.check_name(self.study)
+        with stop_on_signals():
+            try:
+                return self._train(folder)
+            except KeyboardInterrupt:
+                _to_stderr(self._interrupted(record.Record(folder / self.config.run_id), time.monotonic() - start))
+                return INTERRUPTED
+
+    def _train(self, folder: Path) -> int:
         from experiments.display import Display
         from experiments.machine import cores
         from experiments.run import Policy, execute
-        from experiments.signals import stop_on_signals
         from sngan.data import load
         from sngan.yardstick import load_yardstick
 
         config = self.config
         if not config.threads:
             config = dataclasses.replace(config, threads=cores())
-        folder = record.runs_root(self.runs_dir) / studies.check_name(self.study)
         load(config.dataset, config.data_dir)  # a download has a bar of its own
         load_yardstick(config.dataset, config.data_dir, say=_to_stderr)  # may have to be trained
-        with stop_on_signals(), Display(total=1) as display:
-            try:
-                result = execute(config, self.study, folder, display.show, Policy(redo_failed=True, force=self.force))
-            except KeyboardInterrupt:
-                return INTERRUPTED
+        with Display(total=1) as display:
+            result = execute(config, self.study, folder, display.show, Policy(redo_failed=True, force=self.force))
         if result.state is State.RUNNING:
             raise InputError(f"{config.run_id} is being trained by another process")
         if not result.ran:
             print(f"{config.run_id} is {result.state} already; nothing to do")
         print(folder / config.run_id)
         return SOME_FAILED if result.state is State.FAILED else DONE
+
+    def _interrupted(self, run: record.Record, seconds: float) -> str:
+        """What a signal has left of the run, and what the same command does next."""
+        from experiments.display import duration
+
+        status, after = run.status(), f"after {duration(seconds)}"
+        if status["state"].is_result:
+            return f"interrupted {after}; {run.run_id} is {status['state']} all the same"
+        if status["state"] != State.INTERRUPTED:
+            return f"interrupted {after}, before the training began; the same command starts it"
+        how = (
+            "resumes it from its checkpoint"
+            if run.checkpoint_path.exists()
+            else "starts over, as there is no checkpoint yet"
+        )
+        return f"interrupted at step {status['step']:,} of {self.config.steps:,} {after}; the same command {how}"
 
 
 @dataclass(frozen=True)
@@ -145,11 +170,22 @@ class Sweep:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
+        from experiments.display import duration
+        from experiments.signals import stop_on_signals
+
+        start = time.monotonic()
+        with stop_on_signals():
+            try:
+                return self._sweep()
+            except KeyboardInterrupt:
+                _to_stderr(f"interrupted after {duration(time.monotonic() - start)}; the same command continues")
+                return INTERRUPTED
+
+    def _sweep(self) -> int:
         from experiments.account import other_versions
         from experiments.display import Display, duration
         from experiments.engines.sweep import pending, shard, sweep
         from experiments.run import Policy
-        from experiments.signals import stop_on_signals
 
         self._check()
         study = self.choice.find(self.study, self.runs_dir)
@@ -176,15 +212,8 @@ class Sweep:
                 display.say(f"warning: {note}")
             if note := other_versions(record.Record(folder / config.run_id).status() for config in study.configs):
                 display.say(f"warning: {note}")
-            try:
-                open_engine = functools.partial(self._open_engine, devices, todo, display)
-                with stop_on_signals():
-                    account = sweep(
-                        study, folder, display, open_engine, execution, policy, 1 / self.per_gpu, ledger.runs
-                    )
-            except KeyboardInterrupt:
-                display.say(f"interrupted after {duration(display.seconds)}; the same command continues")
-                return INTERRUPTED
+            open_engine = functools.partial(self._open_engine, devices, todo, display)
+            account = sweep(study, folder, display, open_engine, execution, policy, 1 / self.per_gpu, ledger.runs)
         return self._told(account, folder, duration(display.seconds))
 
     def _prepare(self, todo: list[RunConfig], devices: list[str]) -> None:
@@ -670,7 +699,10 @@ _COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sngan` with the command line, or with `arguments`; exits: 0 done, 1 failed, 2 bad input, 3 interrupted."""
+    outlive_readers()
     code = run(sys.argv[1:] if arguments is None else arguments)
+    if code == INTERRUPTED:
+        exec("")  # Python, as `python -m`, would end with 130 if the signal came while an import executed some text
     if code == INTERRUPTED and client.is_busy():  # W&B's client would hold the process; what it has is on disk
         sys.stdout.flush()
         os._exit(code)
@@ -702,9 +734,6 @@ def run(arguments: list[str]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `sngan status .. | head`
-        _discard_output()
-        return DONE
     except OSError as error:  # a file in a folder's place, no permission, a full disk
         print(f"sngan: {error}", file=sys.stderr)
         _discard_output()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -335,3 +336,55 @@ def test_filters() -> None:
     for wrong in ("lr", "{", "a=["):
         with pytest.raises(InputError, match="neither FIELD=VALUE"):
             wandb_filters(wrong)
+
+
+def stopped_train(command: Callable, tmp_path: Path) -> str:
+    """The last line of errors of a short training that a signal stops."""
+    line = ["--steps", 30, "--batch-size", 16, "--g-width", 8, "--n-fake", 100, "--threads", 1, "--device", "cpu"]
+    code, _, errors = command("train", *line, "--wandb", "disabled", "--runs-dir", tmp_path)
+    assert code == 3, errors
+    return re.sub(r"after \d+ s", "after 1 s", errors.splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_training_says_what_the_same_command_does(
+    number: signal.Signals, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While data are read, before the first checkpoint, in the training, and when the run has ended already."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    record = Record(tmp_path / "single" / small().run_id)
+
+    def stop(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sngan.data.load", stop)
+        said = stopped_train(command, tmp_path)
+    assert said == "interrupted after 1 s, before the training began; the same command starts it"
+    assert not record.folder.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "write_protocol", stop)
+        said = stopped_train(command, tmp_path)
+    assert said == (
+        "interrupted at step 0 of 30 after 1 s; the same command starts over, as there is no checkpoint yet"
+    )
+    with monkeypatch.context() as patch:
+        append = Record.append
+        patch.setattr(Record, "append", lambda *arguments: (append(*arguments), stop()))
+        said = stopped_train(command, tmp_path)
+    assert said == "interrupted at step 0 of 30 after 1 s; the same command resumes it from its checkpoint"
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.tracking.tracker.Tracker.finish", stop)
+        said = stopped_train(command, tmp_path)
+    assert said == f"interrupted after 1 s; {record.run_id} is finished all the same"
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_sweep_that_is_interrupted_while_it_prepares_says_so(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sngan.data.load", lambda *_: signal.raise_signal(signal.SIGTERM))
+    path = write_study(tmp_path)
+    code, _, errors = command("sweep", path, "--device", "cpu", "--wandb", "disabled", "--runs-dir", tmp_path)
+    assert code == 3
+    assert re.fullmatch(r"interrupted after \d+ s; the same command continues", errors.splitlines()[-1])

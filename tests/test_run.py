@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,9 +162,10 @@ _SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=_SLOW), pytest.param(signal.SIGTERM, marks=_SLOW), signal.SIGUSR1]
+    "number",
+    [*(pytest.param(number, marks=_SLOW) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)), signal.SIGUSR1],
 )
-def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, number: int) -> None:
+def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["train", "--steps", "100000", "--batch-size", "16", "--g-width", "8", "--n-fake", "100"]
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments", *arguments, "--wandb", "disabled", "--threads", "1", "--runs-dir",
@@ -180,8 +182,11 @@ def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, num
     assert "Traceback" not in errors
     status = record.status()
     assert status["state"] == "interrupted"
-    assert "signal" in status["error"]
+    assert status["error"] == f"stopped by a signal ({number.name})"
     assert status["step"] == record.rows()[-1]["step"] > 0
+    at = f"interrupted at step {status['step']:,} of 100,000"
+    last = rf"{at} after \d+ s; the same command resumes it from its checkpoint"
+    assert re.fullmatch(last, errors.splitlines()[-1])
     assert checkpoint.read(record.checkpoint_path)["step"] >= status["step"]
 
 

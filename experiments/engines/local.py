@@ -12,12 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import NamedTuple
 
 from experiments.engines.engine import Died, Done, Event, Job, train_job
 from experiments.engines.server import Where
 from experiments.messages import Message
+from experiments.output import outlive_readers
 from experiments.record import State
-from experiments.signals import stop_on_signals
+from experiments.signals import out_of_reach, requested, stop_on_signals
 from sngan.config import InputError
 
 _STOP_SECONDS = 10.0  # a stopped worker writes `interrupted` and leaves
@@ -39,10 +41,8 @@ class _Worker:
         self.device = device
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
-        # Ctrl-C reaches the whole process group, and a worker that is still importing would print a traceback
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with out_of_reach():
+            self.process.start()
         theirs.close()
         self.job: Job | None = None
 
@@ -50,6 +50,12 @@ class _Worker:
         self.process.join()
         code = self.process.exitcode or 0
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class _Stopped(NamedTuple):
+    """What a worker gets before SIGTERM: the signal that the sweep got, if it was one."""
+
+    by: str
 
 
 class LocalEngine:
@@ -100,13 +106,17 @@ class LocalEngine:
     def stop(self) -> None:
         for worker in self._workers:
             if worker.job:
+                with suppress(OSError):  # it has died
+                    worker.connection.send(_Stopped(requested()))
                 worker.process.terminate()
             else:
                 worker.connection.close()
         deadline = time.monotonic() + _STOP_SECONDS
-        for worker in self._workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.is_alive():
+        try:
+            for worker in self._workers:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+        finally:  # a second signal does not wait for them
+            for worker in self._workers:
                 worker.process.kill()
                 worker.process.join()
 
@@ -114,6 +124,7 @@ class LocalEngine:
 def _work(connection: Connection) -> None:
     """A worker process: job after job, until the pipe closes or the parent dies."""
 
+    outlive_readers()
     lock = threading.Lock()  # the thread that talks to W&B tells of its trouble
 
     def send(event: Message | Done | Died) -> None:
@@ -123,11 +134,16 @@ def _work(connection: Connection) -> None:
         except OSError as error:
             raise KeyboardInterrupt("the sweep is gone") from error  # not a failure of the run
 
-    with suppress(EOFError, KeyboardInterrupt), stop_on_signals():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    def why() -> str:
+        try:
+            return connection.recv().by if connection.poll() else ""
+        except (EOFError, OSError):
+            return "the sweep is gone"
+
+    with suppress(EOFError, KeyboardInterrupt), stop_on_signals(why):
         threading.Thread(target=_follow_parent, daemon=True).start()
-        while True:
-            send(train_job(connection.recv(), send))
+        while not requested() and isinstance(job := connection.recv(), Job):
+            send(train_job(job, send))
 
 
 def _follow_parent() -> None:

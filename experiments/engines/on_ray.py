@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.engines.engine import Died, Done, Event, Job, train_job
 from experiments.messages import Message
-from experiments.signals import stop_on_signals
+from experiments.signals import out_of_reach, stop_on_signals
 from sngan.config import Execution, InputError
 
 _CONNECT_SECONDS = 10.0
@@ -43,13 +43,14 @@ class RayEngine:
             if ":" in address.rpartition("://")[2]:  # Ray would try for minutes
                 host, port = address.rpartition("://")[2].rsplit(":", 1)
                 socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-            if address:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            where: dict[str, Any] = (
+                {"address": address} if address else {"address": "local", "include_dashboard": False}
+            )
+            with out_of_reach():
+                ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
-            where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
-            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+            wrong = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
+            raise InputError(f"{wrong}: {' '.join(str(error).split())}") from error
         for number, handler in handlers.items():
             signal.signal(number, handler)
         resources = ray.cluster_resources()

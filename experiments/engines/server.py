@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 from experiments.machine import device_name, keep_memory, prepare_cuda
+from experiments.output import outlive_readers
+from experiments.signals import out_of_reach
 from sngan.config import RunConfig
 from sngan.data import ImageData, load
 from sngan.slot import Copy, Program, Shown, Slot, State, key
@@ -77,10 +79,8 @@ class Server:
         self._control, theirs = context.Pipe()
         arguments = (address, device, threads, graphs, why, theirs)
         self.process: SpawnProcess = context.Process(target=_serve, args=arguments, daemon=True)
-        # Ctrl-C reaches the whole process group, and it may still be importing
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with out_of_reach():
+            self.process.start()
         theirs.close()
         self._address, self._device = address, device
 
@@ -113,7 +113,8 @@ class Server:
 
 
 def _serve(address: str, device: str, threads: int, graphs: bool, why: str, control: Connection) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # the workers' runs end first
+    outlive_readers()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):  # the workers' runs end first
         signal.signal(number, signal.SIG_IGN)
     prepare_cuda()
     keep_memory()

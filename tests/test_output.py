@@ -1,0 +1,98 @@
+"""Whoever reads what the program prints may leave: real processes, pipes and terminals."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, write_study
+
+_LOUD = "import sys; from experiments.output import outlive_readers; outlive_readers(); "
+
+
+def start(*line: object, **streams: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(list(map(str, line)), env={**os.environ, "PYTHONPATH": str(ROOT)}, **streams)
+
+
+def nobody() -> int:
+    """The end of a pipe whose reader has left."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    return writes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--help", 0),
+        ("status --help", 0),
+        ("status demo", 0),
+        ("plan demo", 0),
+        ("plan demo --json", 0),
+        ("plan nothing", 2),
+        ("plan", 2),
+    ],
+)
+def test_a_reader_that_left_changes_no_exit_code(arguments: str, code: int) -> None:
+    line = [sys.executable, "-m", "experiments", *arguments.split()]
+    writes = nobody()
+    neither = start(*line, stdout=writes, stderr=writes)
+    without_output = start(*line, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert neither.wait(60) == code
+    errors = without_output.communicate(timeout=60)[1].decode()
+    assert without_output.returncode == code
+    assert bool(errors) == (code == 2)
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_the_reader_may_leave_midway(unbuffered: str) -> None:
+    code = _LOUD + "[print(i, file=file) for i in range(100_000) for file in (sys.stdout, sys.stderr)]; sys.exit(7)"
+    reads, writes = os.pipe()
+    process = start("env", f"PYTHONUNBUFFERED={unbuffered}", sys.executable, "-c", code, stdout=writes, stderr=writes)
+    os.close(writes)
+    assert os.read(reads, 2) == b"0\n"
+    os.close(reads)
+    assert process.wait(30) == 7
+
+
+def test_the_terminal_may_go_away() -> None:
+    master, terminal = os.openpty()
+    code = _LOUD + "sys.stdin.read(); print('lost'); print('lost', file=sys.stderr); sys.exit(7)"
+    process = start(sys.executable, "-c", code, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    os.close(master)
+    process.communicate(timeout=30)
+    assert process.returncode == 7
+
+
+@pytest.mark.parametrize(("closed", "code"), [("status demo >&-", 0), ("status nothing 2>&-", 2), ("<&- >&- 2>&-", 2)])
+def test_a_stream_may_be_closed_from_the_start(closed: str, code: int) -> None:
+    process = start("sh", "-c", f"{sys.executable} -m experiments {closed}", stdout=-1, stderr=-1)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == code
+
+
+def test_a_full_disk_is_an_error_of_the_output_and_not_of_the_errors() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full, which Linux has")
+    with open("/dev/full", "w") as full:
+        line = [sys.executable, "-c", _LOUD + "print('lost', file=sys.stderr); print('lost', flush=True)"]
+        assert start(*line, stdout=subprocess.DEVNULL, stderr=full).wait(30) == 0
+        process = start(*line, stdout=full, stderr=subprocess.PIPE)
+        assert "No space left" in process.communicate(timeout=30)[1].decode()
+        assert process.returncode != 0
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_reader_left_trains_on(tmp_path: Path) -> None:
+    path, writes = write_study(tmp_path, seed=[0, 1]), nobody()
+    options = ["--workers", 1, "--device", "cpu", "--wandb", "disabled", "--runs-dir", tmp_path]
+    process = start(sys.executable, "-m", "experiments", "sweep", path, *options, stdout=writes, stderr=writes)
+    os.close(writes)
+    assert process.wait(100) == 0
+    assert all('"finished"' in status.read_text() for status in (tmp_path / "tiny").glob("*/status.json"))
