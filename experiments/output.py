@@ -28,15 +28,19 @@ class _Lasting(io.FileIO):
     """Drops what nobody can read any more.
 
     From standard error it also drops what cannot be written for any other reason, such as a full disk: that could not
-    be told anyway.
+    be told anyway. It has a descriptor of its own: what this process says is not lost while descriptor 2 is another.
     """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.dup(number), "w")
+        self._is_for_errors = number == 2
 
     def write(self, content: ReadableBuffer, /) -> int:
         try:
             return super().write(content)
         except OSError as error:
             gone = isinstance(error, ConnectionError) or error.errno == errno.EIO
-            if gone or self.fileno() == 2:
+            if gone or self._is_for_errors:
                 return memoryview(content).nbytes
             raise
 
@@ -51,6 +55,6 @@ def _lasting(stream: TextIO | None, number: int) -> TextIO:
         stream = io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8")
     assert isinstance(stream, io.TextIOWrapper)
     return io.TextIOWrapper(
-        io.BufferedWriter(_Lasting(number, "w", closefd=False)), stream.encoding, stream.errors,
+        io.BufferedWriter(_Lasting(number)), stream.encoding, stream.errors,
         line_buffering=stream.line_buffering or stream.write_through,
     )  # fmt: skip

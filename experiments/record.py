@@ -312,13 +312,15 @@ class Record:
         return read_rows(self.metrics_path)
 
     def history(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
-        """The rows with their timing and lists, and with the sample grids that were made at their steps."""
+        """The rows with their timing and lists, and the grids: of samples made at their steps, of real images at first."""
         others = [{row["step"]: row for row in readable_rows(path)[0]} for path in self.row_paths[1:]]
         history, grids = [], self.grids()
         for row in self.rows():
             for rows in others:
                 row |= rows.get(row["step"], {})
             history.append((row, {"samples": grids[row["step"]]} if row["step"] in grids else {}))
+        if history and (real := self.real_grid()):
+            history[0][1]["real"] = real
         return history
 
     def grids(self) -> dict[int, Path]:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -125,9 +126,9 @@ class Tracker:
                     self._run = self._start()
                     if failed:
                         self._trouble(failed, in_files=True)
-                    self._say_everything(self._run)
+                    self._say_everything(self._run, may_restart or self.mode == "online")
                     return
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     _forget()
                     if may_restart and (self.mode == "offline" or _is_client_gone(error)):
                         may_restart = False
@@ -138,8 +139,11 @@ class Tracker:
                     self.mode = "offline" if self.mode == "online" else "disabled"
             self._trouble(failed, in_files=False)
 
-    def _say_everything(self, run: wandb.Run) -> None:
-        """Raises what says that the client is gone."""
+    def _say_everything(self, run: wandb.Run, is_one_left: bool) -> None:
+        """Raises what goes wrong, if there is another way left, and what says that the client is gone.
+
+        Not that the server is slow: then W&B's files have everything.
+        """
         complete = True  # on disk
         for call in self._said:  # to the client before
             call(run)
@@ -153,8 +157,8 @@ class Tracker:
                     call(run)
             except TimeoutError as error:
                 self._trouble(f"could not send everything: {client.in_words(error)}", in_files=True)
-            except Exception as error:
-                if _is_client_gone(error):
+            except (Exception, SystemExit) as error:  # which the client raises if its service ends with an error
+                if is_one_left or _is_client_gone(error):
                     raise
                 complete = False
                 self._trouble(f"could not take everything: {client.in_words(error)}", in_files=False)
@@ -250,7 +254,7 @@ class _Server:
     failed = False  # this process then works offline: it does not wait again for each run
 
 
-def _is_client_gone(error: Exception) -> bool:
+def _is_client_gone(error: BaseException) -> bool:
     """Whether W&B's service no longer answers, as its client says it: wandb.Error is what the service answers."""
     import wandb
 
@@ -262,8 +266,17 @@ def _forget() -> None:
     """End W&B's service, which else keeps the id of a run that it could not start; a new one is started when needed."""
     import wandb
 
-    with suppress(Exception):  # it may be gone
+    threading.excepthook = _without_its_threads
+    with suppress(Exception, SystemExit):  # it may be gone, or end with an error's exit code
         wandb.teardown()
+
+
+def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threading.excepthook) -> None:
+    """Of the client's own threads, which fail when their service is gone, nothing is said."""
+    frames = traceback.walk_tb(crash.exc_traceback)
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames}
+    if "wandb" not in packages or "experiments" in packages:
+        otherwise(crash)
 
 
 @contextmanager
@@ -309,7 +322,8 @@ def _media(row: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
             logged[key] = wandb.Histogram(np_histogram=(counts, edges))  # type: ignore[arg-type]
         elif values:
             logged[key] = wandb.Histogram(values)
-    return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in images.items()}
+    there = {key: path for key, path in images.items() if path.is_file()}
+    return logged | {key: wandb.Image(str(path), caption=f"step {row['step']}") for key, path in there.items()}
 
 
 def _within(seconds: float, call: Callable[..., None], *arguments: Any) -> None:
