@@ -255,17 +255,27 @@ def stamps(one: Record) -> list[int | None]:
     return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
 
 
+def run_all(commands: Mapping[str, Callable[[], Ended]]) -> tuple[dict[str, Ended], str]:
+    """How each ended, as far as the first that ended badly, and that one."""
+    ended: dict[str, Ended] = {}
+    for name, command in commands.items():
+        ended[name] = command()
+        if ended[name].bad:
+            return ended, f"{name}: {ended[name].bad}"
+    return ended, ""
+
+
 def still_finished(bench: Bench, one: Record, freeze: bool = False) -> str:
     """Of a finished record to which something was done: nothing trained again, nothing reported that is not so."""
-    before, look, status = stamps(one), bench.look(bench.now), bench.status()
-    frozen = sngan("report", one.folder.parent, "--freeze", bench.now / "frozen", "--no-report") if freeze else look
-    swept, after = sngan(*bench.sweep(bench.now)), bench.look(bench.now)
-    commands = {"load": look, "status": status, "freeze": frozen, "sweep": swept, "load after the sweep": after}
-    return first(
-        *(f"{name}: {ended.bad}" for name, ended in commands.items() if ended.bad),
+    before = stamps(one)
+    frozen = {"freeze": lambda: sngan("report", one.folder.parent, "--freeze", bench.now / "frozen", "--no-report")}
+    commands = {"load": lambda: bench.look(bench.now), "status": bench.status, **(frozen if freeze else {})}
+    commands |= {"sweep": lambda: sngan(*bench.sweep(bench.now)), "load after the sweep": commands["load"]}
+    ended, bad = run_all(commands)
+    return bad or first(
         "it is trained again" if stamps(one) != before else "",
-        wrong(bench.view, look, reasons(status)),
-        wrong(bench.view, after, reasons(status) + swept.err),
+        wrong(bench.view, ended["load"], reasons(ended["status"])),
+        wrong(bench.view, ended["load after the sweep"], reasons(ended["status"]) + ended["sweep"].err),
     )
 
 
@@ -279,10 +289,10 @@ def reasons(status: Ended) -> str:
 
 def well_resumed(bench: Bench, one: Record, at_least: int = 0) -> str:
     """Of an interrupted record to which something was done: the sweep ends it with the right bytes, or names it."""
-    look, status, swept = bench.look(bench.now), bench.status(), sngan(*bench.sweep(bench.now))
-    again = bench.status()
-    commands = {"load": look, "status": status, "sweep": swept, "status after the sweep": again}
-    if bad := first(*(f"{name}: {ended.bad}" for name, ended in commands.items() if ended.bad)):
+    commands = {"load": lambda: bench.look(bench.now), "status": bench.status}
+    commands |= {"sweep": lambda: sngan(*bench.sweep(bench.now)), "status after the sweep": bench.status}
+    ended, bad = run_all(commands)
+    if bad:
         return bad
     now, names = one.status(), differing(one, bench.truth[one.run_id])
     if not names and now["state"].is_result:
@@ -292,7 +302,7 @@ def well_resumed(bench: Bench, one: Record, at_least: int = 0) -> str:
             "rows of timing.jsonl are missing or doubled without a word" if steps[0] != steps[1] else "",
             f"work is thrown away: resumed from step {resumed}, not {at_least}" if resumed < at_least else "",
         )
-    said = swept.err + reasons(again)
+    said = ended["sweep"].err + reasons(ended["status after the sweep"])
     if not NAMED.search(said):
         return f"{now['state']} without a word of it, other bytes: {names}"
     return f"named, but counted with other bytes: {names}" if now["state"].is_result and not one.damage(now) else ""
@@ -660,7 +670,7 @@ def hostile(bench: Bench, tries: int) -> Iterator[Try]:
             if "fit" in kind:
                 status = one.status()
                 one.write_status(status | {digest: one.digests()[digest] for digest in DIGESTS})
-            told = sngan("report", bench.now / "tiny").bad if next(number) % 20 == 0 else ""
+            told = sngan("report", bench.now / "tiny").bad if next(number) % 20 == 3 else ""
             loss = well_resumed(bench, one) if kind == "killed" else still_finished(bench, one, name in KEYS)
             yield Try(f"{name}, {kind}", what, first(f"report: {told}" if told else "", loss))
 
