@@ -19,7 +19,7 @@ from experiments.study import CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
-from sngan.config import TRAINING_VERSION, RunConfig
+from sngan.config import TRAINING_VERSION, InputError, RunConfig
 
 ATTEMPT = (
     *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
@@ -92,12 +92,15 @@ class Found(NamedTuple):
     real: Any = None
 
 
-def evaluation_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
-    """Rows of evaluations.jsonl with their types."""
+def evaluation_table(rows: list[dict[str, Any]], where: str = "evaluations.jsonl") -> pyarrow.Table:
+    """Rows of evaluations.jsonl with their types. Raises InputError if they are of others."""
     names = sorted({name for row in rows for name in row} - {"step", "class_counts"})
     kinds = {name: pyarrow.list_(pyarrow.float32()) for name in names}
     fields = {"step": pyarrow.int64(), "class_counts": pyarrow.list_(pyarrow.int32()), **kinds}
-    return pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields.items()))
+    try:
+        return pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields.items()))
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise InputError(f"{where} holds something else than lists of numbers ({error})") from error
 
 
 def assemble(

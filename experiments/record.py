@@ -27,6 +27,7 @@ UNTOLD = "whether its process lives cannot be told from here: its lock cannot be
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _RESERVED_BYTES = 64 * 1024
+_MOST = 2**63  # of a number in a status
 
 
 class State(StrEnum):
@@ -297,14 +298,7 @@ class Record:
             if not (self.metrics_path.exists() or self.checkpoint_path.exists()):
                 return None
             raise InputError(f"{path} is missing") from None
-        if (
-            not isinstance(status, dict)
-            or status.get("state") not in list(State)
-            or type(status.get("step")) is not int
-            or not isinstance(status.get("error"), str | None)
-            or not isinstance(attempts := status.get("attempts"), list)
-            or not all(isinstance(attempt, dict) for attempt in attempts)
-        ):
+        if not _is_status(status):
             raise InputError(f"{path}: not the status of a run (state, step, error, attempts)")
         return status | {"state": State(status["state"])}
 
@@ -312,7 +306,7 @@ class Record:
         return read_rows(self.metrics_path)
 
     def history(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
-        """The rows with their timing and lists, and the grids: of samples made at their steps, of real images at first."""
+        """The rows with their timing and lists, and with grids: of samples at their steps, of real images the first."""
         others = [{row["step"]: row for row in readable_rows(path)[0]} for path in self.row_paths[1:]]
         history, grids = [], self.grids()
         for row in self.rows():
@@ -422,6 +416,27 @@ class Record:
         """Size and SHA-256 of a file's first `size` bytes; of nothing if there is none."""
         content = path.read_bytes()[:size] if path.is_file() else b""
         return len(content), hashlib.sha256(content).hexdigest()
+
+
+def _is_status(content: Any) -> bool:
+    """Whether a run writes such a status: words, and numbers that a float holds, in their places."""
+    if not isinstance(content, dict) or not isinstance(attempts := content.get("attempts"), list):
+        return False
+    own = {name: value for name, value in content.items() if name != "attempts"}
+    words = ("error", "traceback", *DIGESTS, "git_commit", "git_tree", "wandb_url")
+    return (
+        content.get("state") in list(State)
+        and type(content.get("step")) is int
+        and all(isinstance(content.get(name), str | None) for name in words)
+        and isinstance(content.get("training_version"), int | None)
+        and all(isinstance(attempt, dict) for attempt in attempts)
+        and all(_is_plain(value) for of in (own, *attempts) for name, value in of.items() if name != "forced")
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and abs(value) < _MOST  # true and false too
+    return value is None or isinstance(value, str) or is_number
 
 
 def spent(status: dict[str, Any], name: str) -> float:

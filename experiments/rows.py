@@ -47,7 +47,7 @@ def readable_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
 def _row(line: bytes, last: int) -> dict[str, Any]:
     """Raises ValueError, and RecursionError, for what is no row that comes after step `last`."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not readable as JSON ({error})") from error
     if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] < _MOST_STEPS:
@@ -58,6 +58,10 @@ def _row(line: bytes, last: int) -> dict[str, Any]:
         if not all(map(_is_number, value if isinstance(value, list) else [value])):
             raise ValueError(f"a metric is no number, nor a list of them: {name!r}")
     return row
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON; a run writes null")
 
 
 def _is_number(value: Any) -> bool:

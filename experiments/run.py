@@ -90,7 +90,7 @@ def execute(
     with record.claim() as mine:
         if not mine:
             return Result(State.RUNNING, None, ran=False)
-        status = _repaired(record.status(claimed=True), record, config, tell)
+        status = _as_it_ended(record.status(claimed=True), record, config, tell)
         state = State(status["state"])
         if state.is_result or (state is State.FAILED and not policy.redo_failed):
             if state.is_result and under_agent():  # the agent's server waits for this cell's numbers
@@ -99,17 +99,25 @@ def execute(
         return _Attempt(config, study, record, data, mode, status, tell, policy, where).run()
 
 
-def _repaired(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
-    """The status; if its file is not readable, what the checkpoint shows that the run is."""
-    if "damaged" not in status:
+def _as_it_ended(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
+    """The status; if it is lost, or says that the run has not ended, but its final weights know better, what they say.
+
+    Not while the checkpoint before lies beside them: from there a run that was killed at its very end resumes.
+    """
+    lost = status.get("damaged", "")
+    if status["state"].is_result or (not lost and record.previous_checkpoint_path.exists()):
+        return status
+    ended = checkpoint.outcome(record, config)
+    if not (lost or ended):
         return status
     aside = record.set_status_aside()
-    note = f"warning: {status['damaged']}{f'; it is kept as {aside.name}' if aside else ''}"
-    if ended := checkpoint.outcome(record, config):
-        status = ended | {"attempts": []}
+    note = lost or f"status.json says that {record.run_id} is {status['state']}"
+    note += f"; it is kept as {aside.name}" if aside else ""
+    if ended:
+        status = ended | {"attempts": status["attempts"]}
         record.write_status(status)
         note += f"; the run's final weights say that it is {status['state']}"
-    tell(Said(note))
+    tell(Said(f"warning: {note}"))
     return status
 
 

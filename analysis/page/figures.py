@@ -353,7 +353,7 @@ def _forest(study: Study, material: Material, look: plots.Look, width: float, sl
         found = figure_data.forest(against, paired, location, look)
         if not found:
             continue
-        base = look.labels[against["baseline"].iloc[0]]
+        base = look.labels[[*against["baseline"], *paired["baseline"]][0]]
         titles = {
             "location": f"{'Gain' if location == 'gain' else terms.scale}, minus that of {base}",
             "failures": f"Share of seeds that fail, minus that of {base}",

@@ -57,7 +57,8 @@ def of_record(record: Record) -> Found:
             damage = str(error)
     return Found(
         status, damage, protocol, lambda: rows(record.metrics_path), record.grids(),
-        lambda: evaluation_table(readable_rows(record.evaluations_path)[0]), record.real_grid(),
+        lambda: evaluation_table(readable_rows(record.evaluations_path)[0], str(record.evaluations_path)),
+        record.real_grid(),
     )  # fmt: skip
 
 
