@@ -41,7 +41,7 @@ def history_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def wandb_file(record: Record) -> Path:
-    (file,) = record.folder.parent.glob(f"wandb/offline-run-*-{record.folder.parent.name}-{record.run_id}/*.wandb")
+    (file,) = record.folder.parent.glob(f"wandb/offline-run-*-{record.folder.parent.name}-{record.run_id}*/*.wandb")
     return file
 
 

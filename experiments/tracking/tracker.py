@@ -178,7 +178,7 @@ class Tracker:
     def _set_aside_older(self, newest: Path) -> None:
         """W&B's files of earlier attempts hold nothing else; `wandb sync` would stop at one that was cut off."""
         aside = newest.parent / "replaced"
-        for folder in newest.parent.glob(f"*run-*-{self._id}"):
+        for folder in newest.parent.glob(f"*run-*-{self._id}*"):  # W&B adds -1 to a second one of the same second
             if folder.name != newest.name:
                 aside.mkdir(exist_ok=True)
                 folder.rename(aside / folder.name)
