@@ -551,6 +551,26 @@ def test_a_changed_byte_is_named(frozen: Path) -> None:
         thaw(frozen)
 
 
+def test_no_file_is_read_that_the_manifest_does_not_list(frozen: Path, tmp_path: Path) -> None:
+    """Of a folder of someone else's, whose grids may be links to the reader's pictures."""
+    before = {run_id: set(grids) for run_id, grids in thaw(frozen).samples.items()}
+    private = tmp_path / "private.png"
+    Image.new("L", (8, 8), 200).save(private)
+    real = next(frozen.glob("parts/*/samples/*/real.png"))
+    for number, folder in enumerate(frozen.glob("parts/*/samples/*")):
+        (folder / f"step-{number:06d}.png").symlink_to(private)
+        if not (folder / "real.png").exists():
+            (folder / "real.png").symlink_to(private)
+    study = thaw(frozen)
+    assert {run_id: set(grids) for run_id, grids in study.samples.items()} == before
+    assert list(study.real.values()) == [real]
+    grid = next(iter(next(iter(study.samples.values())).values()))
+    grid.rename(tmp_path / "grid.png")
+    grid.symlink_to(tmp_path / "grid.png")  # the bytes are those of the manifest
+    with pytest.raises(InputError, match="leads out of the folder"):
+        thaw(frozen)
+
+
 def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()

@@ -37,8 +37,31 @@ def run(folder: Path, **options: Any) -> tuple[Record, list[str]]:
 
 def content(record: Record) -> dict[str, bytes]:
     """What a run leaves that must not depend on how often it was stopped."""
-    paths = [record.metrics_path, record.folder / "config.json", record.folder / "protocol.json"]
+    paths = [record.metrics_path, record.evaluations_path, record.config_path, record.protocol_path]
     return {path.name: path.read_bytes() for path in [*paths, *sorted(record.samples_path.iterdir())]}
+
+
+def test_rows_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    flush, move = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        flush(handle)
+        done.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+
+    def replace(source: Path, target: Path) -> None:
+        move(source, target)
+        done.append(f"-> {target.name}")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    record, _ = run(tmp_path)
+    places = [i for i, what in enumerate(done) if what == "-> checkpoint.pt"]
+    assert len(places) == 4  # of which the last are the final weights
+    for before, place in zip([0, *places], places, strict=False):
+        assert {path.name for path in record.row_paths} <= set(done[before:place])
 
 
 def stopped(
@@ -78,6 +101,26 @@ class Killed(BaseException):
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return content(run(tmp_path_factory.mktemp("uninterrupted"))[0])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl", "evaluations.jsonl"])
+@pytest.mark.parametrize("harm", ["changed", pytest.param("emptied", marks=_SLOW), pytest.param("gone", marks=_SLOW)])
+def test_a_killed_run_whose_rows_were_damaged_says_so_and_ends_whole(
+    name: str, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
+) -> None:
+    """From the checkpoint before the damage, or from the start; of timing, which no result needs, rows are lost."""
+    damaged = stopped(tmp_path, monkeypatch, 52, None).folder / name
+    rows = damaged.read_bytes()
+    if harm == "changed":
+        damaged.write_bytes(rows[:30] + b"?" + rows[31:])
+    elif harm == "emptied":
+        damaged.write_bytes(b"")
+    else:
+        damaged.unlink()
+    record, said = run(tmp_path)
+    assert record.status()["state"] == "finished"
+    assert name in " ".join(said)
+    assert content(record) == uninterrupted
 
 
 @pytest.mark.parametrize("at", [pytest.param(0, marks=_SLOW), 4, 32, pytest.param(56, marks=_SLOW)])

@@ -45,6 +45,16 @@ def test_offline_files_give_the_frames_of_the_records(study_folder: Path) -> Non
     assert_equal(load(f"wandb-files:{study_folder}", study="tiny"), expected)
 
 
+def test_grids_that_lead_out_of_wandbs_folder_are_none(study_folder: Path, tmp_path: Path) -> None:
+    before = load(f"wandb-files:{study_folder}").samples
+    grid = next(study_folder.glob("wandb/*run-*/files/media/images/samples_*.png")).resolve()
+    grid.rename(tmp_path / "private.png")
+    grid.symlink_to(tmp_path / "private.png")
+    after = load(f"wandb-files:{study_folder}").samples
+    assert sum(map(len, after.values())) == sum(map(len, before.values())) - 1
+    assert grid.name not in {path.name for grids in after.values() for path in grids.values() if path.is_symlink()}
+
+
 def test_the_report_of_offline_files_is_the_report_of_the_records(
     study_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
