@@ -257,13 +257,14 @@ def _varying(configs: list[RunConfig]) -> list[str]:
 def _extra(study: Study, folder: Path) -> list[dict[str, Any]]:
     """Runs on disk that are not in the study: shown, left out of everything, never deleted.
 
-    `error`: why what one was cannot be told, such as a damaged configuration.
+    `error`, if it cannot be told which run one was: why, such as a damaged configuration.
     """
     planned = {config.run_id for config in study.configs} | study.not_chosen
     extra = [record for record in run_folders(folder) if record.run_id not in planned]
     wrong = recorded_configs(folder)[1] if extra else {}
     return [
-        {"run_id": record.run_id, "state": record.status()["state"], "error": wrong.get(record.run_id)}
+        {"run_id": record.run_id, "state": record.status()["state"]}
+        | ({"error": wrong[record.run_id]} if record.run_id in wrong else {})
         for record in extra
     ]
 
@@ -289,7 +290,7 @@ def _print_notes(
     for note in frozen.notes:
         console.print(note)
     for run in extra:
-        why = f": {run['error']}" if run["error"] else ""
+        why = f": {run['error']}" if "error" in run else ""
         console.print(f"extra, not in the study: {run['run_id']} ({run['state']}){why}")
     if note := other_versions(statuses):
         console.print(note)

@@ -233,8 +233,8 @@ class Record:
             protocol = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError:
             return {}
-        if not isinstance(protocol, dict):
-            raise InputError(f"{path}: expected an object, got {type(protocol).__name__}")
+        if not _is_protocol(protocol):
+            raise InputError(f"{path}: expected an object of words and numbers, and of such objects")
         return protocol
 
     def config(self) -> RunConfig:
@@ -432,6 +432,22 @@ def _is_status(content: Any) -> bool:
         and all(isinstance(attempt, dict) for attempt in attempts)
         and all(_is_plain(value) for of in (own, *attempts) for name, value in of.items() if name != "forced")
     )
+
+
+def _is_protocol(content: Any) -> bool:
+    """Whether a run writes such a protocol; of other programs' or versions' more names may be in it."""
+    if not isinstance(content, dict):
+        return False
+    scores = [content.get(name, {}) for name in ("real_against_real", "trivial_sampler")]
+    return (
+        all(isinstance(of, dict) and all(map(_is_score, of.values())) for of in scores)
+        and _is_score(content.get("trivial_fd"))
+        and all(_is_plain(v) or (isinstance(v, dict) and all(map(_is_plain, v.values()))) for v in content.values())
+    )
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (_is_plain(value) and not isinstance(value, str | bool))
 
 
 def _is_plain(value: Any) -> bool:

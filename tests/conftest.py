@@ -21,10 +21,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from experiments import checkpoint
 from experiments.cli import main
 from experiments.gpu.archive import Archives
 from experiments.ledger import fingerprint
-from experiments.record import RESULTS, Record, run_folders
+from experiments.record import DIGESTS, RESULTS, Record, run_folders
 from experiments.run import execute
 from experiments.study import read
 from sngan.arms import ARMS
@@ -200,9 +201,21 @@ def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[-1]["loss/d"] = None
     diverged.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ended = {"state": "diverged", "error": "non-finite: loss/d", "metrics_sha256": diverged.metrics_sha256()}
-    diverged.write_status(diverged.status() | ended)
-    diverged.checkpoint_path.unlink()  # the final weights would contradict it
+    rewrite_end(diverged, diverged.status() | ended)
     return folder
+
+
+def rewrite_end(record: Record, status: dict[str, Any]) -> None:
+    """As if the run had ended so: in its status, and in its final weights, which would contradict it."""
+    record.write_status(status)
+    content = torch.load(record.checkpoint_path, weights_only=True)
+    told = status | {"reason": status["error"] or ""}
+    for name in ("state", "step", "reason", "training_version", *DIGESTS):
+        content.pop(name, None)
+        content |= {name: told[name]} if name in told else {}
+    content["state"] = str(content["state"])
+    content.pop("sha256")
+    torch.save(content | {"sha256": checkpoint.fingerprint(content)}, record.checkpoint_path)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pandas as pd
+from conftest import rewrite_end
 
 from analysis import measured
 from analysis.events import Thresholds
@@ -51,12 +52,12 @@ def test_everything_is_shown_once_and_nothing_empty() -> None:
 def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
     record = run_folders(mixed_study)[0]
     record.write_protocol(record.protocol() | {"feature_net_sha256": "another"})
-    record.write_status(record.status() | record.digests())
+    rewrite_end(record, record.status() | record.digests())
     study = load(mixed_study)
     assert measured.protocols(study)["runs"].tolist() == [1, 4]
     assert "samples were judged in more than one way; their numbers cannot be compared" in page_of(study)
     (record.folder / "protocol.json").unlink()  # as in records of an older program
-    record.write_status({name: value for name, value in record.status().items() if name != "protocol_sha256"})
+    rewrite_end(record, {name: value for name, value in record.status().items() if name != "protocol_sha256"})
     study = load(mixed_study)
     assert measured.protocols(study)["runs"].tolist() == [4]
     assert "more than one way" not in page_of(study)
@@ -69,7 +70,7 @@ def test_different_protocols_are_shown_and_warned_of(mixed_study: Path) -> None:
 def test_results_of_different_training_code_are_warned_of(mixed_study: Path) -> None:
     record = next(record for record in run_folders(mixed_study) if record.status()["state"] == "finished")
     assert "training code" not in page_of(load(mixed_study))
-    record.write_status(record.status() | {"training_version": 3})
+    rewrite_end(record, record.status() | {"training_version": 3})
     assert f"Trained by versions 3 and {TRAINING_VERSION} of the training code" in page_of(load(mixed_study))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, refrozen, small, trained, write_study
+from conftest import ROOT, refrozen, rewrite_end, small, trained, write_study
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load as load_safetensors
@@ -268,7 +268,7 @@ def another_result(record: Record, **conditions: object) -> None:
     row = json.dumps(record.rows()[-1] | {"loss/g": 1.25})
     record.metrics_path.write_text("\n".join([*record.metrics_path.read_text().splitlines()[:-1], row]) + "\n")
     attempts = [attempt | conditions for attempt in record.status()["attempts"]]
-    record.write_status(record.status() | record.digests() | {"attempts": attempts})
+    rewrite_end(record, record.status() | record.digests() | {"attempts": attempts})
 
 
 def last_loss(study: Study, run_id: str) -> float:
@@ -314,7 +314,7 @@ def test_a_result_of_another_version_is_not_frozen_beside_others_unless_mixed(
 ) -> None:
     first, second, *_ = result_ids(mixed_study)
     other = Record(mixed_study / second)
-    other.write_status(other.status() | {"training_version": TRAINING_VERSION - 1})
+    rewrite_end(other, other.status() | {"training_version": TRAINING_VERSION - 1})
     folder = tmp_path / "frozen"
     found = freeze(load(mixed_study), folder)
     assert [text for text in found.left_out if "of version" in text] == [

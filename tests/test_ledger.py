@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, refrozen, small, trained, write_study
+from conftest import ROOT, refrozen, rewrite_end, small, trained, write_study
 
 from analysis.load import load
 from analysis.sources.frozen import freeze
@@ -157,7 +157,7 @@ def test_local_results_of_another_version_stay_and_it_is_said_what_to_do(
     tmp_path: Path, kept: Path, command: Callable
 ) -> None:
     for record in run_folders(tmp_path / "records" / "tiny"):
-        record.write_status(record.status() | {"training_version": TRAINING_VERSION - 1})
+        rewrite_end(record, record.status() | {"training_version": TRAINING_VERSION - 1})
     arguments = (tmp_path / "tiny.yaml", "--runs-dir", tmp_path / "records")
     output = command("status", *arguments)[1]
     assert f"4 finished: of version {TRAINING_VERSION - 1} of the training code, and a report of version" in output
@@ -259,7 +259,7 @@ def test_a_result_here_that_differs_from_the_frozen_one_is_told(kept: Path, tmp_
     record = next(r for r in run_folders(tmp_path / "records" / "tiny") if r.config().seed == 0)
     record.metrics_path.write_bytes(record.metrics_path.read_bytes() + b"\n")
     attempts = [attempt | {"torch": "1.0"} for attempt in record.status()["attempts"]]
-    record.write_status(record.status() | record.digests() | {"attempts": attempts})
+    rewrite_end(record, record.status() | record.digests() | {"attempts": attempts})
     arguments = (tmp_path / "tiny.yaml", "--have", kept, "--runs-dir", tmp_path / "records")
     error = _errors(command("status", *arguments, "--json")[1])[record.run_id]
     assert error.startswith(f"another result is frozen in {kept} (")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import refrozen, trained, write_study
+from conftest import refrozen, rewrite_end, trained, write_study
 
 from analysis.load import load
 from analysis.page import figures
@@ -121,7 +121,7 @@ def altered(whole: Path, **conditions: Any) -> tuple[Record, float]:
     *lines, last = record.metrics_path.read_text().splitlines()
     record.metrics_path.write_text("\n".join([*lines, json.dumps(json.loads(last) | {"loss/g": 1.25})]) + "\n")
     attempts = [attempt | conditions for attempt in record.status()["attempts"]]
-    record.write_status(record.status() | record.digests() | {"attempts": attempts})
+    rewrite_end(record, record.status() | record.digests() | {"attempts": attempts})
     return record, 1.25
 
 

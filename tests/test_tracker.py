@@ -251,22 +251,23 @@ def test_disabled_imports_nothing(tmp_path: Path) -> None:
 
 
 def test_trouble_costs_one_warning_and_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock of a client that fails at the third row; what it wraps is real."""
+    """A mock of a client that fails at the third row, whenever it is told it; what it wraps is real."""
     told: list[Message] = []
-    real_log = Tracker.log
+    real_log = wandb.Run.log
 
-    def log(self: Tracker, row: dict, images: dict) -> None:
-        if row["step"] == 20 and self._run:
-            monkeypatch.setattr(self._run, "log", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        real_log(self, row, images)
+    def log(self: wandb.Run, row: dict[str, Any]) -> None:
+        if row["step"] == 20:
+            raise OSError("disk full")
+        real_log(self, row)
 
-    monkeypatch.setattr(Tracker, "log", log)
+    monkeypatch.setattr(wandb.Run, "log", log)
     config = small(wandb="offline")
     result = execute(config, "tiny", tmp_path / "tiny", told.append)
     assert result.state == "finished"
     warnings = [message for message in told if isinstance(message, Said)]
     assert len(warnings) == 1
     assert "disk full" in warnings[0].line
+    assert "sngan status tiny --send-wandb" in warnings[0].line
     assert [row["step"] for row in Record(tmp_path / "tiny" / config.run_id).rows()] == [0, 10, 20, 30]
 
 
