@@ -157,6 +157,15 @@ class Record:
     def _write_config(self, config: RunConfig) -> None:
         write_atomically(self.config_path, to_json(config.identity(), indent=2) + "\n")
 
+    def _is_config_intact(self, config: RunConfig) -> bool:
+        """Whether it is the same, in the bytes that a run writes, perhaps of a program that knew fewer fields."""
+        try:
+            content = read_within(self.config_path, self.folder)
+            same = self.config() == from_parameters(config.identity())
+        except (FileNotFoundError, InputError):
+            return False
+        return same and content == f"{to_json(json.loads(content), indent=2)}\n".encode()
+
     def _remove_leftovers(self) -> None:
         """What a process that was killed in the middle of a write left; the claim says that it is gone."""
         for path in [*self.folder.glob(".*.tmp"), *self.samples_path.glob(".*.tmp")]:
@@ -168,11 +177,7 @@ class Record:
         Of a file without a size the rows up to there are kept that are readable.
         """
         self._remove_leftovers()
-        try:
-            intact = self.config() == from_parameters(config.identity())
-        except InputError:
-            intact = False
-        if not intact:
+        if not self._is_config_intact(config):
             self._write_config(config)
         for path in self.row_paths:
             if path.name in sizes:

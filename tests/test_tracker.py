@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,15 @@ def test_trouble_costs_one_warning_and_no_training(tmp_path: Path, monkeypatch: 
     assert "disk full" in warnings[0].line
     assert "sngan status tiny --send-wandb" in warnings[0].line
     assert [row["step"] for row in Record(tmp_path / "tiny" / config.run_id).rows()] == [0, 10, 20, 30]
+
+
+def test_a_service_that_is_no_longer_there_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if another process had started one, and had ended since."""
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-{tmp_path / 'socket'}")
+    record = train_offline(tmp_path)
+    assert record.status()["attempts"][0]["wandb_error"] is None
+    assert len(history_of(inspect(wandb_file(record)))) == 4
 
 
 def test_a_client_that_cannot_start_costs_one_warning(tmp_path: Path) -> None:

@@ -269,6 +269,7 @@ def _forget() -> None:
     threading.excepthook = _without_its_threads
     with suppress(Exception, SystemExit):  # it may be gone, or end with an error's exit code
         wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)  # where the client looks for it
 
 
 def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threading.excepthook) -> None:
