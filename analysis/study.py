@@ -171,8 +171,10 @@ def of_one_version(study: Study) -> Study:
     """
     if study.foreign:
         return study
-    runs, reference = study.runs, reference_version(found.status for found in study.found.values())
+    runs, sound_ones = study.runs, (found.status for found in study.found.values() if not found.damage)
+    reference = reference_version(sound_ones)
     others = runs["state"].isin(_ENDED) & (runs["training_version"].fillna(0) != (reference or 0))
+    others &= runs["damage"] == ""  # of which the version is as doubtful as all else, and which count for nothing
     lines = []
     if reference not in (None, TRAINING_VERSION):
         lines.append(f"all results are of version {reference} of the training code, this program is {TRAINING_VERSION}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -148,10 +149,12 @@ def command(name: str, study: str, runs_dir: str, options: Sequence[str] = ()) -
 def _next(record: Record, found: dict[str, Any], damage: str, launch: str) -> str | None:
     """What to do about a run with this status, or nothing."""
     state = found["state"]
+    if "damaged" in found and state == State.INTERRUPTED:
+        return f"{launch} writes its status again, from the final weights if it has ended, and else resumes the run"
     if (
         state == State.INTERRUPTED
         and found.get("training_version") != TRAINING_VERSION
-        and record.checkpoint_path.exists()
+        and os.path.exists(record.checkpoint_path)
     ):
         return (
             f"begun with other training code (version {found.get('training_version')}, this is {TRAINING_VERSION}): "

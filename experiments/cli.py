@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -358,7 +359,8 @@ class Status:
         if self.as_json:
             print(record.to_json({"study": study.name, "mode": mode, **sent._asdict()}, indent=2))
         else:
-            how = "sent to W&B" if mode == "online" else "written for W&B (offline: `wandb sync` sends them)"
+            sync = f"cd {shlex.quote(str(folder))} && wandb sync --yes"
+            how = "sent to W&B" if mode == "online" else f"written for W&B (offline: `{sync}` sends them)"
             print("\n".join([*sent.not_sent, f"{len(sent.sent)} runs {how}, {len(sent.not_sent)} not"]))
         return SOME_FAILED if sent.not_sent else DONE
 
@@ -702,6 +704,7 @@ def main(arguments: list[str] | None = None) -> None:
     outlive_readers()
     code = run(sys.argv[1:] if arguments is None else arguments)
     if code == INTERRUPTED:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which may follow another signal; it has been heeded
         exec("")  # Python, as `python -m`, would end with 130 if the signal came while an import executed some text
     if code == INTERRUPTED and client.is_busy():  # W&B's client would hold the process; what it has is on disk
         sys.stdout.flush()

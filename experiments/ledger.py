@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from experiments.study import Study, check_primary, parse, single_runs
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
+from sngan.files import parse_json, read_within
 
 SCHEMA = 2
 MANIFEST, SETTINGS = "manifest.json", "study.json"
@@ -94,12 +95,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises InputError if there is none, or it is not one of this schema, or it was changed."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+        manifest = parse_json(read_within(path, folder), str(path))
+    except FileNotFoundError as error:
         below = f"; did you mean {folder / 'data'}?" if (folder / "data" / MANIFEST).exists() else ""
         raise InputError(f"no frozen study at {folder}: {MANIFEST} is missing{below}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         schema = manifest.get("schema", 1) if isinstance(manifest, dict) else manifest
         raise InputError(f"{path}: schema {schema!r}, expected {SCHEMA}; freeze the records again into a new folder")

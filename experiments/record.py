@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -140,9 +142,9 @@ class Record:
         self._remove_leftovers()
         earlier = (*self.row_paths, self.protocol_path, self.checkpoint_path, self.previous_checkpoint_path)
         there = [path for path in (*earlier, self.samples_path) if os.path.lexists(path)]
-        aside = self.folder / f"before-{time.strftime('%Y%m%dT%H%M%S')}" if keep and there else None
-        if aside:
-            aside.mkdir()
+        aside = None
+        if keep and there:
+            aside = Path(tempfile.mkdtemp(prefix=f"before-{time.strftime('%Y%m%dT%H%M%S')}-", dir=self.folder))
         for path in there:
             if aside:
                 path.rename(aside / path.name)
@@ -279,20 +281,34 @@ class Record:
                 live = not claimed and self.is_claimed()
                 status = self._read_status() or status  # it may have ended before the look at its owner
         except InputError as error:
-            running = not claimed and self.is_claimed()
-            state = {"state": State.RUNNING if running else State.INTERRUPTED, "step": self.last_step(), "attempts": []}
-            return state | {"error": str(error), "damaged": str(error)}
+            held = not claimed and self.is_claimed()
+            state = {"state": State.INTERRUPTED if held is False else State.RUNNING, "step": self.last_step()}
+            said = f"{error}; {UNTOLD}" if held is None else str(error)
+            return state | {"attempts": [], "error": said, "damaged": str(error)}
         if status is None:
             # a claimed folder without status belongs to a run that is about to start
-            running = not claimed and self.is_claimed()
-            return {"state": State.RUNNING if running else State.MISSING, "step": 0, "attempts": []}
+            held = not claimed and self.is_claimed()
+            state = {"state": State.MISSING if held is False else State.RUNNING, "step": 0, "attempts": []}
+            return state | ({"error": UNTOLD} if held is None else {})
         if status["state"] == State.RUNNING:
             status["step"] = self.last_step()
             if live is None:
                 status["error"] = UNTOLD
             elif not live:
                 status |= {"state": State.INTERRUPTED, "error": KILLED}
+        if status["state"] not in (State.RUNNING, *RESULTS) and (ended := self._ended_after_all()):
+            text = f"{self._status_path} says {status['state']}, and the final weights say {ended}"
+            status |= {"state": State.INTERRUPTED, "error": text, "damaged": text}
         return status
+
+    def _ended_after_all(self) -> str:
+        """How the run ended by its final weights, or nothing.
+
+        Nothing while the checkpoint before lies beside them: from there a run that was killed at its very end resumes.
+        """
+        if os.path.exists(self.previous_checkpoint_path) or leads_out(self.checkpoint_path, self.folder):
+            return ""
+        return final.said_by(self.checkpoint_path).get("state", "")
 
     def _read_status(self) -> dict[str, Any] | None:
         """status.json as it stands, None without a record. Raises InputError if it is not what a run writes."""
@@ -300,7 +316,7 @@ class Record:
         try:
             status = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError:
-            if not (self.metrics_path.exists() or self.checkpoint_path.exists()):
+            if not (os.path.exists(self.metrics_path) or os.path.exists(self.checkpoint_path)):
                 return None
             raise InputError(f"{path} is missing") from None
         if not _is_status(status):
@@ -333,14 +349,15 @@ class Record:
         return path if self._is_picture(path) else None
 
     def _is_picture(self, path: Path) -> bool:
-        return path.is_file() and not leads_out(path, self.folder)
+        return os.path.isfile(path) and not leads_out(path, self.folder)
 
     def timing(self) -> list[dict[str, Any]]:
         return read_rows(self.timing_path)
 
     def set_status_aside(self) -> Path | None:
         """A status.json that is not readable gets another name, so that nothing is lost; None if there is none."""
-        aside = self._status_path.with_name("status-damaged.json")
+        names = itertools.chain(["status-damaged.json"], (f"status-damaged-{i}.json" for i in itertools.count(2)))
+        aside = next(path for name in names if not os.path.lexists(path := self.folder / name))
         try:
             os.replace(self._status_path, aside)
         except FileNotFoundError:
@@ -378,6 +395,8 @@ class Record:
         if leads_out(self.checkpoint_path, self.folder):
             return f"{self.checkpoint_path.name} leads out of the folder"
         said = final.said_by(self.checkpoint_path)
+        if not said and status["state"] is State.FINISHED and status["step"] != (last := self.last_step()):
+            return f"{self._status_path.name} says step {status['step']}, and {self.metrics_path.name} ends at {last}"
         for name in ("state", "step", "error", "training_version", *DIGESTS):
             if name in said and status.get(name) != said[name]:
                 return (

@@ -100,20 +100,12 @@ def execute(
 
 
 def _as_it_ended(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:
-    """The status; if it is lost, or says that the run has not ended, but its final weights know better, what they say.
-
-    Not while the checkpoint before lies beside them: from there a run that was killed at its very end resumes.
-    """
-    lost = status.get("damaged", "")
-    if status["state"].is_result or (not lost and record.previous_checkpoint_path.exists()):
-        return status
-    ended = checkpoint.outcome(record, config)
-    if not (lost or ended):
+    """The status; if its file is lost, or contradicts the final weights, what these say."""
+    if "damaged" not in status:
         return status
     aside = record.set_status_aside()
-    note = lost or f"status.json says that {record.run_id} is {status['state']}"
-    note += f"; it is kept as {aside.name}" if aside else ""
-    if ended:
+    note = status["damaged"] + (f"; it is kept as {aside.name}" if aside else "")
+    if ended := checkpoint.outcome(record, config):
         status = ended | {"attempts": status["attempts"]}
         record.write_status(status)
         note += f"; the run's final weights say that it is {status['state']}"
@@ -146,10 +138,16 @@ class _Attempt:
             **git_state(),
             "training_version": TRAINING_VERSION,
         }
-        self._before, self._status_was_lost = before["state"], "damaged" in before
+        self._before = before["state"]
+        # rows without a checkpoint that fits are those of a run that had none yet, or that was damaged
+        weights = (record.checkpoint_path, record.previous_checkpoint_path)
+        self._is_worth_keeping = (
+            "damaged" in before or self._before is State.MISSING or any(path.exists() for path in weights)
+        )
         tags = [study, *([tag] if (tag := git_tag()) else [])]
-        warn_of_wandb = functools.partial(self._warn, once="W&B")  # of a whole sweep
-        self._open_tracker = functools.partial(Tracker, config, study, record.folder.parent, mode, tags, warn_of_wandb)
+        self._open_tracker = functools.partial(
+            Tracker, config, study, record.folder.parent, mode, tags, self._warn_of_wandb
+        )
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
         self._steps: Remote | Ahead | None = None  # None: made by `train`
@@ -158,6 +156,10 @@ class _Attempt:
 
     def _warn(self, text: str, once: str = "") -> None:
         self._tell(Said(f"warning: {self._config.run_id}: {text}", once))
+
+    def _warn_of_wandb(self, text: str) -> None:
+        """Of a whole sweep once for each of the two commands that send what is missing."""
+        self._warn(text, once=f"W&B {'--send-wandb' in text}")
 
     def _conditions(self, mode: str) -> dict[str, Any]:
         """What the record says of this attempt, as far as it is known at its start."""
@@ -200,7 +202,7 @@ class _Attempt:
         try:
             if self._resume:
                 self._record.cut_back(self._config, step, self._resume["rows"])
-            elif aside := self._record.start_over(self._config, keep=self._status_was_lost):
+            elif aside := self._record.start_over(self._config, self._is_worth_keeping):
                 self._warn(f"what was there is kept in {aside}")
             self._record.write_status(self._status)
             outcome = self._train()

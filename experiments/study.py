@@ -119,6 +119,8 @@ def single_runs(name: str, configs: Iterable[RunConfig]) -> Study:
 def read(path: Path) -> Study:
     """Raises InputError that names the file and what is wrong in it."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read the study file {path}: it is not a file")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the study file {path}: {error}") from error

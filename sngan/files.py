@@ -32,7 +32,7 @@ def leads_out(path: Path, folder: Path) -> bool:
     below = [path, *path.parents]
     below = below[: below.index(folder)] if folder in below else below
     real = [Path(os.path.realpath(one)) for one in (path, folder)]  # of a loop of links: itself
-    return any(part.is_symlink() for part in below) and not real[0].is_relative_to(real[1])
+    return any(map(os.path.islink, below)) and not real[0].is_relative_to(real[1])
 
 
 def read_within(path: Path, folder: Path) -> bytes:
@@ -48,6 +48,8 @@ def read_within(path: Path, folder: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 

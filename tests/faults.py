@@ -299,7 +299,9 @@ def well_resumed(bench: Bench, one: Record, at_least: int = 0) -> str:
         steps = [[row["step"] for row in readable_rows(path)[0]] for path in (one.timing_path, timing(bench))]
         resumed = now["attempts"][-1]["resumed_from"] if now["attempts"] else 0
         return first(
-            "rows of timing.jsonl are missing or doubled without a word" if steps[0] != steps[1] else "",
+            "rows of timing.jsonl are missing or doubled without a word"
+            if steps[0] != steps[1] and one.timing_path.name not in ended["sweep"].err
+            else "",
             f"work is thrown away: resumed from step {resumed}, not {at_least}" if resumed < at_least else "",
         )
     said = ended["sweep"].err + reasons(ended["status after the sweep"])

@@ -15,7 +15,7 @@ from experiments.record import Record, readable_rows, recorded_configs, run_fold
 from experiments.study import read as read_study
 from experiments.study import single_runs
 from sngan.config import InputError
-from sngan.files import read_within
+from sngan.files import leads_out, read_within
 
 
 def read(folder: Path) -> Study:
@@ -28,8 +28,11 @@ def read(folder: Path) -> Study:
         raise InputError(f"no records at {folder}: it is not a folder; train first with `sngan sweep {folder.name}`")
     records = run_folders(folder)
     wrong: dict[str, str] = {}
-    if (folder / "study.yaml").exists():
-        plan = read_study(folder / "study.yaml")
+    launched = folder / "study.yaml"
+    if leads_out(launched, folder):
+        raise InputError(f"{launched} leads out of {folder}: put the file itself there")
+    if launched.exists():
+        plan = read_study(launched)
     else:
         configs, wrong = recorded_configs(folder)
         plan = single_runs(folder.name, configs)

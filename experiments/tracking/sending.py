@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from experiments.record import Record, State
 from experiments.study import Study
 from experiments.tracking.tracker import Tracker
 from sngan.config import InputError, RunConfig
+from sngan.files import read_within
 
 
 class Sent(NamedTuple):
@@ -82,15 +84,16 @@ def summary_of(status: dict[str, Any], record: Record) -> dict[str, Any]:
     attempt = status["attempts"][-1] if status["attempts"] else {}
     kept = {key: value for key, value in status.items() if key not in ("traceback", "wandb_url")}
     study_file = record.folder.parent / "study.yaml"
-    try:
+    protocol, plan = {}, b""
+    with suppress(InputError):  # the record says so wherever it is read
         protocol = record.protocol()
-    except InputError:  # the record says so wherever it is read
-        protocol = {}
+    with suppress(FileNotFoundError, InputError):
+        plan = read_within(study_file, study_file.parent)
     return {
         **{key: status.get(key) for key in ("state", "error", "metrics_sha256")},
         **{key: attempt.get(key) for key in ("wall_seconds", "peak_memory_bytes")},
         "device": attempt.get("device_name"),
         "status": kept,
         "protocol": protocol,
-        "study_file": study_file.read_text(encoding="utf-8") if study_file.exists() else "",
+        "study_file": plan.decode("utf-8", errors="replace"),
     }

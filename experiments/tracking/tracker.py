@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
+_QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
@@ -70,8 +71,12 @@ class Tracker:
         self._said: list[_Call] = []  # of those, what is no row of the record
         self.mode = "offline" if mode == "online" and _Server.failed else mode
         self.error: str | None = None
+        self._in_files = True  # as the warning said
         self._thread = threading.Thread(target=self._mirror, name=client.THREAD, daemon=True)
-        if mode != "disabled":
+        if mode != "disabled" and _Client.hangs:
+            self.mode = "disabled"
+            self._trouble("does not start in this process", in_files=False)
+        elif mode != "disabled":
             self._thread.start()
 
     @property
@@ -113,9 +118,12 @@ class Tracker:
             self._calls.put(lambda run: run.mark_preempting())
         self._calls.put(lambda run: run.finish(exit_code=0 if state.is_result else 1))
         self._calls.put(None)
+        most = _STOP_SECONDS if state is State.INTERRUPTED else 2 * PATIENCE_SECONDS + _ARTIFACT_SECONDS
         if self._thread.is_alive():
-            most = 2 * PATIENCE_SECONDS + _ARTIFACT_SECONDS
-            self._thread.join(_STOP_SECONDS if state is State.INTERRUPTED else most)
+            self._thread.join(most)
+        if self._thread.is_alive() and state is not State.INTERRUPTED:
+            _Client.hangs = _Client.hangs or not self._run
+            self._trouble(f"does not answer: it was waited for {most:.0f} s", in_files=False)
 
     def _mirror(self) -> None:
         """The thread: everything that is said to W&B, in order."""
@@ -193,7 +201,7 @@ class Tracker:
             silent=True, console="off", init_timeout=PATIENCE_SECONDS,
             finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's telemetry, which may fail
+        _without_telemetry()
         with _client_says_nothing():
             wandb.setup(quiet)
         wandb.termsetup(quiet, _WandbMessages(self._trouble))  # what W&B would print
@@ -237,10 +245,14 @@ class Tracker:
         run.log(media)
 
     def _trouble(self, what: str, in_files: bool) -> None:
-        """One warning per run. `in_files`: W&B's files have everything, so that its own command can send it."""
+        """One warning per run, and another one if what that promised is not so.
+
+        `in_files`: W&B's files have everything, so that its own command can send it.
+        """
         if self.mode == "online":
             _Server.failed = True
-        if not self.error:
+        if not self.error or (self._in_files and not in_files):
+            self._in_files = in_files
             self.error = f"W&B {what}"
             send = shlex.join(["sngan", "status", self._study, "--send-wandb", "--runs-dir", str(self._folder.parent)])
             sync = f"cd {shlex.quote(str(self._folder))} && wandb sync --include-online --yes"
@@ -254,12 +266,26 @@ class _Server:
     failed = False  # this process then works offline: it does not wait again for each run
 
 
+class _Client:
+    hangs = False  # it never came back from its start in this process, and would not for a further run
+
+
 def _is_client_gone(error: BaseException) -> bool:
     """Whether W&B's service no longer answers, as its client says it: wandb.Error is what the service answers."""
     import wandb
 
-    of_the_client = type(error).__module__.startswith("wandb.sdk.") and not isinstance(error, wandb.Error)
-    return isinstance(error, ConnectionError | EOFError) or of_the_client
+    module = type(error).__module__
+    of_the_client = module.startswith("wandb.sdk.") and not isinstance(error, wandb.Error)
+    return isinstance(error, ConnectionError | EOFError) or of_the_client or module.startswith("wandb.sdk.lib.service")
+
+
+def _without_telemetry() -> None:
+    """The client's own telemetry may fail, and with it the client waits for itself if its service does not start."""
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    with suppress(ImportError):
+        from wandb.analytics.opentelemetry.opentelemetry_proxy import disable
+
+        disable()
 
 
 def _forget() -> None:
@@ -282,16 +308,24 @@ def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threa
 
 @contextmanager
 def _client_says_nothing() -> Iterator[None]:
-    """Processes that are started within write no errors: W&B's service would print how it crashed."""
+    """Processes that are started within write no errors: W&B's service would print how it crashed.
+
+    If it takes long, descriptor 2 is what it was all the same.
+    """
     sys.stderr.flush()
     before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    later = threading.Timer(_QUIET_SECONDS, os.dup2, (before, 2))
+    later.daemon = True
+    later.start()
     try:
-        os.dup2(nothing, 2)
         yield
     finally:
+        later.cancel()
+        later.join()
         os.dup2(before, 2)
         os.close(before)
-        os.close(nothing)
 
 
 class _WandbMessages:
