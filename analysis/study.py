@@ -145,12 +145,14 @@ def _context_key(config: RunConfig) -> tuple[Any, ...]:
 def sound(study: Study) -> Study:
     """Without the rows of runs that ended and have other metrics than they ended with: no result is made of them.
 
-    What a killed or failed run left stays, as far as it is readable.
+    What a killed or failed run left stays, as far as it is readable. `warnings` name what is left out.
     """
     runs = study.runs
-    changed = runs.loc[runs["state"].isin(RESULTS) & (runs["damage"] != ""), "run_id"]
-    kept = study.history[~study.history["run_id"].isin(changed)].reset_index(drop=True)
-    return replace(study, history=kept)
+    changed = runs[runs["state"].isin(RESULTS) & (runs["damage"] != "")]
+    kept = study.history[~study.history["run_id"].isin(changed["run_id"])].reset_index(drop=True)
+    named = [f"{run.run_id} ({run.damage})" for run in changed.itertuples()]
+    line = f"no number is taken from {len(named)} of the results: {listed(named)}"
+    return replace(study, history=kept, warnings=[*study.warnings, *([line] if named else [])])
 
 
 def reference_version(statuses: Iterable[Mapping[str, Any]]) -> Any:

@@ -429,11 +429,11 @@ class Report:
         if not self.report:
             return DONE
         from analysis.page.report import write
-        from analysis.study import of_one_version
+        from analysis.study import of_one_version, sound
 
         study = self._load(source, name)
         study = study if self.choice.mixed else of_one_version(study)
-        for text in study.warnings:
+        for text in sound(study).warnings:
             print(f"warning: {study.name}: {text}", file=sys.stderr)
         report = write(study, kinds=[kind.strip() for kind in self.figures.split(",")], width=self.figure_width)
         print(report.page)
