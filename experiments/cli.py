@@ -704,7 +704,7 @@ def main(arguments: list[str] | None = None) -> None:
     outlive_readers()
     code = run(sys.argv[1:] if arguments is None else arguments)
     if code == INTERRUPTED:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which may follow another signal; it has been heeded
+        signal.signal(signal.SIGHUP, lambda *_: None)  # which may follow another signal; it has been heeded
         exec("")  # Python, as `python -m`, would end with 130 if the signal came while an import executed some text
     if code == INTERRUPTED and client.is_busy():  # W&B's client would hold the process; what it has is on disk
         sys.stdout.flush()

@@ -297,8 +297,9 @@ class Record:
             elif not live:
                 status |= {"state": State.INTERRUPTED, "error": KILLED}
         if status["state"] not in (State.RUNNING, *RESULTS) and (ended := self._ended_after_all()):
-            text = f"{self._status_path} says {status['state']}, and the final weights say {ended}"
-            status |= {"state": State.INTERRUPTED, "error": text, "damaged": text}
+            status["damaged"] = f"{self._status_path} says {status['state']}, and the final weights say {ended}"
+            if status["state"] is not State.FAILED:  # which is tried again if that is asked for
+                status |= {"state": State.INTERRUPTED, "error": status["damaged"]}
         return status
 
     def _ended_after_all(self) -> str:

@@ -52,6 +52,7 @@ def test_runs_of_other_training_code_are_named_with_what_can_be_done(
     begun = Record(mixed_study / small(arm="sn", seed=2, steps=60).run_id)
     shutil.copytree(mixed_study / small(arm="sn", steps=60).run_id, begun.folder)
     begun.write_status(begun.status() | {"state": "interrupted"})
+    shutil.copy(begun.checkpoint_path, begun.previous_checkpoint_path)  # as if it were not over
     monkeypatch.setattr("experiments.account.TRAINING_VERSION", 99)
     for name in ("plan", "status"):
         output = command(name, *arguments)[1]
