@@ -502,7 +502,7 @@ def run_folders(study_folder: Path) -> list[Record]:
 
 
 def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str]]:
-    """The configurations of the runs in a folder, and by run id what is wrong with those that are not to be had."""
+    """The configurations of the runs in a folder, and by run id what is wrong with the others."""
     configs, wrong = [], {}
     for record in run_folders(study_folder):
         try:

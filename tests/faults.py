@@ -370,7 +370,7 @@ def signals(bench: Bench, tries: int) -> Iterator[Try]:
 
 
 def workers(bench: Bench, tries: int) -> Iterator[Try]:
-    """`kill -9` of the worker of a real `sngan sweep` once in each run, at a random row; the sweep goes on"""
+    """`kill -9` of the worker of a real `sngan sweep` once in each run, at a random row; the sweep continues"""
     folder = bench.root / "workers"
     folder.mkdir()
     path = write_study(folder, "many", arm=["sn"], seed=list(range(tries)), **FIELDS)

@@ -68,7 +68,7 @@ def send(
 ) -> Tracker:
     """Tell W&B a run that has ended, which the caller has claimed; rows that its server has are not sent again.
 
-    Offline W&B's files are written anew, and those of before are set aside. The tracker says to which mode it came,
+    Offline, W&B's files are written again, and those of before are set aside. The tracker says to which mode it came,
     and what went wrong.
     """
     summary = summary_of(status, record)
