@@ -15,7 +15,7 @@ from conftest import ROOT, small, train_offline
 from PIL import Image
 
 from experiments.messages import Message, Said
-from experiments.record import Record
+from experiments.record import Record, run_folders
 from experiments.rows import read_rows
 from experiments.run import execute
 from experiments.tracking.tracker import Tracker
@@ -279,6 +279,25 @@ def test_a_service_that_is_no_longer_there_is_replaced(tmp_path: Path, monkeypat
     record = train_offline(tmp_path)
     assert record.status()["attempts"][0]["wandb_error"] is None
     assert len(history_of(inspect(wandb_file(record)))) == 4
+
+
+@pytest.mark.slow
+def test_a_client_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
+    """A mock of a client that waits for itself: it is named, and a second run of the process does without."""
+    code = (
+        "import time, wandb; wandb.setup = lambda *_: time.sleep(1000);"
+        "from pathlib import Path; from conftest import small; from experiments.run import execute;"
+        "from experiments.tracking import tracker; tracker.PATIENCE_SECONDS = 0.5;"
+        f"told = []; [execute(small(wandb='offline', seed=s), 'tiny', Path({str(tmp_path / 'tiny')!r}), told.append)"
+        " for s in (0, 1)]; print(*[m.line for m in told if hasattr(m, 'line')], sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    first, second = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+    assert "W&B does not answer" in first
+    assert "W&B does not start in this process" in second
+    assert all("`sngan status tiny --send-wandb" in line for line in (first, second))
+    assert [record.status()["state"] for record in run_folders(tmp_path / "tiny")] == ["finished", "finished"]
 
 
 def test_a_client_that_cannot_start_costs_one_warning(tmp_path: Path) -> None:

@@ -66,15 +66,16 @@ def _send_one(config: RunConfig, study: str, record: Record, mode: str) -> tuple
 def send(
     config: RunConfig, study: str, record: Record, mode: str, status: dict[str, Any], warn: Callable[[str], None]
 ) -> Tracker:
-    """Tell W&B a run that has ended, which the caller has claimed; rows that its server has are not sent again.
+    """Tell W&B a run that has ended, which the caller has claimed: its rows from the first that its server lacks.
 
     Offline, W&B's files are written again, and those of before are set aside. The tracker says to which mode it came,
     and what went wrong.
     """
     summary = summary_of(status, record)
     tracker = Tracker(
-        config, study, record.folder.parent, mode, [study], warn, record.history, record.last_step(), summary
-    )
+        config, study, record.folder.parent, mode, [study], warn, record.history, record.last_step(), summary,
+        look_back=True,
+    )  # fmt: skip
     tracker.finish(status["state"], summary, record if status["state"].is_result else None)
     return tracker
 

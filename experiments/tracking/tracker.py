@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -49,16 +50,19 @@ class Tracker:
     its group the cell (the run without its seed); its config is flat: identity fields, `study` and `run_id`. Under a
     W&B agent the id is the server's; runs are then matched by config. `recorded()`: the rows and images of the record,
     of which those up to step `since` were there before: what W&B lacks of them (offline all) is sent first, so each
-    offline run is complete. `summary` is what the summary says until `finish`. Alerts tell of divergence, of an error,
-    and of modes that a healthy run lost.
+    offline run is complete. `look_back`: the server is asked for a gap in its rows, else its last step is believed.
+    `summary` is what the summary says until `finish`. Alerts tell of divergence, of an error, and of modes that a
+    healthy run lost.
     """
 
     def __init__(
         self, config: RunConfig, study: str, folder: Path, mode: str, tags: list[str], warn: Callable[[str], None],
         recorded: Callable[[], Sequence[Row]] = tuple, since: int = -1, summary: dict[str, Any] | None = None,
+        look_back: bool = False,
     ) -> None:  # fmt: skip
         self._config, self._study, self._folder, self._tags = config, study, folder, tags
         self._recorded, self._taken = recorded, since  # of the record's rows W&B has been told those up to here
+        self._look_back = look_back
         self._summary, self._defined = summary or {}, set[str]()
         self._frames: list[Path] = []  # in order of steps
         self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
@@ -224,12 +228,21 @@ class Tracker:
         run.summary.update(_plain(self._summary | _address(run, self.mode)))
         past = self._past()
         known = run.summary.get("step", -1) if run.resumed else -1
-        if sum(row["step"] <= known for row, _ in past) > run.starting_step:
-            known = -1  # W&B lacks some of those that it should have
+        if run.resumed and self._look_back:
+            known = min(known, self._without_a_gap(run, [row["step"] for row, _ in past]))
         for row, images in past:
             if row["step"] > known:
                 self._log(run, row, images)
         return run
+
+    def _without_a_gap(self, run: wandb.Run, steps: list[int]) -> int:
+        """The last of the record's steps up to which W&B's server has every row; -1 if it lacks the first."""
+        import wandb
+
+        runs = wandb.Api(timeout=60).runs(f"{run.entity}/{run.project}", {"config.run_id": self._config.run_id})
+        rows = (row for same in runs if same.id == run.id for row in same.scan_history())
+        there = {row.get("step") for row in rows}
+        return max(itertools.takewhile(there.__contains__, steps), default=-1)
 
     def _log(self, run: wandb.Run, row: dict[str, Any], images: dict[str, Path]) -> None:
         for key in row.keys() - self._defined:  # W&B lets only one of its patterns apply, and that is `*`
