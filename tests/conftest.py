@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ from experiments.run import execute
 from experiments.study import read
 from sngan.arms import ARMS
 from sngan.config import RunConfig
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup pytest` would have all programs ignore that tests start
 
 ROOT = Path(__file__).parents[1]
 ONE_EACH = list({arm.constraint: name for name, arm in ARMS.items()}.values())  # an arm of each constraint
