@@ -18,7 +18,7 @@ from analysis.study import sound
 from experiments.messages import Message
 from experiments.record import Record, State, run_folders
 from experiments.rows import read_rows
-from experiments.run import execute
+from experiments.run import Policy, execute
 from experiments.study import read
 from sngan.config import InputError
 
@@ -204,6 +204,19 @@ def test_the_final_weights_say_what_the_run_was(name: str, finished: Path, tmp_p
     else:
         assert study.runs["damage"].str.contains("status.json was changed|protocol.json was changed").all()
         assert sound(study).history.empty
+
+
+def test_a_failure_that_the_final_weights_deny_is_named_and_not_trained_again(
+    finished: Path, tmp_path: Path, command: Callable
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "single")
+    record = Record(folder / small(**OFTEN).run_id)
+    path = record.folder / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "failed"}))
+    code, output, _ = command("status", "single", "--json", "--runs-dir", tmp_path)
+    assert (code, "says failed, and the final weights say finished" in output) == (0, True)
+    result = execute(small(**OFTEN), "single", folder, silent, Policy(redo_failed=True))
+    assert (result.state, result.ran) == ("finished", False)
 
 
 def test_a_record_whose_status_and_weights_are_lost_is_kept(finished: Path, tmp_path: Path) -> None:
