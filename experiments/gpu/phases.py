@@ -125,7 +125,7 @@ class Phases:
         result = self._folder / "bench-result.json"
         if self._tiny and hasattr(os, "sched_setaffinity"):  # one core: fewer processes to start
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        tiny = ["--dataset", "digits", "--batch-size", "16", "--seconds", "1", "--rounds", "2"]
+        tiny = ["--dataset", "digits", "--batch-size", "16", "--seconds", "0.3", "--rounds", "1"]
         sizes = tiny if self._tiny else ["--dataset", "mnist", "--seconds", "40"]
         command = [sys.executable, "-m", "experiments", "bench", *sizes]
         subprocess.run([*command, "--device", self._device.type, "--out", str(result)], check=True)
