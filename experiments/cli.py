@@ -425,7 +425,10 @@ class Report:
         source, name = self._source()
         self._check(kind_of(source)[0])
         if self.freeze:
-            self._freeze(self._recorded(source, together=False)[0])
+            recorded = self._recorded(source, together=False)[0]
+            self._freeze(recorded)
+            for text in recorded.warnings if not self.report else ():  # else the report has them
+                _to_stderr(f"warning: {recorded.name}: {text}")
         if not self.report:
             return DONE
         from analysis.page.report import write
@@ -567,7 +570,7 @@ class Sample:
     def run(self) -> int:
         from experiments.export import write_samples
 
-        print(write_samples(record.find_run(self.target, self.runs_dir), self.seed))
+        print(write_samples(_named_run(self.target, self.runs_dir), self.seed))
         return DONE
 
 
@@ -595,13 +598,15 @@ class Export:
         if not study:
             if self.seed is not None or self.out:
                 raise InputError("--seed and --out are for the export of a whole study")
-            print(export(record.find_run(self.target, self.runs_dir)))
+            print(export(_named_run(self.target, self.runs_dir)))
             return DONE
         from experiments.display import counting
         from experiments.release import release
 
         with counting("cells read") as tell:
             done = release(study, folder, Path(self.out or folder / "weights").resolve(), self.seed, tell)
+        for run_id, why in ({} if study.text else record.recorded_configs(folder)[1]).items():
+            _to_stderr(f"warning: {run_id} is left out: {why}")
         for cell in done.without:
             print(f"no finished run with weights here: {cell}")
         print(f"{done.folder}: {len(done.run_ids)} runs, and as one file {done.archive}")
@@ -613,10 +618,12 @@ class Export:
         Raises InputError for neither.
         """
         folder, root = Path(self.target), record.runs_root(self.runs_dir)
-        if (folder / "config.json").exists():
+        if record.is_run(folder):
             return None, folder
         if (folder / "study.yaml").exists():
             return studies.read(folder / "study.yaml"), folder
+        if found := studies.recorded(folder):
+            return found, folder
         try:
             study = studies.find(self.target, self.runs_dir)
         except InputError as error:
@@ -767,6 +774,14 @@ def wandb_filters(text: str) -> dict[str, Any]:
         return {f"config.{name.strip()}": yaml.safe_load(value) for name, value in pairs.items()}
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"--filter {text!r} is neither FIELD=VALUE,FIELD=VALUE nor JSON: {error}") from error
+
+
+def _named_run(target: str, runs_dir: str) -> record.Record:
+    """The run, with a word if its folder's name is not its own: its networks are what the configuration there says."""
+    run = record.find_run(target, runs_dir)
+    if other := run.misnamed(run.config()):
+        _to_stderr(f"warning: {other}")
+    return run
 
 
 def _to_stderr(text: str) -> None:
