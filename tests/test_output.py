@@ -52,7 +52,8 @@ def test_a_reader_that_left_changes_no_exit_code(arguments: str, code: int) -> N
 @pytest.mark.parametrize("module", ["check", "merge", "kit", "agreement", "phases"])
 def test_nor_that_of_the_modules_that_are_run_on_a_gpus_machine(module: str) -> None:
     writes = nobody()
-    process = start(sys.executable, "-m", f"experiments.gpu.{module}", "--help", stdout=writes, stderr=subprocess.PIPE)
+    line = ["env", "PYTHONUNBUFFERED=", sys.executable, "-m", f"experiments.gpu.{module}", "--help"]
+    process = start(*line, stdout=writes, stderr=subprocess.PIPE)
     os.close(writes)
     assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 0)
 
