@@ -28,6 +28,7 @@ KILLED = "its process ended without a word (killed)"
 UNTOLD = "whether its process lives cannot be told from here: its lock cannot be read"
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
+_FILES = {"config.json", "status.json", "metrics.jsonl", "checkpoint.pt"}  # any of which says that a run was here
 _RESERVED_BYTES = 64 * 1024
 _MOST = 2**63  # of a number in a status
 
@@ -120,7 +121,7 @@ class Record:
         """Whether a live process holds the run, for all who may read its lock; None if that cannot be told."""
         try:
             handle = os.open(self._lock.lock_file, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return None
@@ -259,12 +260,18 @@ class Record:
     def named_config(self) -> RunConfig:
         """As `config`. Raises InputError also if it is another run's than the folder's name says."""
         config = self.config()
-        if config.run_id != self.run_id:
-            raise InputError(
-                f"{self.config_path} is the configuration of {config.run_id}: a copied or renamed folder? "
-                "Move it out of the study, or give it that name"
-            )
+        if other := self.misnamed(config):
+            raise InputError(other)
         return config
+
+    def misnamed(self, config: RunConfig) -> str:
+        """That this configuration of the folder is another run's than its name says, or nothing."""
+        if config.run_id == self.run_id:
+            return ""
+        return (
+            f"{self.config_path} is the configuration of {config.run_id}: a copied or renamed folder? "
+            "Move it out of the study, or give it that name"
+        )
 
     def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
@@ -274,12 +281,13 @@ class Record:
         was, once it is resumed. If it cannot be told whether the owner lives, `running` stays, and `error` says so.
         `claimed`: the caller holds the claim.
         """
-        live = False if claimed else None
+        live, written = False if claimed else None, None
         try:
             status = self._read_status()
             if status and status["state"] == State.RUNNING:
                 live = not claimed and self.is_claimed()
                 status = self._read_status() or status  # it may have ended before the look at its owner
+            written = status and status["state"]
         except InputError as error:
             held = not claimed and self.is_claimed()
             state = {"state": State.INTERRUPTED if held is False else State.RUNNING, "step": self.last_step()}
@@ -289,7 +297,8 @@ class Record:
             # a claimed folder without status belongs to a run that is about to start
             held = not claimed and self.is_claimed()
             state = {"state": State.MISSING if held is False else State.RUNNING, "step": 0, "attempts": []}
-            return state | ({"error": UNTOLD} if held is None else {})
+            wrong = UNTOLD if held is None else f"{self.folder} is not a folder" if self.folder.is_file() else ""
+            return state | ({"error": wrong} if wrong else {})
         if status["state"] == State.RUNNING:
             status["step"] = self.last_step()
             if live is None:
@@ -297,7 +306,7 @@ class Record:
             elif not live:
                 status |= {"state": State.INTERRUPTED, "error": KILLED}
         if status["state"] not in (State.RUNNING, *RESULTS) and (ended := self._ended_after_all()):
-            status["damaged"] = f"{self._status_path} says {status['state']}, and the final weights say {ended}"
+            status["damaged"] = f"{self._status_path} says {written}, and the final weights say {ended}"
             if status["state"] is not State.FAILED:  # which is tried again if that is asked for
                 status |= {"state": State.INTERRUPTED, "error": status["damaged"]}
         return status
@@ -376,7 +385,8 @@ class Record:
     def damage(self, status: dict[str, Any]) -> str:
         """What is wrong with the files that a result depends on; nothing is said of a run that is no result.
 
-        The status is one of them: what the final weights say too must be the same there.
+        The status is one of them: what the final weights say too must be the same there. And all of them may be another
+        run's, in a folder that was copied or renamed.
         """
         if not status["state"].is_result:
             return ""
@@ -389,6 +399,9 @@ class Record:
                 return f"{path.name} is missing"
             if expected.get(name) and expected[name] != found[name]:
                 return f"{path.name} was changed after the run ended"
+        with suppress(InputError):  # a configuration of a program that knows other fields
+            if other := self.misnamed(self.config()):
+                return other
         return self._contradiction(status)
 
     def _contradiction(self, status: dict[str, Any]) -> str:
@@ -495,10 +508,20 @@ def _append_line(path: Path, line: str) -> None:
 
 
 def run_folders(study_folder: Path) -> list[Record]:
-    """The records in a study's folder, by name."""
+    """The records in a study's folder, by name: also of runs that lost their configuration, or may not be read."""
     if not study_folder.is_dir():
         return []
-    return [Record(path.parent) for path in sorted(study_folder.glob("*/config.json"))]
+    return [Record(path) for path in sorted(study_folder.iterdir()) if is_run(path)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether something of a run is there, or what is there may not be read."""
+    try:
+        return not _FILES.isdisjoint(os.listdir(folder))
+    except PermissionError:  # it may well be one
+        return True
+    except OSError:
+        return False
 
 
 def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str]]:
@@ -514,12 +537,23 @@ def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str
 
 def find_run(run: str, runs_dir: str = "") -> Record:
     """The record of a run id or folder. Raises InputError if there is none, or more than one of that id."""
-    if (Path(run) / "config.json").exists():
-        return Record(Path(run))
-    root = runs_root(runs_dir)
+    folder, root = Path(run), runs_root(runs_dir)
+    if is_run(folder):
+        return Record(folder.resolve() if folder.name in ("", "..") else folder)
     found = [path.parent for path in sorted(root.glob("*/*/config.json")) if path.parent.name == run]
     if not found:
-        raise InputError(f"no run {run!r}: neither a run's folder nor a run id below {root}")
+        raise InputError(f"no run {run!r}: {_not_a_run(folder)}neither a run's folder nor a run id below {root}")
     if len(found) > 1:
         raise InputError(f"run {run!r} is in {len(found)} studies; name one folder: {', '.join(map(str, found))}")
     return Record(found[0])
+
+
+def _not_a_run(folder: Path) -> str:
+    """What there is of that name instead, as the beginning of a sentence."""
+    if not folder.exists() or not folder.name:
+        return ""
+    if not folder.is_dir():
+        return "a file, "
+    if not (runs := run_folders(folder)):
+        return f"a folder without {' or '.join(sorted(_FILES))}, "
+    return f"a folder of {len(runs)} runs (name one, such as {runs[0].folder}), "

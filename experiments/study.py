@@ -99,15 +99,23 @@ def find(study: str, runs_dir: str = "") -> Study:
     for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
         if path.exists():
             return read(path)
-    configs, wrong = recorded_configs(runs_root(runs_dir) / study)  # of `sngan train`, which has no study file
-    if configs:
-        return single_runs(study, configs)
-    if wrong:
-        raise InputError(f"no run of {study} can be read: {next(iter(wrong.values()))}")
+    if found := recorded(runs_root(runs_dir) / study):
+        return found
     names = bundled_names()
     raise InputError(
         f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"
     )
+
+
+def recorded(folder: Path) -> Study | None:
+    """The runs that are recorded there, of `sngan train`, which leaves no study file; None if there are none.
+
+    Raises InputError if none of them can be read.
+    """
+    configs, wrong = recorded_configs(folder)
+    if wrong and not configs:
+        raise InputError(f"no run of {folder.name} can be read: {next(iter(wrong.values()))}")
+    return single_runs(folder.name, configs) if configs else None
 
 
 def single_runs(name: str, configs: Iterable[RunConfig]) -> Study:

@@ -21,7 +21,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # a signal too
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

@@ -21,16 +21,19 @@ def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_what_was_there(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    fails: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     write_atomically(path, "before")
 
     def full(*_: object) -> None:
-        raise OSError("disk full")
+        raise error("disk full, or a signal")
 
     monkeypatch.setattr(os, fails, full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(error, match="disk full"):
         write_atomically(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

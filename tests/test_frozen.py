@@ -193,12 +193,13 @@ def test_a_killed_freeze_leaves_what_was_there(tmp_path: Path, monkeypatch: pyte
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for where in ("fingerprint", "in_few_greys"):  # after the part, and before it
+    for where in ("fingerprint", "in_few_greys", "write_atomically"):  # after the part, before it, and within
         with monkeypatch.context() as patch:
             patch.setattr(freezing, where, killed)
             with pytest.raises(KeyboardInterrupt):
                 freeze(load(folder), kept)
         assert thaw(kept).account["finished"] == 1
+        assert not (kept / "parts" / ".tmp").exists()
     assert freeze(load(folder), kept).added == 1
     assert thaw(kept).account["finished"] == 2
     assert not [name for name in files_of(kept) if ".tmp" in name]

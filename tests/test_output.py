@@ -49,6 +49,15 @@ def test_a_reader_that_left_changes_no_exit_code(arguments: str, code: int) -> N
     assert "Exception ignored" not in errors
 
 
+@pytest.mark.parametrize("module", ["check", "merge", "kit", "agreement", "phases"])
+def test_nor_that_of_the_modules_that_are_run_on_a_gpus_machine(module: str) -> None:
+    writes = nobody()
+    line = ["env", "PYTHONUNBUFFERED=", sys.executable, "-m", f"experiments.gpu.{module}", "--help"]
+    process = start(*line, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 0)
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_the_reader_may_leave_midway(unbuffered: str) -> None:
     code = _LOUD + "[print(i, file=file) for i in range(100_000) for file in (sys.stdout, sys.stderr)]; sys.exit(7)"

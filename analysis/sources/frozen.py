@@ -180,9 +180,20 @@ def _adopted(
 
 def _copy_part(part: Path, to: Path) -> None:
     if not (to / part.name).exists():
-        temporary = to / ".tmp"
-        shutil.copytree(part, temporary)
-        os.replace(temporary, to / part.name)
+        with _unfinished(to) as temporary:
+            shutil.copytree(part, temporary)
+            os.replace(temporary, to / part.name)
+
+
+@contextmanager
+def _unfinished(parts: Path) -> Iterator[Path]:
+    """Where a part is written. What was not moved from there is removed, and so is what a killed freeze left."""
+    temporary = parts / ".tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _ids(manifest: dict[str, Any]) -> set[str]:
@@ -372,14 +383,12 @@ class _Writer:
             return [part for half in halves for part in self._split({i: runs[i] for i in half}, extras)]
         digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
         name = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
-        temporary = self._folder / ".tmp"
-        for file, content in files.items():
-            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(temporary / file, content)
-        if (self._folder / name).exists():  # a result that was replaced, and is back
-            shutil.rmtree(temporary)
-        else:
-            os.replace(temporary, self._folder / name)
+        with _unfinished(self._folder) as temporary:
+            for file, content in files.items():
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(temporary / file, content)
+            if not (self._folder / name).exists():  # else a result that was replaced, and is back
+                os.replace(temporary, self._folder / name)
         statuses = {run_id: self._study.found[run_id].status for run_id in ids}
         return [(name, {"runs": {i: s.get("metrics_sha256") or "" for i, s in statuses.items()}, "files": digests})]
 
