@@ -29,6 +29,7 @@ UNTOLD = "whether its process lives cannot be told from here: its lock cannot be
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
 _FILES = {"config.json", "status.json", "metrics.jsonl", "checkpoint.pt"}  # any of which says that a run was here
+_ALL_DIGESTS_SINCE = 5  # the training version; of results before it the status knows the metrics alone
 _RESERVED_BYTES = 64 * 1024
 _MOST = 2**63  # of a number in a status
 
@@ -93,6 +94,7 @@ class Record:
         self._status_path = folder / "status.json"
         self._reserve_path = folder / ".reserve"
         self._lock = FileLock(str(folder / ".lock"))
+        self._written: dict[Path, Any] = {}  # of what this process writes: its SHA-256 so far
 
     @property
     def run_id(self) -> str:
@@ -120,7 +122,7 @@ class Record:
     def is_claimed(self) -> bool | None:
         """Whether a live process holds the run, for all who may read its lock; None if that cannot be told."""
         try:
-            handle = os.open(self._lock.lock_file, os.O_RDONLY)
+            handle = os.open(self._lock.lock_file, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
@@ -154,11 +156,12 @@ class Record:
             else:
                 path.unlink()
         self.samples_path.mkdir(parents=True)
+        self._written = {path: hashlib.sha256() for path in self.row_paths}
         self._write_config(config)
         return aside
 
     def _write_config(self, config: RunConfig) -> None:
-        write_atomically(self.config_path, to_json(config.identity(), indent=2) + "\n")
+        self._write(self.config_path, to_json(config.identity(), indent=2) + "\n")
 
     def _is_config_intact(self, config: RunConfig) -> bool:
         """Whether it is the same, in the bytes that a run writes, perhaps of a program that knew fewer fields."""
@@ -189,6 +192,7 @@ class Record:
             else:
                 rows, _ = readable_rows(path)
                 write_atomically(path, b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step))
+            self._written[path] = hashlib.sha256(self._content(path))
         for path in self.samples_path.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
             if number.isdecimal() and int(number) > step:
@@ -204,10 +208,17 @@ class Record:
         timing = {key: value for key, value in row.items() if key.startswith("time/")}
         lists = {key: value for key, value in row.items() if isinstance(value, list)}
         metrics = {key: value for key, value in row.items() if key not in timing | lists}
-        _append_line(self.metrics_path, to_json(metrics))
+        self._append_line(self.metrics_path, to_json(metrics))
         for path, part in ((self.timing_path, timing), (self.evaluations_path, lists)):
             if part:
-                _append_line(path, to_json({"step": row["step"], **part}))
+                self._append_line(path, to_json({"step": row["step"], **part}))
+
+    def _append_line(self, path: Path, line: str) -> None:
+        content = line.encode() + b"\n"
+        with open(path, "ab") as file:  # one write of one line: a kill tears at most the last
+            file.write(content)
+        if path in self._written:
+            self._written[path].update(content)
 
     def sample_path(self, step: int) -> Path:
         return self.samples_path / f"step-{step:06d}.png"
@@ -232,7 +243,11 @@ class Record:
         self._reserve_path.unlink(missing_ok=True)
 
     def write_protocol(self, protocol: dict[str, Any]) -> None:
-        write_atomically(self.protocol_path, to_json(protocol, indent=2) + "\n")
+        self._write(self.protocol_path, to_json(protocol, indent=2) + "\n")
+
+    def _write(self, path: Path, content: str) -> None:
+        write_atomically(path, content)
+        self._written[path] = hashlib.sha256(content.encode())
 
     def protocol(self) -> dict[str, Any]:
         """How the run's samples are judged; empty if it was not written. Raises InputError if unreadable."""
@@ -241,9 +256,7 @@ class Record:
             protocol = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError:
             return {}
-        if not _is_protocol(protocol):
-            raise InputError(f"{path}: expected an object of words and numbers, and of such objects")
-        return protocol
+        return checked_protocol(protocol, str(path))
 
     def config(self) -> RunConfig:
         """The recorded configuration. Raises InputError if config.json is missing or unreadable."""
@@ -252,10 +265,7 @@ class Record:
             identity = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError as error:
             raise InputError(f"{self.folder} holds no run: {path.name} is missing") from error
-        try:
-            return from_parameters(identity)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: {error}") from error
+        return checked_config(identity, str(path))
 
     def named_config(self) -> RunConfig:
         """As `config`. Raises InputError also if it is another run's than the folder's name says."""
@@ -329,9 +339,7 @@ class Record:
             if not (os.path.exists(self.metrics_path) or os.path.exists(self.checkpoint_path)):
                 return None
             raise InputError(f"{path} is missing") from None
-        if not _is_status(status):
-            raise InputError(f"{path}: not the status of a run (state, step, error, attempts)")
-        return status | {"state": State(status["state"])}
+        return checked_status(status, str(path))
 
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.metrics_path)
@@ -394,15 +402,23 @@ class Record:
             expected, found = {"metrics_sha256": None} | status, self.digests()
         except InputError as error:
             return str(error)
+        knows_all = (status.get("training_version") or 0) >= _ALL_DIGESTS_SINCE
         for name, path in self._result_paths.items():
             if name in expected and name not in found:
                 return f"{path.name} is missing"
+            if name in found and not expected.get(name) and (knows_all or path == self.metrics_path):
+                return f"{self._status_path.name} lacks {name}, which it has of every run that ended"
             if expected.get(name) and expected[name] != found[name]:
                 return f"{path.name} was changed after the run ended"
-        with suppress(InputError):  # a configuration of a program that knows other fields
-            if other := self.misnamed(self.config()):
-                return other
-        return self._contradiction(status)
+        return self._contradiction(status) or self._mistaken()
+
+    def _mistaken(self) -> str:
+        """That it is the record of another run, or nothing."""
+        try:
+            self.named_config()
+        except InputError as error:
+            return str(error)
+        return ""
 
     def _contradiction(self, status: dict[str, Any]) -> str:
         """Where status.json says something else than the final weights, or nothing."""
@@ -440,20 +456,54 @@ class Record:
         return self._digest(self.metrics_path)[1]
 
     def rows_on_disk(self) -> dict[str, tuple[int, str]]:
-        """Name -> size and SHA-256 of each file of rows, which is flushed to the disk first."""
+        """Name -> size and SHA-256 of each file of rows, which is flushed to the disk first.
+
+        Raises InputError for a file that is no longer what this process has written: its run would end without the rows
+        that are lost.
+        """
         for path in self.row_paths:
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 os.fsync(file.fileno())
+        for path, written in self._written.items():
+            if self._digest(path)[1] != written.hexdigest():
+                raise InputError(f"{path} was changed while its run trained")
         return {path.name: self._digest(path) for path in self.row_paths}
 
     def has_rows(self, name: str, size: int, sha256: str) -> bool:
-        """Whether a file of rows begins with so many bytes of this SHA-256."""
-        return self._digest(self.folder / name, size) == (size, sha256)
+        """Whether a file of rows, which lies in the folder, begins with so many bytes of this SHA-256."""
+        path = self.folder / name
+        is_own = path.is_file() and not leads_out(path, self.folder)
+        return (is_own or not os.path.lexists(path)) and self._digest(path, size) == (size, sha256)
 
     def _digest(self, path: Path, size: int | None = None) -> tuple[int, str]:
         """Size and SHA-256 of a file's first `size` bytes; of nothing if there is none."""
-        content = path.read_bytes()[:size] if path.is_file() else b""
+        content = self._content(path)[:size]
         return len(content), hashlib.sha256(content).hexdigest()
+
+    def _content(self, path: Path) -> bytes:
+        return path.read_bytes() if path.is_file() else b""
+
+
+def checked_config(identity: Any, where: str) -> RunConfig:
+    """The configuration that a config.json says. Raises InputError that begins with `where` if it is none."""
+    try:
+        return from_parameters(identity)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def checked_status(content: Any, where: str) -> dict[str, Any]:
+    """What a status.json says. Raises InputError that begins with `where` if no run writes such a status."""
+    if not _is_status(content):
+        raise InputError(f"{where}: not the status of a run (state, step, error, attempts)")
+    return content | {"state": State(content["state"])}
+
+
+def checked_protocol(content: Any, where: str) -> dict[str, Any]:
+    """What a protocol.json says. Raises InputError that begins with `where` if no run writes such a protocol."""
+    if not _is_protocol(content):
+        raise InputError(f"{where}: expected an object of words and numbers, and of such objects")
+    return content
 
 
 def _is_status(content: Any) -> bool:
@@ -479,7 +529,7 @@ def _is_protocol(content: Any) -> bool:
     scores = [content.get(name, {}) for name in ("real_against_real", "trivial_sampler")]
     return (
         all(isinstance(of, dict) and all(map(_is_score, of.values())) for of in scores)
-        and _is_score(content.get("trivial_fd"))
+        and all(_is_score(content.get(name)) for name in ("trivial_fd", "n_fake", "n_real", "feature_net_accuracy"))
         and all(_is_plain(v) or (isinstance(v, dict) and all(map(_is_plain, v.values()))) for v in content.values())
     )
 
@@ -500,11 +550,6 @@ def spent(status: dict[str, Any], name: str) -> float:
         seconds = attempt.get(name)
         total = (total if attempt.get("resumed_from") else 0.0) + (seconds if isinstance(seconds, int | float) else 0.0)
     return total
-
-
-def _append_line(path: Path, line: str) -> None:
-    with open(path, "ab") as file:  # one write of one line: a kill tears at most the last
-        file.write(line.encode() + b"\n")
 
 
 def run_folders(study_folder: Path) -> list[Record]:

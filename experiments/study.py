@@ -136,13 +136,14 @@ def read(path: Path) -> Study:
         return parse(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
-        raise InputError(f"{path}: not valid YAML: {error}") from error
 
 
 def content_of(text: str) -> dict[str, Any]:
-    """The mapping that a study file holds, not yet checked."""
-    content = yaml.load(text, _Loader)
+    """The mapping that a study file holds, not yet checked. Raises InputError if it is no YAML, or holds none."""
+    try:
+        content = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
+        raise InputError(f"not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
     return content
@@ -154,7 +155,7 @@ def scalar(text: str) -> Any:
 
 
 def parse(text: str) -> Study:
-    """A study from the text of its file. Raises InputError, and what PyYAML raises if it is no YAML."""
+    """A study from the text of its file. Raises InputError."""
     content = content_of(text)
     for key in content:
         if key not in _TOP_LEVEL:

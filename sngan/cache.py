@@ -22,7 +22,7 @@ def folder(kind: str) -> Path:
 def read(path: Path) -> bytes | None:
     """What `write` has kept there; None if there is nothing, or it is damaged."""
     with suppress(OSError):
-        kept = path.read_bytes()
+        kept = path.read_bytes() if path.is_file() else b""  # a pipe would never end
         content = memoryview(kept)[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() == kept[:_DIGEST_BYTES]:
             return bytes(content)

@@ -91,7 +91,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
             read_within(tmp_path / name, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" + b"0" * 5000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" + b"0" * 5000, b'"\\ud800"'])
 def test_what_is_no_json_is_named(content: bytes) -> None:
     with pytest.raises(InputError, match="here: not readable as JSON"):
         parse_json(content, "here")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sngan.config import InputError
@@ -13,6 +15,7 @@ PROJECT = "sngan"
 MODES = ("online", "offline", "disabled")
 THREAD = "W&B of a run"
 """name of the threads that talk to W&B"""
+_QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
 
 
 def resolve_mode(wanted: str) -> str:
@@ -30,12 +33,35 @@ def resolve_mode(wanted: str) -> str:
     try:
         import wandb
 
-        logged_in = wandb.login(prompt=False, verify=False)
+        with in_silence():
+            logged_in = wandb.login(prompt=False, verify=False)
     except Exception as error:  # broken credentials must not end a training
         text = in_words(error)
         print(f"warning: W&B cannot tell whether you are logged in, working offline: {text}", file=sys.stderr)
         logged_in = False
     return "online" if logged_in else "offline"
+
+
+@contextmanager
+def in_silence() -> Iterator[None]:
+    """Processes that are started within write no errors: W&B's service would print how it crashed.
+
+    If it takes long, descriptor 2 is what it was all the same.
+    """
+    sys.stderr.flush()
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    later = threading.Timer(_QUIET_SECONDS, os.dup2, (before, 2))
+    later.daemon = True
+    later.start()
+    try:
+        yield
+    finally:
+        later.cancel()
+        later.join()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def in_words(error: object) -> str:

@@ -10,11 +10,10 @@ import math
 import os
 import shlex
 import shutil
-import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -25,13 +24,13 @@ from experiments.tracking import client
 from experiments.tracking.modes import ModeWatch
 from sngan import quantities
 from sngan.config import RunConfig
+from sngan.files import leads_out
 
 if TYPE_CHECKING:
     import wandb
 
 PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
-_QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
@@ -206,7 +205,7 @@ class Tracker:
             finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
         _without_telemetry()
-        with _client_says_nothing():
+        with client.in_silence():
             wandb.setup(quiet)
         wandb.termsetup(quiet, _WandbMessages(self._trouble))  # what W&B would print
         run = wandb.init(
@@ -319,28 +318,6 @@ def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threa
         otherwise(crash)
 
 
-@contextmanager
-def _client_says_nothing() -> Iterator[None]:
-    """Processes that are started within write no errors: W&B's service would print how it crashed.
-
-    If it takes long, descriptor 2 is what it was all the same.
-    """
-    sys.stderr.flush()
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    os.close(nothing)
-    later = threading.Timer(_QUIET_SECONDS, os.dup2, (before, 2))
-    later.daemon = True
-    later.start()
-    try:
-        yield
-    finally:
-        later.cancel()
-        later.join()
-        os.dup2(before, 2)
-        os.close(before)
-
-
 class _WandbMessages:
     """Where W&B's messages go, by wandb.termsetup: those that say that something was not sent are trouble."""
 
@@ -424,7 +401,7 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
     for kind, paths in files.items():
         artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
         for path in paths:
-            if path.exists():
+            if path.is_file() and not leads_out(path, record.folder):
                 entry = artifact.add_file(str(path.absolute()), policy="immutable")
                 if offline:  # `wandb sync` runs in the study's folder, wherever that is by then
                     entry.local_path = str(path.relative_to(record.folder.parent))
