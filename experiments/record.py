@@ -316,9 +316,8 @@ class Record:
             elif not live:
                 status |= {"state": State.INTERRUPTED, "error": KILLED}
         if status["state"] not in (State.RUNNING, *RESULTS) and (ended := self._ended_after_all()):
-            status["damaged"] = f"{self._status_path} says {written}, and the final weights say {ended}"
-            if status["state"] is not State.FAILED:  # which is tried again if that is asked for
-                status |= {"state": State.INTERRUPTED, "error": status["damaged"]}
+            damaged = f"{self._status_path} says {written}, and the final weights say {ended}"
+            status |= {"state": State.INTERRUPTED, "error": damaged, "damaged": damaged}
         return status
 
     def _ended_after_all(self) -> str:
@@ -410,15 +409,10 @@ class Record:
                 return f"{self._status_path.name} lacks {name}, which it has of every run that ended"
             if expected.get(name) and expected[name] != found[name]:
                 return f"{path.name} was changed after the run ended"
-        return self._contradiction(status) or self._mistaken()
-
-    def _mistaken(self) -> str:
-        """That it is the record of another run, or nothing."""
-        try:
-            self.named_config()
-        except InputError as error:
-            return str(error)
-        return ""
+        with suppress(InputError):  # a configuration of a program that knows other fields
+            if other := self.misnamed(self.config()):
+                return other
+        return self._contradiction(status)
 
     def _contradiction(self, status: dict[str, Any]) -> str:
         """Where status.json says something else than the final weights, or nothing."""
