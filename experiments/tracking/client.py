@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from contextlib import suppress
 from typing import Any
 
 from sngan.config import InputError
@@ -15,7 +15,7 @@ PROJECT = "sngan"
 MODES = ("online", "offline", "disabled")
 THREAD = "W&B of a run"
 """name of the threads that talk to W&B"""
-_QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
+_SERVICE = "WANDB_SERVICE"  # where the client looks for its service
 
 
 def resolve_mode(wanted: str) -> str:
@@ -30,38 +30,36 @@ def resolve_mode(wanted: str) -> str:
         if mode not in MODES:
             raise InputError(f"the environment's WANDB_MODE is {mode!r}; expected one of {', '.join(MODES)}")
         return mode
+    before = os.environ.get(_SERVICE)
     try:
         import wandb
 
-        with in_silence():
-            logged_in = wandb.login(prompt=False, verify=False)
+        logged_in = wandb.login(prompt=False, verify=False)
     except Exception as error:  # broken credentials must not end a training
         text = in_words(error)
         print(f"warning: W&B cannot tell whether you are logged in, working offline: {text}", file=sys.stderr)
         logged_in = False
+    if os.environ.get(_SERVICE) != before:  # started to look; processes that this one starts would share it
+        forget()
     return "online" if logged_in else "offline"
 
 
-@contextmanager
-def in_silence() -> Iterator[None]:
-    """Processes that are started within write no errors: W&B's service would print how it crashed.
+def forget() -> None:
+    """End W&B's service, which else keeps the id of a run that it could not start; a new one is started when needed."""
+    import wandb
 
-    If it takes long, descriptor 2 is what it was all the same.
-    """
-    sys.stderr.flush()
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    os.close(nothing)
-    later = threading.Timer(_QUIET_SECONDS, os.dup2, (before, 2))
-    later.daemon = True
-    later.start()
-    try:
-        yield
-    finally:
-        later.cancel()
-        later.join()
-        os.dup2(before, 2)
-        os.close(before)
+    threading.excepthook = _without_its_threads
+    with suppress(Exception, SystemExit):  # it may be gone, or end with an error's exit code
+        wandb.teardown()
+    os.environ.pop(_SERVICE, None)
+
+
+def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threading.excepthook) -> None:
+    """Of the client's own threads, which fail when their service is gone, nothing is said."""
+    frames = traceback.walk_tb(crash.exc_traceback)
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames}
+    if "wandb" not in packages or "experiments" in packages:
+        otherwise(crash)
 
 
 def in_words(error: object) -> str:

@@ -10,10 +10,10 @@ import math
 import os
 import shlex
 import shutil
+import sys
 import threading
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
+_QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
@@ -140,7 +141,7 @@ class Tracker:
                     self._say_everything(self._run, may_restart or self.mode == "online")
                     return
                 except (Exception, SystemExit) as error:
-                    _forget()
+                    client.forget()
                     if may_restart and (self.mode == "offline" or _is_client_gone(error)):
                         may_restart = False
                         continue
@@ -205,7 +206,7 @@ class Tracker:
             finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
         )  # fmt: skip
         _without_telemetry()
-        with client.in_silence():
+        with _client_says_nothing():
             wandb.setup(quiet)
         wandb.termsetup(quiet, _WandbMessages(self._trouble))  # what W&B would print
         run = wandb.init(
@@ -300,22 +301,26 @@ def _without_telemetry() -> None:
         disable()
 
 
-def _forget() -> None:
-    """End W&B's service, which else keeps the id of a run that it could not start; a new one is started when needed."""
-    import wandb
+@contextmanager
+def _client_says_nothing() -> Iterator[None]:
+    """Processes that are started within write no errors: W&B's service would print how it crashed.
 
-    threading.excepthook = _without_its_threads
-    with suppress(Exception, SystemExit):  # it may be gone, or end with an error's exit code
-        wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # where the client looks for it
-
-
-def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threading.excepthook) -> None:
-    """Of the client's own threads, which fail when their service is gone, nothing is said."""
-    frames = traceback.walk_tb(crash.exc_traceback)
-    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames}
-    if "wandb" not in packages or "experiments" in packages:
-        otherwise(crash)
+    If it takes long, descriptor 2 is what it was all the same.
+    """
+    sys.stderr.flush()
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    later = threading.Timer(_QUIET_SECONDS, os.dup2, (before, 2))
+    later.daemon = True
+    later.start()
+    try:
+        yield
+    finally:
+        later.cancel()
+        later.join()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 class _WandbMessages:
