@@ -259,6 +259,7 @@ def test_estimates_before_training_are_those_of_the_streams(arm: str) -> None:
 def resident_sizes() -> dict[int, int]:
     """Bytes per logged step of a process that keeps what it frees; the one evaluation, which needs more, comes last."""
     keep_memory()
+    torch.set_num_threads(1)
     sizes: dict[int, int] = {}
 
     def log(row: dict[str, Any], samples: Tensor | None) -> None:
