@@ -458,10 +458,11 @@ class Record:
         for path in self.row_paths:
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 os.fsync(file.fileno())
+        found = {path: self._digest(path) for path in dict.fromkeys([*self.row_paths, *self._written])}
         for path, written in self._written.items():
-            if self._digest(path)[1] != written.hexdigest():
+            if found[path][1] != written.hexdigest():
                 raise InputError(f"{path} was changed while its run trained")
-        return {path.name: self._digest(path) for path in self.row_paths}
+        return {path.name: found[path] for path in self.row_paths}
 
     def has_rows(self, name: str, size: int, sha256: str) -> bool:
         """Whether a file of rows, which lies in the folder, begins with so many bytes of this SHA-256."""
