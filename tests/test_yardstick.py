@@ -182,7 +182,7 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path, mon
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def quick(any_files: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A cache of its own, one epoch, any accuracy, and noise as Fashion-MNIST, for which no weights are shipped."""
     for name in ("digits", "fashion_mnist"):
         change(monkeypatch, name, epochs=1, lowest_accuracy=0.0)
