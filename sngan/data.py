@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
@@ -44,7 +43,7 @@ class ImageData:
 
 def data_root(data_dir: str = "") -> Path:
     """`data_dir`, else the environment's SNGAN_DATA, else the platform's cache folder."""
-    return Path(data_dir or os.environ.get("SNGAN_DATA") or platformdirs.user_cache_path("sngan") / "data")
+    return Path(data_dir or os.environ.get("SNGAN_DATA") or cache.folder("data"))
 
 
 @functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
@@ -71,16 +70,16 @@ def _digest(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().data).hexdigest()
 
 
-def _shared(name: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
-    """Images (N, C, side, side), mapped from the cache; made and put there if it lacks them.
+def _shared(name: str, shape: tuple[int, ...], make: Callable[[], Tensor], sha256: str = "") -> Tensor:
+    """Images (N, C, side, side), mapped from the cache; made and put there if it lacks them, or has others than those.
 
     If they cannot be kept, in a full or read-only folder, they are those of this process.
     """
     path = cache.folder("images") / name
-    if (found := cache.mapped(path, shape)) is None:
+    if (found := cache.mapped(path, shape, sha256)) is None:
         images = make()
         cache.write(path, images.numpy().data)
-        found = cache.mapped(path, shape)
+        found = cache.mapped(path, shape, sha256)
     return images if found is None else torch.from_numpy(found)
 
 
@@ -139,7 +138,8 @@ def _torchvision(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     images = images[:, None].contiguous()
     if part == "test":  # the yardstick's, read once in a while
         return images, labels
-    return _shared(f"{name}-{_digest(images)[:16]}", tuple(images.shape), lambda: images), labels
+    digest = _digest(images)
+    return _shared(f"{name}-{digest[:16]}", tuple(images.shape), lambda: images, digest), labels
 
 
 def _unpack(path: Path, row: Dataset) -> None:
