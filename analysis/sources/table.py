@@ -34,6 +34,7 @@ from analysis.sources.lost import NAN_WORDS, Lost, lost_runs
 from analysis.study import ATTEMPT, STATES, Study
 from analysis.terms import Terms
 from sngan.config import InputError, suggestion
+from sngan.files import visible
 
 _NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none", "null")
 _LARGEST = 2**63 - 1
@@ -73,7 +74,13 @@ def from_table(
     Raises InputError for a column that is missing, there twice, or holds something else than it should; for rows that
     nothing tells apart. What is only doubtful is in the study's `warnings`.
     """
-    columns = list(table) if columns is None else list(columns)
+    columns = [visible(str(called)) for called in (table if columns is None else columns)]
+    table = table.set_axis([visible(str(called)) for called in table], axis=1)
+    reading = reading._replace(
+        mapping={known: visible(called) for known, called in reading.mapping.items()},
+        implied={known: visible(called) for known, called in reading.implied.items()},
+        baseline=visible(reading.baseline),
+    )
     rows, column = _columns(table, reading, name, columns)
     if rows.empty:
         raise InputError(f"{name} has no rows")
@@ -107,7 +114,8 @@ def _typed(rows: pd.DataFrame, column: Mapping[str, str], name: str) -> tuple[pd
     """Names as texts, seeds and steps as whole numbers, metrics as numbers; and in which cells of these NaN stands."""
     words = {}
     for known in set(rows) & {*NAMES}:
-        rows[known] = _texts(rows[known])
+        texts = _texts(rows[known])
+        rows[known] = texts.map({text: visible(text) for text in texts.unique()})
         if (lacking := rows[known].str.strip() == "").any():
             raise InputError(f"{name}: {known} (column {column[known]!r}) is empty in row {lacking.argmax() + 1}")
     for known in ("seed", "step"):
