@@ -86,7 +86,7 @@ def write(
     for figure in () if own else figures.draw(study, found.material, _look(study), width):
         write_files(figure, out / "figures", kinds)
     for table in found.tables:
-        write_atomically(out / "tables" / f"{table.file}.csv", visible(table.csv()))
+        write_atomically(out / "tables" / f"{table.file}.csv", table.csv())
         write_atomically(out / "tables" / f"{table.file}.tex", visible(table.latex()))
     content = content_of(study, found.tables, thresholds, found.first, pictures)
     write_atomically(out / "index.html", visible(rendered(content, films(study))))

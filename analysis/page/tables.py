@@ -19,6 +19,7 @@ from analysis.stats import APPROXIMATE_BELOW, SPREAD_FROM
 from analysis.study import STATES, Study
 from analysis.terms import OURS, Terms
 from analysis.variants import label_of, labelled
+from sngan.files import visible
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ class Table:
 
 
 def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else visible(value)
 
 
 def _is_number(values: pd.Series) -> bool:
