@@ -69,8 +69,13 @@ def _report(study: Path) -> dict[str, Any]:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr
-    errors = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        errors = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:
+        process.kill()  # before its folder goes
+        process.wait()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
     if process.returncode:
         raise InputError(f"the report ended with code {process.returncode}: {errors}")

@@ -54,11 +54,12 @@ def history_of(
 def _readable(rows_of: Rows) -> tuple[pd.DataFrame, str]:
     """A run's rows with their types, one per step."""
     rows, wrong = rows_of()
+    rows = rows[[name for name in rows if name in COUNTS or "/" in name]]  # others could be called like one of KEYS
     if rows.empty:
         return rows, wrong
     try:
         return _typed(rows).drop_duplicates("step", keep="last"), wrong
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         return pd.DataFrame(), f"a metric is no number ({error}), so no row is used"
 
 

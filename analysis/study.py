@@ -145,10 +145,12 @@ def _context_key(config: RunConfig) -> tuple[Any, ...]:
 def sound(study: Study) -> Study:
     """Without the rows of runs that ended and have other metrics than they ended with: no result is made of them.
 
-    What a killed or failed run left stays, as far as it is readable. `warnings` name what is left out.
+    Nor of those whose status was damaged, so that it is unknown whether they ended. What a killed or failed run left
+    stays, as far as it is readable. `warnings` name what is left out.
     """
     runs = study.runs
-    changed = runs[runs["state"].isin(RESULTS) & (runs["damage"] != "")]
+    unknown = [run_id for run_id, found in study.found.items() if "damaged" in found.status]
+    changed = runs[(runs["state"].isin(RESULTS) | runs["run_id"].isin(unknown)) & (runs["damage"] != "")]
     kept = study.history[~study.history["run_id"].isin(changed["run_id"])].reset_index(drop=True)
     named = [f"{run.run_id} ({run.damage})" for run in changed.itertuples()]
     line = f"no number is taken from {len(named)} of the results: {listed(named)}"

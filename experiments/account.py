@@ -131,8 +131,7 @@ def _told(config: RunConfig, record: Record, found: dict[str, Any], kept: Kept |
     if kept and found["state"].is_result and not damage and not same_bits(kept.status, found):
         how = "which this one contradicts" if contradict(kept.status, found) else "which counts"
         other = f"another result is frozen in {kept.folder} ({said(kept.status)}), {how}"
-    lost = found.get("damaged", "") if found["state"] is State.FAILED else ""  # of others it is the error
-    reason = "; ".join(filter(None, (found.get("error"), lost, damage, other)))
+    reason = "; ".join(filter(None, (found.get("error"), damage, other)))
     run |= {"step": found["step"], "steps": config.steps, "error": reason or None, "attempts": len(found["attempts"])}
     return run | {"next": None if kept else _next(record, found, damage, launch)}
 

@@ -74,17 +74,16 @@ class Train:
     force: _Force = False
     runs_dir: _RunsDir = ""
 
-    def run(self) -> int:
-        from experiments.signals import stop_on_signals
-
+    def run(self, typed: str) -> int:
+        """`typed`: the command that this is."""
         start = time.monotonic()
         folder = record.runs_root(self.runs_dir) / studies.check_name(self.study)
-        with stop_on_signals():
-            try:
-                return self._train(folder)
-            except KeyboardInterrupt:
-                _to_stderr(self._interrupted(record.Record(folder / self.config.run_id), time.monotonic() - start))
-                return INTERRUPTED
+        try:
+            return self._train(folder)
+        except KeyboardInterrupt:
+            run, seconds = record.Record(folder / self.config.run_id), time.monotonic() - start
+            _to_stderr(self._interrupted(run, seconds, typed))
+            return INTERRUPTED
 
     def _train(self, folder: Path) -> int:
         from experiments.display import Display
@@ -107,7 +106,7 @@ class Train:
         print(folder / config.run_id)
         return SOME_FAILED if result.state is State.FAILED else DONE
 
-    def _interrupted(self, run: record.Record, seconds: float) -> str:
+    def _interrupted(self, run: record.Record, seconds: float, typed: str) -> str:
         """What a signal has left of the run, and what the same command does next."""
         from experiments.display import duration
 
@@ -115,13 +114,14 @@ class Train:
         if status["state"].is_result:
             return f"interrupted {after}; {run.run_id} is {status['state']} all the same"
         if status["state"] != State.INTERRUPTED:
-            return f"interrupted {after}, before the training began; the same command starts it"
+            return f"interrupted {after}, before the training began; the same command starts it: {typed}"
         how = (
             "resumes it from its checkpoint"
             if run.checkpoint_path.exists()
             else "starts over, as there is no checkpoint yet"
         )
-        return f"interrupted at step {status['step']:,} of {self.config.steps:,} {after}; the same command {how}"
+        at = f"step {status['step']:,} of {self.config.steps:,}"
+        return f"interrupted at {at} {after}; the same command {how}: {typed}"
 
 
 @dataclass(frozen=True)
@@ -170,17 +170,17 @@ class Sweep:
     force: _Force = False
     runs_dir: _RunsDir = ""
 
-    def run(self) -> int:
+    def run(self, typed: str) -> int:
+        """`typed`: the command that this is."""
         from experiments.display import duration
-        from experiments.signals import stop_on_signals
 
         start = time.monotonic()
-        with stop_on_signals():
-            try:
-                return self._sweep()
-            except KeyboardInterrupt:
-                _to_stderr(f"interrupted after {duration(time.monotonic() - start)}; the same command continues")
-                return INTERRUPTED
+        try:
+            return self._sweep()
+        except KeyboardInterrupt:
+            after = duration(time.monotonic() - start)
+            _to_stderr(f"interrupted after {after}; the same command continues: {typed}")
+            return INTERRUPTED
 
     def _sweep(self) -> int:
         from experiments.account import other_versions
@@ -347,14 +347,13 @@ class Status:
     def _send_wandb(self, study: studies.Study) -> int:
         """Exit code 1 if a run could not be sent, or may not be."""
         from experiments.display import counting
-        from experiments.signals import stop_on_signals
         from experiments.tracking.sending import send_study
 
         mode = client.resolve_mode("auto")
         if mode == "disabled":
             raise InputError("--send-wandb: the environment's WANDB_MODE is disabled; set it to online or offline")
         folder = record.runs_root(self.runs_dir) / study.name
-        with counting("runs told to W&B") as tell, stop_on_signals():
+        with counting("runs told to W&B") as tell:
             sent = send_study(study, folder, mode, tell)
         if self.as_json:
             print(record.to_json({"study": study.name, "mode": mode, **sent._asdict()}, indent=2))
@@ -425,7 +424,10 @@ class Report:
         source, name = self._source()
         self._check(kind_of(source)[0])
         if self.freeze:
-            self._freeze(self._recorded(source, together=False)[0])
+            recorded = self._recorded(source, together=False)[0]
+            self._freeze(recorded)
+            for text in recorded.warnings if not self.report else ():  # else the report has them
+                _to_stderr(f"warning: {recorded.name}: {text}")
         if not self.report:
             return DONE
         from analysis.page.report import write
@@ -567,7 +569,7 @@ class Sample:
     def run(self) -> int:
         from experiments.export import write_samples
 
-        print(write_samples(record.find_run(self.target, self.runs_dir), self.seed))
+        print(write_samples(_named_run(self.target, self.runs_dir), self.seed))
         return DONE
 
 
@@ -595,13 +597,15 @@ class Export:
         if not study:
             if self.seed is not None or self.out:
                 raise InputError("--seed and --out are for the export of a whole study")
-            print(export(record.find_run(self.target, self.runs_dir)))
+            print(export(_named_run(self.target, self.runs_dir)))
             return DONE
         from experiments.display import counting
         from experiments.release import release
 
         with counting("cells read") as tell:
             done = release(study, folder, Path(self.out or folder / "weights").resolve(), self.seed, tell)
+        for run_id, why in ({} if study.text else record.recorded_configs(folder)[1]).items():
+            _to_stderr(f"warning: {run_id} is left out: {why}")
         for cell in done.without:
             print(f"no finished run with weights here: {cell}")
         print(f"{done.folder}: {len(done.run_ids)} runs, and as one file {done.archive}")
@@ -613,10 +617,12 @@ class Export:
         Raises InputError for neither.
         """
         folder, root = Path(self.target), record.runs_root(self.runs_dir)
-        if (folder / "config.json").exists():
+        if record.is_run(folder):
             return None, folder
         if (folder / "study.yaml").exists():
             return studies.read(folder / "study.yaml"), folder
+        if found := studies.recorded(folder):
+            return found, folder
         try:
             study = studies.find(self.target, self.runs_dir)
         except InputError as error:
@@ -680,7 +686,6 @@ class Yardstick:
 
         import torch
 
-        from experiments.signals import stop_on_signals
         from sngan.files import write_atomically
         from sngan.yardstick import train_weights
 
@@ -690,11 +695,7 @@ class Yardstick:
         path = Path(self.out or record.runs_root(self.runs_dir) / "yardsticks" / f"{self.dataset}.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         keep = path.with_name(f"{path.name}.partial")
-        try:
-            with stop_on_signals():
-                content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr, keep=keep)
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr, keep=keep)
         write_atomically(path, content)
         print(f"{path}: accuracy {accuracy:.4f}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
         return DONE
@@ -731,22 +732,32 @@ def parse(arguments: list[str]) -> Any:
 
 
 def run(arguments: list[str]) -> int:
+    from experiments.signals import requested, stop_on_signals
+
     try:
         command = parse(arguments)
         if isinstance(command, Train):
             _note_unused(command.config, arguments)
-        code = command.run()
-        sys.stdout.flush()
+        with stop_on_signals():
+            takes = [shlex.join(["sngan", *arguments])] if isinstance(command, Train | Sweep) else []
+            code = command.run(*takes)
+            sys.stdout.flush()
         return code
     except InputError as error:
         print(f"sngan: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        _to_stderr(f"sngan: interrupted{f' ({stopped})' if str(stopped) else ''}")
         return INTERRUPTED
     except OSError as error:  # a file in a folder's place, no permission, a full disk
         print(f"sngan: {error}", file=sys.stderr)
         _discard_output()
         return BAD_INPUT
+    except Exception:
+        if not requested():
+            raise
+        _to_stderr(f"sngan: interrupted ({requested()})")  # within an import that went on, torn
+        return INTERRUPTED
 
 
 def _discard_output() -> None:
@@ -773,6 +784,14 @@ def wandb_filters(text: str) -> dict[str, Any]:
         return {f"config.{name.strip()}": yaml.safe_load(value) for name, value in pairs.items()}
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"--filter {text!r} is neither FIELD=VALUE,FIELD=VALUE nor JSON: {error}") from error
+
+
+def _named_run(target: str, runs_dir: str) -> record.Record:
+    """The run, with a word if its folder's name is not its own: its networks are what the configuration there says."""
+    run = record.find_run(target, runs_dir)
+    if other := run.misnamed(run.config()):
+        _to_stderr(f"warning: {other}")
+    return run
 
 
 def _to_stderr(text: str) -> None:

@@ -107,7 +107,7 @@ def export(record: Record) -> Path:
         shapes[name] = {key: list(value.shape) for key, value in tensors.items()}
         write_atomically(out / f"{name}.safetensors", save(tensors))
     description = {
-        "run_id": record.run_id,
+        "run_id": config.run_id,
         "config": config.identity(),
         "input": {"generator": ["N", config.z_dim], "discriminator": ["N", *image], "images": "in [-1, 1]"},
         "spectral_norm": "removed",

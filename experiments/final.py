@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _MOST_BYTES = 2**22
+_MOST = 2**63  # of a number
 _DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, pickle.UnpicklingError, EOFError, ValueError,
            TypeError, KeyError, IndexError, AttributeError, RecursionError, MemoryError, OverflowError)  # fmt: skip
 
@@ -40,6 +41,8 @@ def said_by(path: Path) -> dict[str, Any]:
 
     Empty for any other file, such as a checkpoint to resume from, and if the file is damaged: its CRC-32 is checked.
     """
+    if not path.is_file():  # a pipe would never end
+        return {}
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -50,5 +53,9 @@ def said_by(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict) or "state" not in content or "streams" in content:
         return {}
-    said = {name: value for name, value in content.items() if isinstance(value, str | int) and name != "reason"}
-    return said | {"error": content.get("reason") or None}
+    said = {name: value for name, value in content.items() if _is_plain(value)}
+    return said | {"error": said.pop("reason", None) or None}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < _MOST)

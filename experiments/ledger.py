@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.record import checked_config, checked_protocol, checked_status
 from experiments.study import Study, check_primary, parse, single_runs
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
 from sngan.files import parse_json, read_within
 
+if TYPE_CHECKING:
+    import pyarrow
+
 SCHEMA = 2
 MANIFEST, SETTINGS = "manifest.json", "study.json"
+RUNS, HISTORY, EVALUATIONS = TABLES = ("runs.parquet", "history.parquet", "evaluations.parquet")
+_PART = re.compile(r"[0-9a-f]{16}")  # its name, as `analysis.sources.frozen` makes it
 _DIGESTS = ("metrics_sha256", "evaluations_sha256")  # the numbers of a run; configuration and protocol gain new fields
 _CONDITIONS = ("device_name", "torch", "threads", "memory_format")  # what a run's bits depend on
 
@@ -30,6 +37,7 @@ class Kept(NamedTuple):
     run_id: str  # as it was frozen: ids stay valid if defaults change
     identity: dict[str, Any]
     status: dict[str, Any]
+    protocol: dict[str, Any]
 
     @property
     def config(self) -> RunConfig:
@@ -108,6 +116,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         isinstance(entry, dict) and isinstance(entry.get(name), dict) for entry in entries for name in ("runs", "files")
     ):
         raise InputError(f"{path}: not the manifest of a frozen study (study, plan, and parts with runs and files)")
+    for part, entry in (parts or {}).items():
+        if not _PART.fullmatch(part) or "\0" in "".join(entry["files"]) or not entry["files"].keys() >= set(TABLES):
+            raise InputError(f"{path}: {part!r} is no part of a frozen study, which has {', '.join(TABLES)}")
     if manifest.get("sha256") != fingerprint(manifest):
         raise InputError(f"{path} is not what was frozen: it was changed")
     return manifest
@@ -135,24 +146,67 @@ def intact(folder: Path) -> dict[str, Any]:
 
 
 def kept_in(folder: Path, manifest: dict[str, Any]) -> dict[str, Kept]:
-    """Run id -> the frozen run, of those that count by this manifest of the folder."""
+    """Run id -> the frozen run, of those that count by this manifest of the folder.
+
+    Raises InputError for what no freeze writes.
+    """
+    found: dict[str, Kept] = {}
+    for part, entry in manifest["parts"].items():
+        found |= kept_in_part(folder, part, entry["runs"])
+    return found
+
+
+def kept_in_part(folder: Path, part: str, run_ids: Mapping[str, Any]) -> dict[str, Kept]:
+    """As `kept_in`, of one part: those of these ids. Raises InputError also if one is not there."""
+    path = folder / "parts" / part / RUNS
+    names = ("config", "status", "protocol")
+    found = {}
+    for row in table_of(path, words=("run_id", *names)).to_pylist():
+        if (run_id := row["run_id"]) not in run_ids:
+            continue
+        where = {name: f"{path}, {name} of {run_id}" for name in names}
+        identity, status, protocol = (parse_json(row[name], where[name]) for name in names)
+        checked_config(identity, where["config"])
+        status = checked_status(status, where["status"])
+        found[run_id] = Kept(folder, run_id, identity, status, checked_protocol(protocol, where["protocol"]))
+    if missing := run_ids.keys() - found.keys():
+        raise InputError(f"{path} lacks runs that the manifest lists: {listed(sorted(missing))}")
+    return found
+
+
+def table_of(path: Path, words: Sequence[str] = ("run_id",)) -> pyarrow.Table:
+    """A table of a part. Raises InputError if it is no Parquet file, or lacks one of these columns of words."""
+    import pyarrow
     from pyarrow import parquet
 
-    found = {}
-    for part, entry in manifest["parts"].items():
-        path = folder / "parts" / part / "runs.parquet"
-        table = parquet.ParquetFile(path).read(columns=["run_id", "config", "status"])
-        for row in table.to_pylist():
-            if (run_id := row["run_id"]) in entry["runs"]:
-                found[run_id] = Kept(folder, run_id, json.loads(row["config"]), json.loads(row["status"]))
-    return found
+    try:
+        table = parquet.ParquetFile(path).read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not readable as Parquet: {' '.join(str(error).split())[:200]}") from error
+    kinds = pyarrow.types
+    fields = {name: [table.schema.field(i) for i in table.schema.get_all_field_indices(name)] for name in words}
+    lacking = [
+        name for name, found in fields.items()
+        if len(found) != 1 or not (kinds.is_string(t := found[0].type) or kinds.is_large_string(t) or not len(table))
+    ]  # fmt: skip
+    if lacking:
+        raise InputError(f"{path}: expected one column of words each: {', '.join(lacking)}")
+    return table
+
+
+def plan_of(manifest: dict[str, Any], folder: Path) -> Study:
+    """The study that the manifest of the folder has the file of. Raises InputError if it is none."""
+    try:
+        return parse(manifest["plan"])
+    except InputError as error:
+        raise InputError(f"{folder / MANIFEST}, plan: {error}") from error
 
 
 def planned_in(folder: Path) -> Study:
     """The study that is frozen there, as it is planned."""
     manifest = read_manifest(folder)
     if manifest["plan"]:
-        return parse(manifest["plan"])
+        return plan_of(manifest, folder)
     return single_runs(manifest["study"], (run.config for run in kept_in(folder, manifest).values()))
 
 
@@ -165,21 +219,21 @@ def largest_plan(plan: Study, folders: Sequence[Path]) -> Study:
         if (manifest := read_manifest(folder))["study"] != plan.name:
             continue
         if plan.text or manifest["plan"]:
-            plan = larger_plan(plan, manifest["plan"], folder) or plan
+            plan = larger_plan(plan, manifest, folder) or plan
         else:
             plan = single_runs(plan.name, [*plan.configs, *planned_in(folder).configs])
     return plan
 
 
-def larger_plan(ours: Study, frozen: str, folder: Path) -> Study | None:
-    """Of a study and the text of the one that is frozen in `folder`: which plans more, None if each has other runs.
+def larger_plan(ours: Study, manifest: dict[str, Any], folder: Path) -> Study | None:
+    """Of a study and the one that is frozen in `folder`: which plans more, None if each has other runs.
 
     Of two with the same runs ours, unless the frozen one alone names its primary contexts. Raises InputError if that
     one has named others.
     """
-    if frozen in ("", ours.text):
+    if manifest["plan"] in ("", ours.text):
         return ours
-    before = parse(frozen)
+    before = plan_of(manifest, folder)
     theirs, mine = ({config.run_id for config in plan.configs} for plan in (before, ours))
     if not (theirs <= mine or mine <= theirs):
         return None

@@ -28,6 +28,8 @@ KILLED = "its process ended without a word (killed)"
 UNTOLD = "whether its process lives cannot be told from here: its lock cannot be read"
 # in the status and the final weights of a run that ended: of all files that its result depends on
 DIGESTS = ("metrics_sha256", "config_sha256", "protocol_sha256", "evaluations_sha256")
+_FILES = {"config.json", "status.json", "metrics.jsonl", "checkpoint.pt"}  # any of which says that a run was here
+_ALL_DIGESTS_SINCE = 5  # the training version; of results before it the status knows the metrics alone
 _RESERVED_BYTES = 64 * 1024
 _MOST = 2**63  # of a number in a status
 
@@ -92,6 +94,7 @@ class Record:
         self._status_path = folder / "status.json"
         self._reserve_path = folder / ".reserve"
         self._lock = FileLock(str(folder / ".lock"))
+        self._written: dict[Path, Any] = {}  # of what this process writes: its SHA-256 so far
 
     @property
     def run_id(self) -> str:
@@ -119,8 +122,8 @@ class Record:
     def is_claimed(self) -> bool | None:
         """Whether a live process holds the run, for all who may read its lock; None if that cannot be told."""
         try:
-            handle = os.open(self._lock.lock_file, os.O_RDONLY)
-        except FileNotFoundError:
+            handle = os.open(self._lock.lock_file, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return None
@@ -153,11 +156,12 @@ class Record:
             else:
                 path.unlink()
         self.samples_path.mkdir(parents=True)
+        self._written = {path: hashlib.sha256() for path in self.row_paths}
         self._write_config(config)
         return aside
 
     def _write_config(self, config: RunConfig) -> None:
-        write_atomically(self.config_path, to_json(config.identity(), indent=2) + "\n")
+        self._write(self.config_path, to_json(config.identity(), indent=2) + "\n")
 
     def _is_config_intact(self, config: RunConfig) -> bool:
         """Whether it is the same, in the bytes that a run writes, perhaps of a program that knew fewer fields."""
@@ -188,6 +192,7 @@ class Record:
             else:
                 rows, _ = readable_rows(path)
                 write_atomically(path, b"".join(to_json(row).encode() + b"\n" for row in rows if row["step"] <= step))
+            self._written[path] = hashlib.sha256(self._content(path))
         for path in self.samples_path.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
             if number.isdecimal() and int(number) > step:
@@ -203,10 +208,17 @@ class Record:
         timing = {key: value for key, value in row.items() if key.startswith("time/")}
         lists = {key: value for key, value in row.items() if isinstance(value, list)}
         metrics = {key: value for key, value in row.items() if key not in timing | lists}
-        _append_line(self.metrics_path, to_json(metrics))
+        self._append_line(self.metrics_path, to_json(metrics))
         for path, part in ((self.timing_path, timing), (self.evaluations_path, lists)):
             if part:
-                _append_line(path, to_json({"step": row["step"], **part}))
+                self._append_line(path, to_json({"step": row["step"], **part}))
+
+    def _append_line(self, path: Path, line: str) -> None:
+        content = line.encode() + b"\n"
+        with open(path, "ab") as file:  # one write of one line: a kill tears at most the last
+            file.write(content)
+        if path in self._written:
+            self._written[path].update(content)
 
     def sample_path(self, step: int) -> Path:
         return self.samples_path / f"step-{step:06d}.png"
@@ -231,7 +243,11 @@ class Record:
         self._reserve_path.unlink(missing_ok=True)
 
     def write_protocol(self, protocol: dict[str, Any]) -> None:
-        write_atomically(self.protocol_path, to_json(protocol, indent=2) + "\n")
+        self._write(self.protocol_path, to_json(protocol, indent=2) + "\n")
+
+    def _write(self, path: Path, content: str) -> None:
+        write_atomically(path, content)
+        self._written[path] = hashlib.sha256(content.encode())
 
     def protocol(self) -> dict[str, Any]:
         """How the run's samples are judged; empty if it was not written. Raises InputError if unreadable."""
@@ -240,9 +256,7 @@ class Record:
             protocol = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError:
             return {}
-        if not _is_protocol(protocol):
-            raise InputError(f"{path}: expected an object of words and numbers, and of such objects")
-        return protocol
+        return checked_protocol(protocol, str(path))
 
     def config(self) -> RunConfig:
         """The recorded configuration. Raises InputError if config.json is missing or unreadable."""
@@ -251,20 +265,23 @@ class Record:
             identity = parse_json(read_within(path, self.folder), str(path))
         except FileNotFoundError as error:
             raise InputError(f"{self.folder} holds no run: {path.name} is missing") from error
-        try:
-            return from_parameters(identity)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: {error}") from error
+        return checked_config(identity, str(path))
 
     def named_config(self) -> RunConfig:
         """As `config`. Raises InputError also if it is another run's than the folder's name says."""
         config = self.config()
-        if config.run_id != self.run_id:
-            raise InputError(
-                f"{self.config_path} is the configuration of {config.run_id}: a copied or renamed folder? "
-                "Move it out of the study, or give it that name"
-            )
+        if other := self.misnamed(config):
+            raise InputError(other)
         return config
+
+    def misnamed(self, config: RunConfig) -> str:
+        """That this configuration of the folder is another run's than its name says, or nothing."""
+        if config.run_id == self.run_id:
+            return ""
+        return (
+            f"{self.config_path} is the configuration of {config.run_id}: a copied or renamed folder? "
+            "Move it out of the study, or give it that name"
+        )
 
     def status(self, claimed: bool = False) -> dict[str, Any]:
         """status.json with the state as it is now: `running` without a live owner is `interrupted`.
@@ -274,12 +291,13 @@ class Record:
         was, once it is resumed. If it cannot be told whether the owner lives, `running` stays, and `error` says so.
         `claimed`: the caller holds the claim.
         """
-        live = False if claimed else None
+        live, written = False if claimed else None, None
         try:
             status = self._read_status()
             if status and status["state"] == State.RUNNING:
                 live = not claimed and self.is_claimed()
                 status = self._read_status() or status  # it may have ended before the look at its owner
+            written = status and status["state"]
         except InputError as error:
             held = not claimed and self.is_claimed()
             state = {"state": State.INTERRUPTED if held is False else State.RUNNING, "step": self.last_step()}
@@ -289,7 +307,8 @@ class Record:
             # a claimed folder without status belongs to a run that is about to start
             held = not claimed and self.is_claimed()
             state = {"state": State.MISSING if held is False else State.RUNNING, "step": 0, "attempts": []}
-            return state | ({"error": UNTOLD} if held is None else {})
+            wrong = UNTOLD if held is None else f"{self.folder} is not a folder" if self.folder.is_file() else ""
+            return state | ({"error": wrong} if wrong else {})
         if status["state"] == State.RUNNING:
             status["step"] = self.last_step()
             if live is None:
@@ -297,9 +316,8 @@ class Record:
             elif not live:
                 status |= {"state": State.INTERRUPTED, "error": KILLED}
         if status["state"] not in (State.RUNNING, *RESULTS) and (ended := self._ended_after_all()):
-            status["damaged"] = f"{self._status_path} says {status['state']}, and the final weights say {ended}"
-            if status["state"] is not State.FAILED:  # which is tried again if that is asked for
-                status |= {"state": State.INTERRUPTED, "error": status["damaged"]}
+            damaged = f"{self._status_path} says {written}, and the final weights say {ended}"
+            status |= {"state": State.INTERRUPTED, "error": damaged, "damaged": damaged}
         return status
 
     def _ended_after_all(self) -> str:
@@ -320,9 +338,7 @@ class Record:
             if not (os.path.exists(self.metrics_path) or os.path.exists(self.checkpoint_path)):
                 return None
             raise InputError(f"{path} is missing") from None
-        if not _is_status(status):
-            raise InputError(f"{path}: not the status of a run (state, step, error, attempts)")
-        return status | {"state": State(status["state"])}
+        return checked_status(status, str(path))
 
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.metrics_path)
@@ -376,7 +392,8 @@ class Record:
     def damage(self, status: dict[str, Any]) -> str:
         """What is wrong with the files that a result depends on; nothing is said of a run that is no result.
 
-        The status is one of them: what the final weights say too must be the same there.
+        The status is one of them: what the final weights say too must be the same there. And all of them may be another
+        run's, in a folder that was copied or renamed.
         """
         if not status["state"].is_result:
             return ""
@@ -384,11 +401,17 @@ class Record:
             expected, found = {"metrics_sha256": None} | status, self.digests()
         except InputError as error:
             return str(error)
+        knows_all = (status.get("training_version") or 0) >= _ALL_DIGESTS_SINCE
         for name, path in self._result_paths.items():
             if name in expected and name not in found:
                 return f"{path.name} is missing"
+            if name in found and not expected.get(name) and (knows_all or path == self.metrics_path):
+                return f"{self._status_path.name} lacks {name}, which it has of every run that ended"
             if expected.get(name) and expected[name] != found[name]:
                 return f"{path.name} was changed after the run ended"
+        with suppress(InputError):  # a configuration of a program that knows other fields
+            if other := self.misnamed(self.config()):
+                return other
         return self._contradiction(status)
 
     def _contradiction(self, status: dict[str, Any]) -> str:
@@ -427,20 +450,54 @@ class Record:
         return self._digest(self.metrics_path)[1]
 
     def rows_on_disk(self) -> dict[str, tuple[int, str]]:
-        """Name -> size and SHA-256 of each file of rows, which is flushed to the disk first."""
+        """Name -> size and SHA-256 of each file of rows, which is flushed to the disk first.
+
+        Raises InputError for a file that is no longer what this process has written: its run would end without the rows
+        that are lost.
+        """
         for path in self.row_paths:
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 os.fsync(file.fileno())
+        for path, written in self._written.items():
+            if self._digest(path)[1] != written.hexdigest():
+                raise InputError(f"{path} was changed while its run trained")
         return {path.name: self._digest(path) for path in self.row_paths}
 
     def has_rows(self, name: str, size: int, sha256: str) -> bool:
-        """Whether a file of rows begins with so many bytes of this SHA-256."""
-        return self._digest(self.folder / name, size) == (size, sha256)
+        """Whether a file of rows, which lies in the folder, begins with so many bytes of this SHA-256."""
+        path = self.folder / name
+        is_own = path.is_file() and not leads_out(path, self.folder)
+        return (is_own or not os.path.lexists(path)) and self._digest(path, size) == (size, sha256)
 
     def _digest(self, path: Path, size: int | None = None) -> tuple[int, str]:
         """Size and SHA-256 of a file's first `size` bytes; of nothing if there is none."""
-        content = path.read_bytes()[:size] if path.is_file() else b""
+        content = self._content(path)[:size]
         return len(content), hashlib.sha256(content).hexdigest()
+
+    def _content(self, path: Path) -> bytes:
+        return path.read_bytes() if path.is_file() else b""
+
+
+def checked_config(identity: Any, where: str) -> RunConfig:
+    """The configuration that a config.json says. Raises InputError that begins with `where` if it is none."""
+    try:
+        return from_parameters(identity)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def checked_status(content: Any, where: str) -> dict[str, Any]:
+    """What a status.json says. Raises InputError that begins with `where` if no run writes such a status."""
+    if not _is_status(content):
+        raise InputError(f"{where}: not the status of a run (state, step, error, attempts)")
+    return content | {"state": State(content["state"])}
+
+
+def checked_protocol(content: Any, where: str) -> dict[str, Any]:
+    """What a protocol.json says. Raises InputError that begins with `where` if no run writes such a protocol."""
+    if not _is_protocol(content):
+        raise InputError(f"{where}: expected an object of words and numbers, and of such objects")
+    return content
 
 
 def _is_status(content: Any) -> bool:
@@ -466,7 +523,7 @@ def _is_protocol(content: Any) -> bool:
     scores = [content.get(name, {}) for name in ("real_against_real", "trivial_sampler")]
     return (
         all(isinstance(of, dict) and all(map(_is_score, of.values())) for of in scores)
-        and _is_score(content.get("trivial_fd"))
+        and all(_is_score(content.get(name)) for name in ("trivial_fd", "n_fake", "n_real", "feature_net_accuracy"))
         and all(_is_plain(v) or (isinstance(v, dict) and all(map(_is_plain, v.values()))) for v in content.values())
     )
 
@@ -489,16 +546,21 @@ def spent(status: dict[str, Any], name: str) -> float:
     return total
 
 
-def _append_line(path: Path, line: str) -> None:
-    with open(path, "ab") as file:  # one write of one line: a kill tears at most the last
-        file.write(line.encode() + b"\n")
-
-
 def run_folders(study_folder: Path) -> list[Record]:
-    """The records in a study's folder, by name."""
+    """The records in a study's folder, by name: also of runs that lost their configuration, or may not be read."""
     if not study_folder.is_dir():
         return []
-    return [Record(path.parent) for path in sorted(study_folder.glob("*/config.json"))]
+    return [Record(path) for path in sorted(study_folder.iterdir()) if is_run(path)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether something of a run is there, or what is there may not be read."""
+    try:
+        return not _FILES.isdisjoint(os.listdir(folder))
+    except PermissionError:  # it may well be one
+        return True
+    except OSError:
+        return False
 
 
 def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str]]:
@@ -514,12 +576,23 @@ def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str
 
 def find_run(run: str, runs_dir: str = "") -> Record:
     """The record of a run id or folder. Raises InputError if there is none, or more than one of that id."""
-    if (Path(run) / "config.json").exists():
-        return Record(Path(run))
-    root = runs_root(runs_dir)
+    folder, root = Path(run), runs_root(runs_dir)
+    if is_run(folder):
+        return Record(folder.resolve() if folder.name in ("", "..") else folder)
     found = [path.parent for path in sorted(root.glob("*/*/config.json")) if path.parent.name == run]
     if not found:
-        raise InputError(f"no run {run!r}: neither a run's folder nor a run id below {root}")
+        raise InputError(f"no run {run!r}: {_not_a_run(folder)}neither a run's folder nor a run id below {root}")
     if len(found) > 1:
         raise InputError(f"run {run!r} is in {len(found)} studies; name one folder: {', '.join(map(str, found))}")
     return Record(found[0])
+
+
+def _not_a_run(folder: Path) -> str:
+    """What there is of that name instead, as the beginning of a sentence."""
+    if not folder.exists() or not folder.name:
+        return ""
+    if not folder.is_dir():
+        return "a file, "
+    if not (runs := run_folders(folder)):
+        return f"a folder without {' or '.join(sorted(_FILES))}, "
+    return f"a folder of {len(runs)} runs (name one, such as {runs[0].folder}), "

@@ -211,8 +211,11 @@ def _sums(folder: Path) -> str:
 def _zip(folder: Path, archive: Path) -> None:
     """The folder as one file without dates, so that equal contents are equal bytes."""
     temporary = archive.with_name(f".{archive.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as content:
-        for file in _files(folder):
-            name = f"{folder.name}/{file.relative_to(folder).as_posix()}"
-            content.writestr(zipfile.ZipInfo(name), file.read_bytes(), zipfile.ZIP_DEFLATED)
-    temporary.replace(archive)
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as content:
+            for file in _files(folder):
+                name = f"{folder.name}/{file.relative_to(folder).as_posix()}"
+                content.writestr(zipfile.ZipInfo(name), file.read_bytes(), zipfile.ZIP_DEFLATED)
+        temporary.replace(archive)
+    finally:
+        temporary.unlink(missing_ok=True)

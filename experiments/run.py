@@ -208,7 +208,7 @@ class _Attempt:
             outcome = self._train()
             self._status |= self._record.digests()
         except KeyboardInterrupt as stop:
-            self._end(State.INTERRUPTED, self._record.last_step(), f"stopped by a signal ({signals.cause() or stop})")
+            self._end(State.INTERRUPTED, self._record.last_step(), signals.stopped_by(signals.cause() or str(stop)))
             raise
         except StepsLost as lost:
             self._end(State.INTERRUPTED, self._record.last_step(), str(lost), tell=False)  # whoever catches it does

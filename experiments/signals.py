@@ -65,6 +65,11 @@ def cause() -> str:
     return (_stop.ask_parent and _stop.ask_parent()) or _stop.requested
 
 
+def stopped_by(name: str) -> str:
+    """What the record says of a run that this stopped."""
+    return f"stopped by a signal ({name})"
+
+
 @contextmanager
 def stop_on_signals(ask_parent: Callable[[], str] | None = None) -> Iterator[None]:
     """SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGUSR1 (a cluster's notice of preemption) raise KeyboardInterrupt.

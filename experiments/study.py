@@ -148,15 +148,23 @@ def find(study: str, runs_dir: str = "") -> Study:
     for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
         if path.exists():
             return read(path)
-    configs, wrong = recorded_configs(runs_root(runs_dir) / study)  # of `sngan train`, which has no study file
-    if configs:
-        return single_runs(study, configs)
-    if wrong:
-        raise InputError(f"no run of {study} can be read: {next(iter(wrong.values()))}")
+    if found := recorded(runs_root(runs_dir) / study):
+        return found
     names = bundled_names()
     raise InputError(
         f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"
     )
+
+
+def recorded(folder: Path) -> Study | None:
+    """The runs that are recorded there, of `sngan train`, which leaves no study file; None if there are none.
+
+    Raises InputError if none of them can be read.
+    """
+    configs, wrong = recorded_configs(folder)
+    if wrong and not configs:
+        raise InputError(f"no run of {folder.name} can be read: {next(iter(wrong.values()))}")
+    return single_runs(folder.name, configs) if configs else None
 
 
 def single_runs(name: str, configs: Iterable[RunConfig]) -> Study:
@@ -180,13 +188,14 @@ def read(path: Path) -> Study:
         return parse(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
-        raise InputError(f"{path}: not valid YAML: {error}") from error
 
 
 def content_of(text: str) -> dict[str, Any]:
-    """The mapping that a study file holds, not yet checked."""
-    content = yaml.load(text, _Loader)
+    """The mapping that a study file holds, not yet checked. Raises InputError if it is no YAML, or holds none."""
+    try:
+        content = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
+        raise InputError(f"not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
     return content
@@ -198,7 +207,7 @@ def scalar(text: str) -> Any:
 
 
 def parse(text: str) -> Study:
-    """A study from the text of its file. Raises InputError, and what PyYAML raises if it is no YAML."""
+    """A study from the text of its file. Raises InputError."""
     content = content_of(text)
     for key in content:
         if key not in _TOP_LEVEL:

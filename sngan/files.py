@@ -37,7 +37,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # a signal too
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -71,8 +71,13 @@ def read_within(path: Path, folder: Path) -> bytes:
 
 
 def parse_json(content: bytes | str, where: str) -> Any:
-    """What JSON text says. Raises InputError that begins with `where`, also for one nested too deep."""
+    """What JSON text says. Raises InputError that begins with `where`, also for what is nested too deep, or no text.
+
+    Nor are words text that cannot be written as UTF-8: lone surrogates.
+    """
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        said = json.loads(content)
+        json.dumps(said, ensure_ascii=False).encode()
+        return said
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not readable as JSON ({error})") from error

@@ -207,6 +207,7 @@ def _mixed_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     failed = Record(folder / configs["dcgan", 2].run_id)
     failed.write_status(failed.status() | {"state": "failed", "step": 30, "error": HOSTILE, "traceback": "Traceback"})
     failed.metrics_path.write_text("\n".join(failed.metrics_path.read_text().splitlines()[:4]) + '\n{"step": 4')
+    failed.checkpoint_path.unlink()  # final weights, which say finished
     diverged = Record(folder / configs["sn", 1].run_id)
     rows = diverged.rows()
     rows[-1]["loss/d"] = None

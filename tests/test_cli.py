@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, small, write_study
+from conftest import ROOT, small, trained, write_study
 
 from analysis.page.report import Written
 from analysis.study import Study
@@ -339,11 +340,14 @@ def test_filters() -> None:
 
 
 def stopped_train(command: Callable, tmp_path: Path) -> str:
-    """The last line of errors of a short training that a signal stops."""
-    line = ["--steps", 30, "--batch-size", 16, "--g-width", 8, "--n-fake", 100, "--threads", 1, "--device", "cpu"]
-    code, _, errors = command("train", *line, "--wandb", "disabled", "--runs-dir", tmp_path)
+    """The last line of errors of a short training that a signal stops, but for the command that it ends with."""
+    line = ["train", "--steps", 30, "--batch-size", 16, "--g-width", 8, "--n-fake", 100, "--threads", 1]
+    line += ["--device", "cpu", "--wandb", "disabled", "--runs-dir", tmp_path / "my runs"]
+    code, _, errors = command(*line)
     assert code == 3, errors
-    return re.sub(r"after \d+ s", "after 1 s", errors.splitlines()[-1])
+    said, typed, again = errors.splitlines()[-1].partition(": sngan ")
+    assert shlex.split(again) == (list(map(str, line)) if typed else [])
+    return re.sub(r"after \d+ s", "after 1 s", said)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -352,7 +356,7 @@ def test_an_interrupted_training_says_what_the_same_command_does(
 ) -> None:
     """While data are read, before the first checkpoint, in the training, and when the run has ended already."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    record = Record(tmp_path / "single" / small().run_id)
+    record = Record(tmp_path / "my runs" / "single" / small().run_id)
 
     def stop(*_: object, **__: object) -> None:
         signal.raise_signal(number)
@@ -385,6 +389,52 @@ def test_a_sweep_that_is_interrupted_while_it_prepares_says_so(
 ) -> None:
     monkeypatch.setattr("sngan.data.load", lambda *_: signal.raise_signal(signal.SIGTERM))
     path = write_study(tmp_path)
-    code, _, errors = command("sweep", path, "--device", "cpu", "--wandb", "disabled", "--runs-dir", tmp_path)
+    line = ["sweep", path, "--device", "cpu", "--wandb", "disabled", "--runs-dir", tmp_path]
+    code, _, errors = command(*line)
     assert code == 3
-    assert re.fullmatch(r"interrupted after \d+ s; the same command continues", errors.splitlines()[-1])
+    said, _, again = errors.splitlines()[-1].partition(": sngan ")
+    assert re.fullmatch(r"interrupted after \d+ s; the same command continues", said)
+    assert shlex.split(again) == list(map(str, line))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("torn", [False, True])
+def test_every_command_that_is_interrupted_says_so_in_one_line(
+    torn: bool, number: signal.Signals, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the library that was being imported went on without what it lacks."""
+
+    def stop(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if not torn:
+                raise
+            raise AttributeError("module 'numpy' has no attribute 'multiply'") from None
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    monkeypatch.setattr("experiments.account.status", stop)
+    assert command("status", "demo") == (3, "", f"sngan: interrupted ({number.name})\n")
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_sampled_or_exported_is_a_run_or_a_word_says_what_it_is(command: Callable, tmp_path: Path) -> None:
+    folder = trained(write_study(tmp_path, seed=[0, 1]), tmp_path)
+    one, other = sorted(path for path in folder.iterdir() if path.is_dir())
+    for of, wrong in (
+        (folder, f"a folder of 2 runs (name one, such as {one})"),
+        (folder.parent, "a folder without checkpoint.pt or config.json or metrics.jsonl or status.json"),
+        (folder / "study.yaml", "a file"),
+    ):
+        code, _, errors = command("sample", of)
+        assert code == 2
+        assert f"no run {str(of)!r}: {wrong}, neither a run's folder nor a run id below" in errors
+    (folder / "study.yaml").unlink()
+    assert command("export", folder)[:2] == (0, f"{folder}/weights: 1 runs, and as one file {folder}/weights.zip\n")
+    renamed = one.rename(folder / "mine")
+    for name in ("sample", "export"):
+        code, _, errors = command(name, renamed)
+        assert (code, errors.count(f"is the configuration of {one.name}: a copied or renamed folder?")) == (0, 1)
+    assert json.loads((renamed / "export" / "export.json").read_text())["run_id"] == one.name
+    (other / "config.json").unlink()
+    assert command("sample", other) == (2, "", f"sngan: {other} holds no run: config.json is missing\n")

@@ -23,16 +23,19 @@ def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_what_was_there(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    fails: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     write_atomically(path, "before")
 
     def full(*_: object) -> None:
-        raise OSError("disk full")
+        raise error("disk full, or a signal")
 
     monkeypatch.setattr(os, fails, full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(error, match="disk full"):
         write_atomically(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
@@ -90,7 +93,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
             read_within(tmp_path / name, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" + b"0" * 5000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" + b"0" * 5000, b'"\\ud800"'])
 def test_what_is_no_json_is_named(content: bytes) -> None:
     with pytest.raises(InputError, match="here: not readable as JSON"):
         parse_json(content, "here")

@@ -61,6 +61,15 @@ def test_a_checkpoint_to_resume_from_says_nothing(tmp_path: Path) -> None:
         assert said_by(tmp_path / name) == {}
 
 
+def test_a_pipe_and_numbers_of_any_length_say_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert said_by(tmp_path / "pipe.pt") == {}
+    content = {"state": "finished", "step": 10**5000, "reason": [[]]}
+    with zipfile.ZipFile(tmp_path / "long.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(content))
+    assert said_by(tmp_path / "long.pt") == {"state": "finished", "error": None}
+
+
 def test_no_code_in_the_file_is_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:

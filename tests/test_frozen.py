@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import torch
 from conftest import ROOT, refrozen, rewrite_end, small, trained, write_study
@@ -30,6 +31,7 @@ from analysis.sources import frozen as freezing
 from analysis.sources.frozen import freeze, thaw
 from analysis.study import Study
 from experiments.export import discriminator_weights, networks
+from experiments.ledger import fingerprint
 from experiments.record import Record, run_folders
 from experiments.run import execute
 from experiments.study import read
@@ -193,12 +195,13 @@ def test_a_killed_freeze_leaves_what_was_there(tmp_path: Path, monkeypatch: pyte
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for where in ("fingerprint", "in_few_greys"):  # after the part, and before it
+    for where in ("fingerprint", "in_few_greys", "write_atomically"):  # after the part, before it, and within
         with monkeypatch.context() as patch:
             patch.setattr(freezing, where, killed)
             with pytest.raises(KeyboardInterrupt):
                 freeze(load(folder), kept)
         assert thaw(kept).account["finished"] == 1
+        assert not (kept / "parts" / ".tmp").exists()
     assert freeze(load(folder), kept).added == 1
     assert thaw(kept).account["finished"] == 2
     assert not [name for name in files_of(kept) if ".tmp" in name]
@@ -569,6 +572,79 @@ def test_no_file_is_read_that_the_manifest_does_not_list(frozen: Path, tmp_path:
     grid.symlink_to(tmp_path / "grid.png")  # the bytes are those of the manifest
     with pytest.raises(InputError, match="leads out of the folder"):
         thaw(frozen)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def _with_digests(folder: Path) -> None:
+    """As a hostile author would freeze what lies there."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, part in manifest["parts"].items():
+        part["files"] = {
+            f: hashlib.sha256((folder / "parts" / name / f).read_bytes()).hexdigest() for f in part["files"]
+        }
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": fingerprint(manifest)}))
+
+
+@pytest.mark.parametrize("value", [DEEP, "{", "[]", "3", None])
+@pytest.mark.parametrize("column", ["config", "status", "protocol"])
+def test_what_no_run_writes_is_named_though_its_digest_fits(
+    column: str, value: str | None, frozen: Path, command: Callable
+) -> None:
+    (path, *_) = frozen.glob("parts/*/runs.parquet")
+    table = parquet.read_table(path).to_pylist()
+    table[0][column] = value
+    parquet.write_table(pyarrow.Table.from_pylist(table), path)
+    _with_digests(frozen)
+    for arguments in (("report", f"frozen:{frozen}"), ("plan", "demo", "--have", frozen)):
+        code, _, errors = command(*arguments)
+        assert (code, f"runs.parquet, {column} of {table[0]['run_id']}" in errors) == (2, True), errors
+
+
+@pytest.mark.parametrize("name", ["runs", "history", "evaluations"])
+def test_what_is_no_table_is_named_though_its_digest_fits(name: str, frozen: Path, command: Callable) -> None:
+    (path, *_) = frozen.glob(f"parts/*/{name}.parquet")
+    parquet.write_table(parquet.read_table(path).drop_columns("run_id"), path)
+    for words in ("expected one column of words each: run_id", "is not readable as Parquet"):
+        _with_digests(frozen)
+        code, _, errors = command("report", f"frozen:{frozen}")
+        assert (code, f"{name}.parquet" in errors, words in errors) == (2, True, True), errors
+        path.write_bytes(b"PAR1")
+
+
+@pytest.mark.parametrize("plan", ["a: " + DEEP, "a: [", "\n".join(" " * i + "a:" for i in range(3000))])
+def test_a_plan_that_is_no_yaml_is_named(plan: str, frozen: Path, command: Callable) -> None:
+    manifest = json.loads((frozen / "manifest.json").read_text()) | {"plan": plan}
+    (frozen / "manifest.json").write_text(json.dumps(manifest | {"sha256": fingerprint(manifest)}))
+    code, _, errors = command("report", f"frozen:{frozen}")
+    assert (code, "manifest.json, plan: not valid YAML" in errors) == (2, True)
+
+
+def test_no_table_is_read_elsewhere(frozen: Path, tmp_path: Path) -> None:
+    manifest = json.loads((frozen / "manifest.json").read_text())
+    (name, part) = next(iter(manifest["parts"].items()))
+    elsewhere = shutil.copytree(frozen / "parts" / name, tmp_path / "elsewhere")
+    lacking = {file: digest for file, digest in part["files"].items() if file != "history.parquet"}
+    (frozen / "parts" / name / "history.parquet").unlink()
+    (frozen / "parts" / name / "history.parquet").symlink_to(elsewhere / "history.parquet")
+    for parts in ({str(elsewhere): {"runs": part["runs"], "files": {}}}, {name: part | {"files": lacking}}):
+        changed = manifest | {"parts": parts}
+        (frozen / "manifest.json").write_text(json.dumps(changed | {"sha256": fingerprint(changed)}))
+        with pytest.raises(InputError, match="is no part of a frozen study"):
+            thaw(frozen)
+
+
+def test_of_another_folder_nothing_is_taken_over_that_its_manifest_does_not_list(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seed=[0, 1], steps=10)
+    one, two = (trained(path, tmp_path / str(seed), lambda config, seed=seed: config.seed == seed) for seed in (0, 1))
+    other = freeze(load(two), tmp_path / "other").folder
+    (part,) = (other / "parts").iterdir()
+    (tmp_path / "private").write_text("private")
+    (part / "samples" / "notes").symlink_to(tmp_path / "private")
+    into = freeze(load(one), tmp_path / "into", also=[other]).folder
+    assert (into / "parts" / part.name / "runs.parquet").exists()
+    assert not list(into.rglob("notes"))
 
 
 def test_mistakes_are_named(frozen: Path, mixed_study: Path, tmp_path: Path) -> None:

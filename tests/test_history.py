@@ -30,6 +30,14 @@ def test_history_is_the_rows_on_disk(mixed_study: Path) -> None:
     assert (study.history["context"] == "digits, setting C").all()
 
 
+def test_a_metric_that_is_called_like_a_field_is_none(mixed_study: Path) -> None:
+    before = load(mixed_study)
+    (failed,) = before.runs.loc[before.runs["state"] == "failed", "run_id"]
+    path = Record(mixed_study / failed).metrics_path
+    path.write_text(path.read_text().replace('"loss/d": ', '"arm": 1.0, "seed": 1.0, "loss/d": '))
+    pd.testing.assert_frame_equal(load(mixed_study).history, before.history)
+
+
 def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second look reads what is no result yet; a changed or new run is read, and a damaged cache not believed."""
     read, real = [], records.rows

@@ -206,17 +206,72 @@ def test_the_final_weights_say_what_the_run_was(name: str, finished: Path, tmp_p
         assert sound(study).history.empty
 
 
+def edited(record: Record, **changes: object) -> None:
+    path = record.folder / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_a_failure_that_the_final_weights_deny_is_named_and_not_trained_again(
     finished: Path, tmp_path: Path, command: Callable
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "single")
     record = Record(folder / small(**OFTEN).run_id)
-    path = record.folder / "status.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "failed"}))
+    edited(record, state="failed")
+    study = sound(load(folder))
+    assert (list(study.runs["state"]), len(study.history)) == (["interrupted"], 0)  # no failure is counted
+    assert "says failed, and the final weights say finished" in study.warnings[0]
     code, output, _ = command("status", "single", "--json", "--runs-dir", tmp_path)
     assert (code, "says failed, and the final weights say finished" in output) == (0, True)
     result = execute(small(**OFTEN), "single", folder, silent, Policy(redo_failed=True))
     assert (result.state, result.ran) == ("finished", False)
+
+
+@pytest.mark.parametrize("state", ["finished", "diverged"])
+def test_a_killed_run_is_no_result_because_its_status_says_so(state: str, killed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(killed, tmp_path / "single")
+    record = Record(folder / small(**OFTEN).run_id)
+    edited(record, state=state, step=record.last_step())
+    study = sound(load(folder))
+    assert "status.json lacks metrics_sha256" in study.runs["damage"][0]
+    assert study.history.empty
+
+
+def test_without_final_weights_a_digest_that_is_gone_is_damage(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "single")
+    record = Record(folder / small(**OFTEN).run_id)
+    record.checkpoint_path.unlink()
+    assert record.damage(record.status()) == ""
+    edited(record, protocol_sha256=None)
+    assert record.damage(record.status()).startswith("status.json lacks protocol_sha256")
+    edited(record, training_version=4, config_sha256=None, evaluations_sha256=None)  # which knew the metrics alone
+    assert record.damage(record.status()) == ""
+
+
+def test_the_record_of_another_run_does_not_count(finished: Path, tmp_path: Path) -> None:
+    path = write_study(tmp_path, "single", **_study_fields(), seed=[0, 1])
+    folder = tmp_path / "runs" / "single"
+    one, other = (Record(folder / config.run_id) for config in read(path).configs)
+    for record in (one, other):
+        shutil.copytree(finished / one.run_id, record.folder)
+    shutil.copy(path, folder / "study.yaml")
+    study = sound(load(folder))
+    damage = study.runs.set_index("run_id")["damage"]
+    assert damage[one.run_id] == ""
+    assert f"is the configuration of {one.run_id}" in damage[other.run_id]
+    assert set(study.history["run_id"]) == {one.run_id}
+
+
+def test_pipes_are_not_waited_for(finished: Path, killed: Path, tmp_path: Path, sngan: Callable) -> None:
+    for source, name in ((finished, "checkpoint.pt"), (killed, "checkpoint.pt"), (killed, ".lock")):
+        folder = shutil.copytree(source, tmp_path / source.name / name / "single")
+        path = folder / small(**OFTEN).run_id / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        os.mkfifo(folder / ".history.cache")
+        assert sngan("status", "single", "--runs-dir", folder.parent, timeout=60).returncode == 0
+        load(folder)
+    path = tmp_path / killed.name / "checkpoint.pt" / "single"
+    assert execute(small(**OFTEN), "single", path, silent).state == "finished"
 
 
 def test_a_record_whose_status_and_weights_are_lost_is_kept(finished: Path, tmp_path: Path) -> None:

@@ -117,6 +117,74 @@ def test_a_renamed_run_is_not_counted_as_another(tmp_path: Path) -> None:
     assert f"is the configuration of {record.run_id}" in wrong["copy"]
 
 
+def test_a_result_in_the_place_of_another_run_is_none(tmp_path: Path) -> None:
+    """Such as a folder that was copied, or renamed, to the id of a run that is planned too."""
+    record = started(tmp_path)
+    record.append({"step": 0})
+    record.write_status({"state": State.DIVERGED, "step": 0, "error": None, "attempts": []} | record.digests())
+    assert record.damage(record.status()) == ""
+    other = Record(record.folder.rename(tmp_path / small(seed=1).run_id))
+    assert f"is the configuration of {record.run_id}" in other.damage(other.status())
+    other.config_path.write_text('{"of": "another program"}')
+    other.write_status(other.status() | {"config_sha256": other.digests()["config_sha256"]})
+    assert other.damage(other.status()) == ""
+
+
+def test_a_run_without_its_configuration_is_named(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    (record.folder / "status.json").touch()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "a file").touch()
+    for lose in (lambda: None, record.config_path.unlink, lambda: record.config_path.symlink_to("config.json")):
+        lose()
+        assert [found.folder for found in run_folders(tmp_path)] == [record.folder]
+    configs, wrong = recorded_configs(tmp_path)
+    assert configs == []
+    assert wrong.keys() == {record.run_id}
+
+
+def test_a_file_in_the_place_of_a_run_is_named(tmp_path: Path) -> None:
+    path = tmp_path / small().run_id
+    path.touch()
+    found = Record(path).status()
+    assert (found["state"], found["error"]) == ("missing", f"{path} is not a folder")
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.MISSING, State.INTERRUPTED])
+def test_what_the_final_weights_deny_is_what_was_written(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = started(tmp_path)
+    record.write_status({"state": state, "step": 0, "error": None, "attempts": []})
+    monkeypatch.setattr("experiments.final.said_by", lambda path: {"state": "finished"})
+    assert f"says {state}, and the final weights say finished" in record.status()["damaged"]
+
+
+def test_the_folder_that_one_stands_in_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = started(tmp_path)
+    monkeypatch.chdir(record.folder)
+    assert [find_run(name).run_id for name in (".", "../" + record.run_id)] == [record.run_id] * 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    record = started(tmp_path)
+    record.folder.chmod(0o700)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+
+    def look() -> None:
+        os.setuid(65534)
+        theirs.send(recorded_configs(tmp_path)[1])
+
+    process = multiprocessing.get_context("fork").Process(target=look)
+    process.start()
+    process.join()
+    assert "Permission denied" in ours.recv()[record.run_id]
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("mode", [0o644, 0o600])
 def test_another_user_sees_that_a_run_is_live_or_that_it_cannot_be_told(mode: int, tmp_path: Path) -> None:

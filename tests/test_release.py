@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -158,3 +159,23 @@ def test_what_is_neither_run_nor_study_is_named(records: Path, command: Callable
     code, _, errors = command("export", "mnist-smoke", "--runs-dir", records.parent)
     assert (code, "frozen runs keep no generator" in errors) == (2, True), errors
     assert command("export", records, "--seed", 0)[0] == 0
+
+
+@pytest.mark.parametrize("where", ["experiments.release.write_atomically", "zipfile.ZipFile.writestr"])
+def test_a_signal_leaves_no_half_of_an_archive(
+    where: str, records: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert command("export", records)[0] == 3
+    assert not [path for path in records.rglob(".*") if path.name != ".lock"]
+    assert not (records / "weights.zip").exists()
+
+
+def test_of_single_runs_those_that_cannot_be_told_apart_are_named(records: Path, command: Callable) -> None:
+    (records / "study.yaml").unlink()
+    damaged = run_folders(records)[0]
+    damaged.config_path.write_text("{")
+    code, _, errors = command("export", records)
+    assert (code, f"warning: {damaged.run_id} is left out: {damaged.config_path}: not readable" in errors) == (0, True)
+    code, _, errors = command("report", records, "--no-report", "--freeze", records.parent / "frozen")
+    assert (code, f"{damaged.run_id} is left out: {damaged.config_path}: not readable" in errors) == (0, True)

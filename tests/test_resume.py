@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,17 @@ def test_rows_that_were_changed_since_are_not_continued(
     assert content(record) == uninterrupted
 
 
+def test_a_checkpoint_that_is_nested_deep_is_none(tmp_path: Path) -> None:
+    path, depth = tmp_path / "checkpoint.pt", 5_000
+    lists = b"]" * depth + b"a" * (depth - 1)  # in one another, as pickle's opcodes
+    content = b"\x80\x02}(X\x06\x00\x00\x00config}X\x04\x00\x00\x00deep" + lists + b"u."
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (("data.pkl", content), ("version", b"3"), ("byteorder", b"little")):
+            archive.writestr(f"checkpoint/{name}", data)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not readable"):
+        checkpoint.read(path)
+
+
 def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Payload:
         def __reduce__(self) -> tuple:
@@ -306,6 +319,44 @@ def test_a_failed_run_resumes_from_its_checkpoint(
     record, said = run(tmp_path, policy=Policy(redo_failed=True))
     assert "was failed and resumes from step 30" in said[0]
     assert content(record) == uninterrupted
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "protocol.json"])
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_run_whose_files_are_changed_while_it_trains_does_not_end_without_them(
+    name: str, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
+) -> None:
+    write = Record.append
+
+    def append(self: Record, row: dict[str, Any]) -> None:
+        write(self, row)
+        if row["step"] == 40:
+            path = self.folder / name
+            path.write_bytes(path.read_bytes().replace(b"0", b"1")) if harm == "changed" else path.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "append", append)
+        record, _ = run(tmp_path)
+    status = record.status()
+    assert (status["state"], f"{name} was changed while its run trained" in status["error"]) == ("failed", True)
+    record, _ = run(tmp_path, policy=Policy(redo_failed=True))
+    assert record.status()["state"] == "finished"
+    assert content(record) == uninterrupted
+
+
+def test_a_run_that_resumes_writes_into_no_file_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
+) -> None:
+    record = stopped(tmp_path, monkeypatch, 52, None)
+    others = tmp_path / "others"
+    for path in record.row_paths:
+        others.write_bytes(rows := path.read_bytes())
+        path.unlink()
+        path.symlink_to(others)
+        record, _ = run(tmp_path)
+        assert (others.read_bytes(), content(record)) == (rows, uninterrupted)
+        shutil.rmtree(record.folder)
+        record = stopped(tmp_path, monkeypatch, 52, None)
 
 
 # --- real processes, real signals ---

@@ -185,7 +185,7 @@ def test_a_signal_leaves_an_interrupted_run_and_a_checkpoint(tmp_path: Path, num
     assert status["error"] == f"stopped by a signal ({number.name})"
     assert status["step"] == record.rows()[-1]["step"] > 0
     at = f"interrupted at step {status['step']:,} of 100,000"
-    last = rf"{at} after \d+ s; the same command resumes it from its checkpoint"
+    last = rf"{at} after \d+ s; the same command resumes it from its checkpoint: sngan train .*"
     assert re.fullmatch(last, errors.splitlines()[-1])
     assert checkpoint.read(record.checkpoint_path)["step"] >= status["step"]
 

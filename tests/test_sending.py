@@ -61,3 +61,12 @@ def test_a_run_in_training_is_left_alone(study: Study, tmp_path: Path) -> None:
         sent = send_study(study, tmp_path / "tiny", "offline", lambda done, total: None)
     assert record.run_id not in sent.sent
     assert f"{record.run_id}: another process has it" in sent.not_sent
+
+
+def test_of_single_runs_those_that_cannot_be_told_apart_are_named(study: Study, tmp_path: Path) -> None:
+    finished = Record(tmp_path / "tiny" / study.configs[0].run_id)
+    finished.config_path.write_text("{")
+    sent = send_study(single_runs("tiny", study.configs[1:2]), tmp_path / "tiny", "offline", lambda done, total: None)
+    assert sent.sent == [study.configs[1].run_id]
+    (line,) = sent.not_sent
+    assert line.startswith(f"{finished.run_id}: {finished.config_path}: not readable as JSON")

@@ -127,6 +127,25 @@ def test_an_edited_study_keeps_what_is_outside_it(tmp_path: Path, command: Calla
 
 
 @pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    ("damage", "wrong"),
+    [
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), ""),
+        (lambda path: path.mkdir(), "study.yaml is not a file"),
+        (lambda path: os.mkfifo(path), "study.yaml is not a file"),
+    ],
+)
+def test_a_damaged_study_file_beside_the_records_is_kept_or_named(
+    damage: Callable, wrong: str, tmp_path: Path, command: Callable
+) -> None:
+    execute(small(), "tiny", tmp_path / "tiny", lambda message: None)
+    damage(tmp_path / "tiny" / "study.yaml")
+    code, _, errors = command("sweep", write_study(tmp_path), "--workers", 1, *OFF, tmp_path)
+    assert (code, wrong in errors) == (2 if wrong else 0, True), errors
+    assert bool(list((tmp_path / "tiny").glob("study-until-*.yaml"))) == (not wrong)
+
+
+@pytest.mark.usefixtures("no_workers")
 def test_single_runs_can_be_swept_and_stay_single_runs(tmp_path: Path, command: Callable) -> None:
     execute(small(), "single", tmp_path / "single", lambda message: None)
     assert command("sweep", "single", "--workers", 1, *OFF, tmp_path)[0] == 0

@@ -18,6 +18,7 @@ from experiments.messages import Message, Said
 from experiments.record import Record, run_folders
 from experiments.rows import read_rows
 from experiments.run import execute
+from experiments.tracking.sending import send
 from experiments.tracking.tracker import Tracker
 
 
@@ -171,6 +172,18 @@ def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:
         assert metadata["config"] == record.config().identity()
         assert len(metadata["config_sha256"]) == 64
         assert metadata["metrics_sha256"] == record.metrics_sha256()
+
+
+def test_links_to_files_of_others_are_not_sent(tmp_path: Path) -> None:
+    record = train_offline(tmp_path)
+    private = tmp_path / "private"
+    record.timing_path.rename(private)
+    record.timing_path.symlink_to(private)
+    shutil.rmtree(tmp_path / "tiny" / "wandb")
+    send(record.config(), "tiny", record, "offline", record.status(), print)
+    (sent,) = [payload for payload in inspect(wandb_file(record))["artifact"] if payload["type"] == "record"]
+    names = [entry["path"] for entry in sent["manifest"]["contents"]]
+    assert sorted(names) == ["config.json", "evaluations.jsonl", "metrics.jsonl", "protocol.json"]
 
 
 def test_artifacts_of_long_names_end_with_the_whole_run_id(tmp_path: Path) -> None:

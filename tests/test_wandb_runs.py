@@ -3,8 +3,10 @@
 import itertools
 import math
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -53,6 +55,29 @@ def test_grids_that_lead_out_of_wandbs_folder_are_none(study_folder: Path, tmp_p
     after = load(f"wandb-files:{study_folder}").samples
     assert sum(map(len, after.values())) == sum(map(len, before.values())) - 1
     assert grid.name not in {path.name for grids in after.values() for path in grids.values() if path.is_symlink()}
+
+
+def test_runs_that_lead_out_of_wandbs_folder_are_none(
+    study_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, *others = sorted((study_folder / "wandb").glob("offline-run-*"))
+    folder = shutil.copytree(one, tmp_path / "theirs" / "wandb" / one.name).parent
+    for run in others:
+        (folder / run.name).symlink_to(run)
+    assert (len(wandb_runs.offline_runs(folder)), "leads out of" in caplog.text) == (1, True)
+
+
+def test_a_line_that_is_nested_deep_is_none(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file, *_) = (study_folder / "wandb").glob("*run-*/run-*.wandb")
+    before, run = list(wandb_runs.inspected(file)), subprocess.run
+
+    def with_another(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        done = run(*arguments, **options)
+        done.stdout = b"[" * 100_000 + b"]" * 100_000 + b"\n" + done.stdout
+        return done
+
+    monkeypatch.setattr(subprocess, "run", with_another)
+    assert list(wandb_runs.inspected(file)) == before
 
 
 def test_the_report_of_offline_files_is_the_report_of_the_records(

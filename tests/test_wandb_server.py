@@ -201,11 +201,14 @@ def test_a_service_that_is_killed_is_replaced_and_told_everything(mode: str, ser
 
 
 @_SLOW
-def test_a_server_that_answers_nothing_leaves_offline_runs_and_no_traceback(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [["--wandb", "online"], []])  # else the look at the login starts W&B's service
+def test_a_server_that_answers_nothing_leaves_offline_runs_and_no_traceback(
+    asked: list[str], server: Server, tmp_path: Path
+) -> None:
     """`{"data": null}` makes W&B's service crash."""
     server.fault = "null"
     path = write_study(tmp_path, seed=[0, 1], steps=30)
-    command = ("sweep", path, "--wandb", "online", "--workers", 1)
+    command = ("sweep", path, *asked, "--workers", 1)
     output, _ = (process := start(server, tmp_path, *command)).communicate(timeout=150)
     assert process.returncode == 0, output
     assert output.count("warning") == 1, output

@@ -135,7 +135,7 @@ def content_of(
     }
     problems = runs.loc[(runs["state"] != "finished") | (runs["damage"] != ""), ["run_id", "state", "step"]]
     reasons = [runs.loc[problems.index, name].fillna("") for name in ("error", "damage")]
-    problems["error"] = [", ".join(filter(None, pair)) for pair in zip(*reasons, strict=True)]
+    problems["error"] = [", ".join(dict.fromkeys(filter(None, pair))) for pair in zip(*reasons, strict=True)]
     judged = Counter(context for context, _, _ in measured.protocols_of(study))
     trained = runs.loc[runs["state"].isin(RESULTS), "training_version"].dropna().astype(int)
     return {

@@ -415,12 +415,16 @@ def _differences(
 
 def judged(study: Study, context: str) -> str:
     """The protocol of a context in two sentences: what belongs beside every number."""
+
+    def number(of: dict[str, Any], name: str) -> float:
+        return float("nan") if (value := of.get(name)) is None else value
+
     sentences = [
-        f"{p.get('n_fake', 0):,} samples against {p.get('n_real', 0):,} reals in the features of "
-        f"{p.get('feature_net')} (accuracy {p.get('feature_net_accuracy', float('nan')):.2%}, SHA-256 "
+        f"{number(p, 'n_fake'):,} samples against {number(p, 'n_real'):,} reals in the features of "
+        f"{p.get('feature_net')} (accuracy {number(p, 'feature_net_accuracy'):.2%}, SHA-256 "
         f"{str(p.get('feature_net_sha256'))[:8]}), batch norm by its {p.get('batch_norm')}. Reals against reals have "
-        f"an fd of {p.get('real_against_real', {}).get('fd', float('nan')):.3g}, the trivial sampler one of "
-        f"{p.get('trivial_fd', float('nan')):.3g}. "
+        f"an fd of {number(p.get('real_against_real', {}), 'fd'):.3g}, the trivial sampler one of "
+        f"{number(p, 'trivial_fd'):.3g}. "
         for c, _, p in measured.protocols_of(study)
         if c == context and "feature_net" in p
     ]

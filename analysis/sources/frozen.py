@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,10 @@ from analysis.grids import opened
 from analysis.history import COUNTS
 from analysis.study import Found, Study, assemble, reference_version
 from experiments.ledger import (
+    EVALUATIONS,
+    HISTORY,
     MANIFEST,
+    RUNS,
     SCHEMA,
     SETTINGS,
     Kept,
@@ -43,9 +46,12 @@ from experiments.ledger import (
     fingerprint,
     intact,
     kept_in,
+    kept_in_part,
     larger_plan,
+    plan_of,
     said,
     same_bits,
+    table_of,
     todays,
 )
 from experiments.record import RESULTS, to_json
@@ -173,16 +179,30 @@ def _adopted(
             else:
                 runs[run_id] = digest
         if runs:
-            _copy_part(other / "parts" / name, folder / "parts")
+            _copy_part(other / "parts" / name, entry["files"], folder / "parts")
             parts[name], added = {"runs": runs, "files": entry["files"]}, added + len(runs)
     return parts, added
 
 
-def _copy_part(part: Path, to: Path) -> None:
+def _copy_part(part: Path, files: Iterable[str], to: Path) -> None:
+    """Of these files, and nothing else that lies there."""
     if not (to / part.name).exists():
-        temporary = to / ".tmp"
-        shutil.copytree(part, temporary)
-        os.replace(temporary, to / part.name)
+        with _unfinished(to) as temporary:
+            for file in files:
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(part / file, temporary / file)
+            os.replace(temporary, to / part.name)
+
+
+@contextmanager
+def _unfinished(parts: Path) -> Iterator[Path]:
+    """Where a part is written. What was not moved from there is removed, and so is what a killed freeze left."""
+    temporary = parts / ".tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _ids(manifest: dict[str, Any]) -> set[str]:
@@ -275,9 +295,9 @@ def _manifest_for(study: Study, folder: Path) -> dict[str, Any]:
     if not study.plan:
         return manifest
     ours = parse_study(study.plan)
-    if plan := larger_plan(ours, manifest["plan"], folder):
+    if plan := larger_plan(ours, manifest, folder):
         return manifest | {"plan": plan.text}
-    frozen, mine = ({c.run_id for c in plan.configs} for plan in (parse_study(manifest["plan"]), ours))
+    frozen, mine = ({c.run_id for c in plan.configs} for plan in (plan_of(manifest, folder), ours))
     raise InputError(
         f"the plan of {study.name} and the one that is frozen in {folder} each have runs that the other lacks "
         f"({len(mine - frozen)} and {len(frozen - mine)}): launch a study file that has them all, or a part of it"
@@ -312,7 +332,8 @@ class _Writer:
         self._kept: Counter[tuple[str, str]] = Counter()  # (what, cell): of how many runs
         self._rows = dict(list(study.history.groupby("run_id", sort=False)))
         for name, part in manifest["parts"].items():
-            for run_id, config in _configurations(self._folder / name, part["runs"]).items():
+            for run_id, kept in kept_in_part(folder, name, part["runs"]).items():
+                config = kept.config
                 grids = sum(file.startswith(f"samples/{run_id}/step-") for file in part["files"])
                 self._kept["real", config.dataset] += f"samples/{run_id}/real.png" in part["files"]
                 self._kept["weights", config.cell] += f"weights/{run_id}.safetensors" in part["files"]
@@ -372,14 +393,12 @@ class _Writer:
             return [part for half in halves for part in self._split({i: runs[i] for i in half}, extras)]
         digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
         name = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
-        temporary = self._folder / ".tmp"
-        for file, content in files.items():
-            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(temporary / file, content)
-        if (self._folder / name).exists():  # a result that was replaced, and is back
-            shutil.rmtree(temporary)
-        else:
-            os.replace(temporary, self._folder / name)
+        with _unfinished(self._folder) as temporary:
+            for file, content in files.items():
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(temporary / file, content)
+            if not (self._folder / name).exists():  # else a result that was replaced, and is back
+                os.replace(temporary, self._folder / name)
         statuses = {run_id: self._study.found[run_id].status for run_id in ids}
         return [(name, {"runs": {i: s.get("metrics_sha256") or "" for i, s in statuses.items()}, "files": digests})]
 
@@ -398,9 +417,9 @@ class _Writer:
         names = [pyarrow.array([run_id] * len(table)) for run_id, table in zip(runs, evaluations, strict=True)]
         evaluations = [table.add_column(0, "run_id", [name]) for table, name in zip(evaluations, names, strict=True)]
         return {
-            "runs.parquet": _parquet(pyarrow.Table.from_pylist(about)),
-            "history.parquet": _parquet(pyarrow.Table.from_pandas(rows[keys], preserve_index=False)),
-            "evaluations.parquet": _parquet(pyarrow.concat_tables(evaluations, promote_options="default")),
+            RUNS: _parquet(pyarrow.Table.from_pylist(about)),
+            HISTORY: _parquet(pyarrow.Table.from_pandas(rows[keys], preserve_index=False)),
+            EVALUATIONS: _parquet(pyarrow.concat_tables(evaluations, promote_options="default")),
         }
 
 
@@ -444,7 +463,7 @@ def thaw(folder: Path) -> Study:
     if not runs:
         raise InputError(f"nothing is frozen in {folder} yet")
     if manifest["plan"]:
-        plan = parse_study(manifest["plan"])
+        plan = plan_of(manifest, folder)
     else:
         plan = single_runs(manifest["study"], (config for config, _ in runs.values()))
     return assemble(plan, folder, by_plan(runs, plan))
@@ -454,7 +473,7 @@ def read_runs(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[RunConf
     """The runs that count by this manifest of the folder."""
     runs: dict[str, tuple[RunConfig, Found]] = {}
     for name, entry in manifest["parts"].items():
-        runs |= _read_part(folder / "parts" / name, entry["runs"], entry["files"])
+        runs |= _read_part(folder, name, entry["runs"], entry["files"])
     return runs
 
 
@@ -464,31 +483,25 @@ def by_plan(runs: dict[str, tuple[RunConfig, Found]], plan: Plan) -> dict[str, F
     return {id_ if id_ in planned else config.run_id: found for id_, (config, found) in runs.items()}
 
 
-def _configurations(part: Path, run_ids: Container[str]) -> dict[str, RunConfig]:
-    """Of those runs of a part that count."""
-    table = parquet.read_table(part / "runs.parquet", columns=["run_id", "config"]).to_pylist()
-    return {row["run_id"]: from_parameters(json.loads(row["config"])) for row in table if row["run_id"] in run_ids}
-
-
-def _read_part(part: Path, run_ids: Container[str], files: Mapping[str, str]) -> dict[str, tuple[RunConfig, Found]]:
+def _read_part(
+    folder: Path, name: str, run_ids: Mapping[str, Any], files: Mapping[str, str]
+) -> dict[str, tuple[RunConfig, Found]]:
     """Those runs that count; of the part's files only those that the manifest lists are read."""
+    part = folder / "parts" / name
     grids: dict[str, dict[int, Path]] = {}
     for file in sorted(files):
         if grid := re.fullmatch(r"samples/([^/]+)/step-(\d+)\.png", file, re.ASCII):
             grids.setdefault(grid[1], {})[int(grid[2])] = part / file
-    configurations = _configurations(part, run_ids)
-    history = dict(list(parquet.read_table(part / "history.parquet").to_pandas().groupby("run_id", sort=False)))
-    evaluations = parquet.read_table(part / "evaluations.parquet")
+    history = dict(list(table_of(part / HISTORY).to_pandas().groupby("run_id", sort=False)))
+    evaluations = table_of(part / EVALUATIONS)
     found = {}
-    for row in parquet.read_table(part / "runs.parquet").to_pylist():
-        if (run_id := row["run_id"]) not in configurations:
-            continue
+    for run_id, kept in kept_in_part(folder, name, run_ids).items():
         rows = history.get(run_id, pd.DataFrame()).drop(columns="run_id", errors="ignore")
         mine = evaluations.filter(compute.equal(evaluations["run_id"], run_id)).drop_columns("run_id")
         real = f"samples/{run_id}/real.png"
         run = Found(
-            json.loads(row["status"]), "", json.loads(row["protocol"]), lambda rows=rows: (rows, ""),
+            kept.status, "", kept.protocol, lambda rows=rows: (rows, ""),
             grids.get(run_id, {}), lambda mine=mine: mine, part / real if real in files else None,
         )  # fmt: skip
-        found[run_id] = configurations[run_id], run
+        found[run_id] = kept.config, run
     return found

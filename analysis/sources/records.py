@@ -52,7 +52,7 @@ def read(folder: Path) -> Study:
 def of_record(record: Record) -> Found:
     """What a run's folder has of it."""
     status = record.status()
-    damage, protocol = record.damage(status), {}
+    damage, protocol = status.get("damaged") or record.damage(status), {}
     if not damage:
         try:
             protocol = record.protocol()

@@ -62,6 +62,8 @@ def offline_runs(folder: Path) -> list[Mirrored]:
     runs, refusals = [], []
     for file in files:
         try:
+            if leads_out(file, folder):
+                raise InputError(f"{file} leads out of {folder}")
             run = _offline_run(file)
         except InputError as error:  # such as of a run that was killed before W&B wrote anything
             refusals.append(error)
@@ -113,7 +115,7 @@ def inspected(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in done.stdout.splitlines():
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         any_read = True
         yield found["type"], found.get(found["type"], {})

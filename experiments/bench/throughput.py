@@ -15,6 +15,7 @@ import torch
 
 from experiments.machine import keep_memory, peak_memory_bytes
 from experiments.run import execute
+from experiments.signals import out_of_reach
 from experiments.tracking.client import is_installed
 from sngan.config import InputError, RunConfig
 from sngan.data import load
@@ -37,15 +38,17 @@ def sweep_throughput(config: RunConfig, workers: int, threads: int, steps: int) 
     ]
     try:
         for process, connection in zip(processes, theirs, strict=True):
-            process.start()
+            with out_of_reach():
+                process.start()
             connection.close()  # the worker's alone now: when it dies, `recv` ends
         found = [connection.recv() for connection in ours]
     except EOFError as error:
         raise InputError("a worker of the benchmark ended early; its output above says why") from error
     finally:
         for process in processes:
-            process.terminate()
-            process.join()
+            if process.is_alive():  # a signal may have come before its start
+                process.terminate()
+                process.join()
     slowest = max(seconds for seconds, _ in found)
     row = {"workers": workers, "threads": threads, "step_seconds": slowest / (workers * steps)}
     return row | {"peak_memory_bytes": max(memory for _, memory in found)}

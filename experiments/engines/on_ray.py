@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.engines.engine import Died, Done, Event, Job, train_job
 from experiments.messages import Message
-from experiments.signals import out_of_reach, stop_on_signals
+from experiments.record import Record
+from experiments.signals import out_of_reach, requested, stop_on_signals, stopped_by
 from sngan.config import Execution, InputError
 
 _CONNECT_SECONDS = 10.0
@@ -103,6 +104,8 @@ class RayEngine:
         deadline = time.monotonic() + _STOP_SECONDS
         if self._jobs:
             ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=max(0.0, deadline - time.monotonic()))
+        for job in self._jobs.values():
+            _name_the_signal(job.record)
         ray.shutdown()
 
 
@@ -118,6 +121,16 @@ def _train(job: Job, queue: Queue) -> Done | Died:
         with suppress(RayError):
             ray.get(told)  # so that the end of the task is not seen before the last message
         return result
+
+
+def _name_the_signal(record: Record) -> None:
+    """Of a run that was cancelled: the signal that the sweep got, instead of that with which Ray cancels."""
+    cancelled, named = map(stopped_by, ("SIGINT", requested() or "SIGINT"))
+    if named == cancelled or record.status().get("error") != cancelled:
+        return
+    with record.claim() as mine:
+        if mine and (status := record.status(claimed=True)).get("error") == cancelled:
+            record.write_status(status | {"error": named})
 
 
 def _cause(error: RayError) -> str:

@@ -16,7 +16,7 @@ from experiments.record import Record, State, shown_state
 from experiments.run import Policy
 from experiments.study import Study, check_primary, read
 from sngan.config import Execution, InputError, RunConfig
-from sngan.files import write_atomically
+from sngan.files import read_within, write_atomically
 
 _POLL_SECONDS = 1.0
 
@@ -73,7 +73,7 @@ def _keep_study(study: Study, folder: Path) -> None:
     path = folder / "study.yaml"
     if not path.exists():
         write_atomically(path, study.text)
-    elif path.read_text(encoding="utf-8") != study.text:
+    elif read_within(path, folder) != study.text.encode():
         try:
             before = read(path)
         except InputError:  # of a program that knew other fields, or damaged

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from experiments.output import outlive_readers
 from experiments.record import to_json
 from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, RunConfig
@@ -128,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

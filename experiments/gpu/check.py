@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from experiments.gpu.kit import hide_what_the_machine_lacks, unpack
 from experiments.gpu.processes import run
+from experiments.output import outlive_readers
 from sngan.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
@@ -210,4 +211,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from experiments.output import outlive_readers
 from sngan.config import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -143,4 +144,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments.cli import main as sngan
 from experiments.gpu.archive import unpack
+from experiments.output import outlive_readers
 from experiments.record import run_folders, to_json
 from experiments.study import read
 from sngan.config import InputError
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

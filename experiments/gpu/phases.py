@@ -33,6 +33,7 @@ from experiments.gpu.archive import Archives
 from experiments.gpu.processes import start, stop
 from experiments.ledger import MANIFEST, read_manifest
 from experiments.machine import device_name, git_state, prepare_cuda, resolve_device
+from experiments.output import outlive_readers
 from experiments.record import RESULTS, recorded_configs, run_folders, to_json
 from experiments.run import Policy
 from experiments.signals import stop_on_signals
@@ -345,4 +346,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

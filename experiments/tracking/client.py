@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
+from contextlib import suppress
 from typing import Any
 
 from sngan.config import InputError
@@ -13,6 +15,7 @@ PROJECT = "sngan"
 MODES = ("online", "offline", "disabled")
 THREAD = "W&B of a run"
 """name of the threads that talk to W&B"""
+_SERVICE = "WANDB_SERVICE"  # where the client looks for its service
 
 
 def resolve_mode(wanted: str) -> str:
@@ -27,6 +30,7 @@ def resolve_mode(wanted: str) -> str:
         if mode not in MODES:
             raise InputError(f"the environment's WANDB_MODE is {mode!r}; expected one of {', '.join(MODES)}")
         return mode
+    before = os.environ.get(_SERVICE)
     try:
         import wandb
 
@@ -35,7 +39,27 @@ def resolve_mode(wanted: str) -> str:
         text = in_words(error)
         print(f"warning: W&B cannot tell whether you are logged in, working offline: {text}", file=sys.stderr)
         logged_in = False
+    if os.environ.get(_SERVICE) != before:  # started to look; processes that this one starts would share it
+        forget()
     return "online" if logged_in else "offline"
+
+
+def forget() -> None:
+    """End W&B's service, which else keeps the id of a run that it could not start; a new one is started when needed."""
+    import wandb
+
+    threading.excepthook = _without_its_threads
+    with suppress(Exception, SystemExit):  # it may be gone, or end with an error's exit code
+        wandb.teardown()
+    os.environ.pop(_SERVICE, None)
+
+
+def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threading.excepthook) -> None:
+    """Of the client's own threads, which fail when their service is gone, nothing is said."""
+    frames = traceback.walk_tb(crash.exc_traceback)
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames}
+    if "wandb" not in packages or "experiments" in packages:
+        otherwise(crash)
 
 
 def in_words(error: object) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.record import Record, State
+from experiments.record import Record, State, recorded_configs
 from experiments.study import Study
 from experiments.tracking.tracker import Tracker
 from sngan.config import InputError, RunConfig
@@ -29,7 +29,8 @@ def send_study(study: Study, folder: Path, mode: str, tell: Callable[[int, int],
     """
     records = [(config, Record(folder / config.run_id)) for config in study.configs]
     ended = [(config, record) for config, record in records if _has_ended(record)]
-    sent, not_sent = [], []
+    wrong = {} if study.text else recorded_configs(folder)[1]
+    sent, not_sent = [], [f"{run_id}: {why}" for run_id, why in wrong.items()]
     for done, (config, record) in enumerate(ended, start=1):
         trouble, mode_now = _send_one(config, study.name, record, mode)
         if trouble:

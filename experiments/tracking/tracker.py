@@ -12,7 +12,6 @@ import shlex
 import shutil
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from experiments.tracking import client
 from experiments.tracking.modes import ModeWatch
 from sngan import quantities
 from sngan.config import RunConfig
+from sngan.files import leads_out
 
 if TYPE_CHECKING:
     import wandb
@@ -141,7 +141,7 @@ class Tracker:
                     self._say_everything(self._run, may_restart or self.mode == "online")
                     return
                 except (Exception, SystemExit) as error:
-                    _forget()
+                    client.forget()
                     if may_restart and (self.mode == "offline" or _is_client_gone(error)):
                         may_restart = False
                         continue
@@ -301,24 +301,6 @@ def _without_telemetry() -> None:
         disable()
 
 
-def _forget() -> None:
-    """End W&B's service, which else keeps the id of a run that it could not start; a new one is started when needed."""
-    import wandb
-
-    threading.excepthook = _without_its_threads
-    with suppress(Exception, SystemExit):  # it may be gone, or end with an error's exit code
-        wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # where the client looks for it
-
-
-def _without_its_threads(crash: threading.ExceptHookArgs, otherwise: Any = threading.excepthook) -> None:
-    """Of the client's own threads, which fail when their service is gone, nothing is said."""
-    frames = traceback.walk_tb(crash.exc_traceback)
-    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames}
-    if "wandb" not in packages or "experiments" in packages:
-        otherwise(crash)
-
-
 @contextmanager
 def _client_says_nothing() -> Iterator[None]:
     """Processes that are started within write no errors: W&B's service would print how it crashed.
@@ -424,7 +406,7 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
     for kind, paths in files.items():
         artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
         for path in paths:
-            if path.exists():
+            if path.is_file() and not leads_out(path, record.folder):
                 entry = artifact.add_file(str(path.absolute()), policy="immutable")
                 if offline:  # `wandb sync` runs in the study's folder, wherever that is by then
                     entry.local_path = str(path.relative_to(record.folder.parent))
