@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -178,7 +179,9 @@ def _value(name: str, text: str, setting: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         why = " ".join(str(getattr(error, "problem", "")).split())
         raise InputError(f"--set {shown(setting)}: {shown(text)} is neither a number nor a word: {why}") from error
-    return float(value) if type(value) is int and name in _REAL else value  # 1 and 1.0 are one study
+    with suppress(OverflowError):  # too large, as is said later
+        return float(value) if type(value) is int and name in _REAL else value  # 1 and 1.0 are one study
+    return value
 
 
 def _spec(values: list[Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class RunConfig(Execution, Identity):
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or _FIELDS[name].default is not None:  # of others nothing means the usual value
                 object.__setattr__(self, name, _checked(name, value, hint))
                 _check_range(name, getattr(self, name))
         self._resolve_setting()

@@ -68,6 +68,8 @@ def read_within(path: Path, folder: Path) -> bytes:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null byte
+        raise InputError(f"{str(path)!r} is no path: {error}") from error
 
 
 def parse_json(content: bytes | str, where: str) -> Any:

@@ -76,6 +76,8 @@ def _open(path: Path) -> IO[bytes]:
     suffix = path.suffix.lower()
     if suffix == ".zip":
         archive = zipfile.ZipFile(path)
+        if not archive.namelist():
+            raise ValueError("the archive is empty")
         return archive.open(archive.namelist()[0])
     return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
 
@@ -139,7 +141,7 @@ def _json(path: Path) -> Cells:
             found = json.loads(text, **kinds)
         else:
             found = [_line(i, line, kinds) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path} as JSON lines, one object per line: {error}") from error
     rows = []
     for i, row in enumerate(found, start=1):

@@ -33,10 +33,11 @@ from analysis.sources.columns import (
 from analysis.sources.lost import NAN_WORDS, Lost, lost_runs
 from analysis.study import ATTEMPT, STATES, Study
 from analysis.terms import Terms
-from sngan.config import InputError, suggestion
+from sngan.config import InputError, shown, suggestion
 from sngan.files import visible
 
 _NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none", "null")
+_MOST_DIGITS = 400  # of a number, of which a float has at most 309
 _LARGEST = 2**63 - 1
 
 
@@ -208,6 +209,8 @@ def _whole(values: pd.Series, what: str) -> pd.Series:
     if len(distinct := values.drop_duplicates()) < len(values):
         return values.map(dict(zip(distinct, _whole(distinct, what), strict=True))).astype("int64")
     texts = _texts(values).str.strip()
+    if (long := texts.str.len() > _MOST_DIGITS).any():
+        raise InputError(f"{what} must hold whole numbers, got {shown(texts[long].iloc[0])}")
     plain = texts.str.fullmatch(r"[+-]?\d+")
     numbers = pd.to_numeric(texts.where(~plain, "0"), errors="coerce").astype(float)
     if (bad := values[numbers.isna() | (numbers % 1 != 0)]).size:
