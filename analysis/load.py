@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from experiments.study import check_name, single_runs
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
 from sngan.config import InputError
+
+_LOG = logging.getLogger(__name__)
 
 
 def load(
@@ -85,11 +88,13 @@ def _mirrored(source: str | Path, runs: list[Mirrored], study: str, home: Path |
     name = only_study((run.study for run in runs), str(source))
     runs.sort(key=lambda run: (run.found.status["state"] in RESULTS, run.started))  # what comes later, counts
     found = {run.config.run_id: run.found for run in runs}
-    files = [(run.started, run.study_file) for run in runs if run.study_file]
+    plan = None
     if home and (home / "study.yaml").exists():
         plan = read_study(home / "study.yaml")
-    elif files:
-        plan = parse_study(max(files)[1])
-    else:
-        plan = single_runs(name, (run.config for run in runs))
+    for _, text in sorted({(run.started, run.study_file) for run in runs if run.study_file}, reverse=True):
+        try:
+            plan = plan or parse_study(text)
+        except InputError as error:
+            _LOG.warning("a study file that W&B has of %s is left out: %s", name, error)
+    plan = plan or single_runs(name, (run.config for run in runs))
     return assemble(plan, home or runs_root(runs_dir) / plan.name, found)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import checked
 from analysis.events import Columns, Thresholds, evaluated, find_events, healthy_at, healthy_from
 from analysis.terms import OURS, Terms
 from sngan.config import InputError
@@ -118,22 +119,22 @@ def summarize(
     A statistic whose metric is absent, or that a run is too short or not positive enough for, is NaN. The common
     reference of the gradient norms is the median over steps 100 to 600 (5 to 25 % of runs shorter than 2,400 steps)
     of all runs of the same context (data set and setting, if there is no such column) and seed. Raises InputError for
-    missing key columns, a row without step, or a metric that is no number.
+    missing key columns, a row without step, a step that is no whole number, or a metric that is no number.
 
     Source: S1 and S5 to S8. Deviation: rows hold means over `log_every` steps, so shares are of rows; spikes and
     explosions are judged by the rows' maxima if they are recorded.
     """
     keys = ["run_id", "dataset", "arm", "setting", "seed"]
-    if missing := [name for name in [*keys, "step"] if name not in history]:
-        raise InputError(f"history lacks the columns {', '.join(missing)}")
+    history = checked.frame(history, "history", [*keys, "step"])
     keys += [name for name in ("variant", "context") if name in history]
     if history["step"].isna().any():
         raise InputError(f"{history['step'].isna().sum()} rows have no step")
-    metrics = [name for name in history if "/" in name]
-    try:
-        history = history.astype(dict.fromkeys(metrics, float))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a metric is no number: {error}") from error
+    metrics = [name for name in history if "/" in str(name)]
+    history = history.assign(
+        **{name: checked.names(history[name], name, all_there=name == "run_id") for name in keys},
+        step=checked.steps(history["step"], "step"),
+        **{name: checked.numbers(history[name], name) for name in metrics if history[name].dtype != float},
+    )
     history = history.drop_duplicates(["run_id", "step"], keep="last").sort_values(["run_id", "step"], kind="stable")
     references = gradient_references(history)
     thresholds = thresholds or Thresholds()

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sngan.config import InputError, suggestion
+from analysis import checked
+from sngan.config import InputError, shown, suggestion
 
 LEVEL = 0.95
 APPROXIMATE_BELOW = 7  # pairs
@@ -46,10 +47,10 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
       `n_spread` seeds in which neither run failed. No interval and no p below 8 of them.
     - `interval`: how the interval of the shift was made; "approximate" below 7 pairs.
 
-    What cannot be computed is NaN. Raises InputError for missing columns, a NaN or -inf score, an arm's
-    seed given twice, or a baseline that is not among the arms.
+    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number, an
+    arm or seed that is not there or no name, an arm's seed given twice, or a baseline that is not among the arms.
     """
-    _check(scores, baseline)
+    scores = _checked(scores, baseline)
     table = scores.pivot(index="seed", columns="arm", values="score")
     lost = np.isinf(table)
     if "failed" in scores:
@@ -100,12 +101,17 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _check(scores: pd.DataFrame, baseline: str) -> None:
-    if missing := [name for name in ("arm", "seed", "score") if name not in scores]:
-        raise InputError(f"scores lack the columns {', '.join(missing)}; expected arm, seed, score")
+def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    scores = checked.frame(scores, "scores", ("arm", "seed", "score"))
+    scores = scores.assign(
+        arm=checked.names(scores["arm"], "arm"),
+        seed=checked.names(scores["seed"], "seed"),
+        score=checked.numbers(scores["score"], "score"),
+    )
     arms = list(dict.fromkeys(scores["arm"]))
     if baseline not in arms:
-        raise InputError(f"baseline {baseline!r} is not among the arms{suggestion(baseline, arms)} ({', '.join(arms)})")
+        known = ", ".join(map(str, arms))
+        raise InputError(f"baseline {shown(baseline)} is not among the arms{suggestion(baseline, arms)} ({known})")
     bad = scores[scores["score"].isna() | (scores["score"] == -np.inf)]
     if len(bad):
         first = bad.iloc[0]
@@ -116,6 +122,7 @@ def _check(scores: pd.DataFrame, baseline: str) -> None:
     twice = scores[scores.duplicated(["arm", "seed"])]
     if len(twice):
         raise InputError(f"arm {twice.iloc[0]['arm']} has seed {twice.iloc[0]['seed']} more than once")
+    return scores
 
 
 def subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -11,10 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
-from experiments.display import duration
+from experiments.display import Console, duration
 from experiments.ledger import NOTHING, Kept, Ledger, contradict, said, same_bits
 from experiments.record import (
     FROZEN,

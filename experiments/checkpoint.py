@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 from experiments.record import DIGESTS, Record, State
 from sngan.config import TRAINING_VERSION, InputError, RunConfig, from_parameters
 from sngan.files import write_atomically
+
+_MOST_VALUES = 100_000  # in a checkpoint, of which a run's has some hundred
+_RESUMED = {"step": int, "training_version": int, "data_sha256": str, "metrics_bytes": int, "metrics_sha256": str}
 
 
 def write(record: Record, state: dict[str, Any], config: RunConfig, data_sha256: str) -> None:
@@ -112,7 +116,9 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if path.exists() and not path.is_file():  # a pipe would never end
         raise InputError(f"{path} is not a file")
     try:
+        n_bytes = _stored_bytes(path)
         content = torch.load(path, map_location=device, weights_only=True)
+        _check(content, n_bytes)
         of_all_else = fingerprint(
             {k: v for k, v in content.items() if k != "sha256"} if type(content) is dict else None
         )
@@ -125,7 +131,41 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     older = not {"sha256", "training_version"} & set(content)  # weights of a program that kept no more
     if content.pop("sha256", None) != of_all_else and not older:
         raise InputError(f"{path} is damaged: it does not hold what was written")
+    lacking = [name for name, kind in _RESUMED.items() if not isinstance(content.get(name), kind)]
+    if "streams" in content and lacking:
+        raise InputError(f"{path} is no checkpoint to resume from: it lacks {', '.join(lacking)}")
     return content
+
+
+def _stored_bytes(path: Path) -> int:
+    """Raises ValueError for what torch.save has not written for years, or that holds more than its size."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        stored = archive.infolist()
+    if any(one.compress_type != zipfile.ZIP_STORED for one in stored) or sum(one.file_size for one in stored) > size:
+        raise ValueError("it is compressed, as no checkpoint is")
+    return size
+
+
+def _check(content: Any, n_bytes: int) -> None:
+    """Raises ValueError for what a file of that size cannot hold by itself, and so would take all memory, or for ever.
+
+    These are tensors of repeated, shared or absent values, and lists that contain each other or themselves.
+    """
+    values, n_values, left = [content], 0, 2 * n_bytes
+    while values:
+        value = values.pop()
+        n_values += 1
+        if isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                raise ValueError(f"it holds a tensor of kind {value.layout} on {value.device}")
+            left -= value.numel() * value.element_size()
+        elif isinstance(value, dict):
+            values += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            values += value
+        if n_values > _MOST_VALUES or len(values) > _MOST_VALUES or left < 0:
+            raise ValueError("it holds more than it has room for")
 
 
 def _completed(identity: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from experiments import study as studies
 from experiments.ledger import Ledger, folders_of, largest_plan, ledger_of, planned_in, read_manifest
 from experiments.study import Study
 from sngan.arms import ARMS
-from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, suggestion, unused_parameters
+from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, shown, suggestion, unused_parameters
 
 _MOST_SEEDS = 100_000
 _REAL = {field.name for field in dataclasses.fields(RunConfig) if field.type == "float"}
@@ -176,8 +177,11 @@ def _value(name: str, text: str, setting: str) -> Any:
     try:
         value = studies.scalar(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--set {setting[:80]!r}: {text[:40]!r} is neither a number nor a word") from error
-    return float(value) if type(value) is int and name in _REAL else value  # 1 and 1.0 are one study
+        why = " ".join(str(getattr(error, "problem", "")).split())
+        raise InputError(f"--set {shown(setting)}: {shown(text)} is neither a number nor a word: {why}") from error
+    with suppress(OverflowError):  # too large, as is said later
+        return float(value) if type(value) is int and name in _REAL else value  # 1 and 1.0 are one study
+    return value
 
 
 def _spec(values: list[Any]) -> dict[str, Any]:

@@ -692,9 +692,10 @@ class Yardstick:
         if not 1 <= self.threads <= 4096:
             raise InputError(f"--threads must be from 1 to 4096, got {self.threads}")
         torch.set_num_threads(self.threads)
-        content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr)
         path = Path(self.out or record.runs_root(self.runs_dir) / "yardsticks" / f"{self.dataset}.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
+        keep = path.with_name(f"{path.name}.partial")
+        content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr, keep=keep)
         write_atomically(path, content)
         print(f"{path}: accuracy {accuracy:.4f}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
         return DONE

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, assert_never
 
-from rich.console import Console
+from rich import console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,11 +19,23 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from experiments.messages import Ended, Message, Progressed, Said, Started
+from sngan.files import visible
 
 LINE_EVERY_SECONDS = 15.0
 _WIDE = 120  # columns; a narrower terminal has no room for bars
+
+
+class Console(console.Console):
+    """Rich's, in which only its own styles and bars steer the terminal."""
+
+    def render(
+        self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 @dataclass
@@ -40,7 +52,7 @@ class _Shown:
 class Display:
     """Shows the starts, steps and ends of `total` runs; `with Display(..) as display`."""
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, console: console.Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._ended, self._start = total, 0, time.monotonic()
         self._said: set[str] = set()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 
 from experiments.record import recorded_configs, runs_root
 from sngan.arms import PARAMETERS
-from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, suggestion
+from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, shown, suggestion
 
 BUNDLED = Path(__file__).parent / "studies"
 _TOP_LEVEL = (
@@ -29,6 +30,12 @@ JUDGED = {
 CONTEXT_FIELDS = tuple(name for name in IDENTITY_FIELDS if name not in {"arm", "seed", *PARAMETERS})
 """Runs that differ in none of these share a context."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NUMBER = re.compile(
+    r"[-+]?(0|[1-9]\d*|(\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan", re.ASCII | re.IGNORECASE
+)
+_MERGE = "tag:yaml.org,2002:merge"
+_MOST_CHARACTERS = 2_000_000  # of a study file, its anchors written out
+_MOST_CELLS = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,27 +56,69 @@ class Study:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number (as in YAML 1.2) and a key given twice is an error."""
+    """Safe YAML in which 1e-3 is a number (as in YAML 1.2), and what has two readings is an error.
+
+    So is a key given twice, a number such as 010 (in YAML 1.1 an 8) or 1:30 (a 90), an anchor that contains itself, and
+    anchors that make more of a file than a file may hold.
+    """
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is not None and _expanded(node, {}) > _MOST_CHARACTERS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its anchors expand to more than {_MOST_CHARACTERS:,} characters", node.start_mark
+            )
+        return None if node is None else self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        seen = set()
+        for key_node, _ in node.value:
+            key = _MERGE if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # others are refused by PyYAML
+                if key in seen:
+                    key = "<<" if key == _MERGE else key
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {shown(key)} is given twice", node.start_mark
+                    )
+                seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def _number(self, node: yaml.ScalarNode) -> int | float:
+        text = str(self.construct_scalar(node))
+        if not _NUMBER.fullmatch(text):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(text)} is not the same number to every reader of YAML: write a decimal number, "
+                "or in quotes as a word", node.start_mark
+            )  # fmt: skip
+        number = super().construct_yaml_float if node.tag.endswith("float") else super().construct_yaml_int
+        return number(node)
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
 )
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader._number)
+
+
+def _expanded(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """Characters of a node with every anchor written out, and one per node; infinitely many if it contains itself."""
+    if node not in known:
+        known[node] = math.inf  # until it is known: who asks is inside
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = itertools.chain.from_iterable(children)
+        own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        known[node] = 1 + own + sum(_expanded(child, known) for child in children)
+    return known[node]
 
 
 def check_name(name: object) -> str:
     """A study's name is a folder's name. Raises InputError for anything that could be something else."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
-            f"study name {name!r} is not usable: it must start with a letter or digit and hold at most 64 letters, "
-            "digits, dots, dashes and underscores"
+            f"study name {shown(name)} is not usable: it must start with a letter or digit and hold at most 64 "
+            "letters, digits, dots, dashes and underscores"
         )
     return name
 
@@ -129,7 +178,10 @@ def read(path: Path) -> Study:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"cannot read the study file {path}: it is not a file")
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
+        if len(text) > _MOST_CHARACTERS:
+            raise InputError(f"{path} has more than {_MOST_CHARACTERS:,} characters, which is no study file")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the study file {path}: {error}") from error
     try:
@@ -159,24 +211,28 @@ def parse(text: str) -> Study:
     content = content_of(text)
     for key in content:
         if key not in _TOP_LEVEL:
-            raise InputError(f"unknown key {key!r}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")
+            raise InputError(f"unknown key {shown(key)}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")
     name = check_name(content.get("name"))
     if content.get("method") != "grid":
-        raise InputError(f"method: expected grid, got {content.get('method')!r}")
+        raise InputError(f"method: expected grid, got {shown(content.get('method'))}")
     command = content.get("command", [])
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-        raise InputError(f"command: expected a list of words, got {command!r}")
+        raise InputError(f"command: expected a list of words, got {shown(command)}")
     if "--study" in command and command[command.index("--study") + 1 :][:1] != [name]:
         raise InputError(f"command: --study must be followed by the study's name {name!r}")
+    description = content.get("description", "")
+    if not isinstance(description, str):
+        raise InputError(f"description: expected text, got {shown(description)}; write it in quotes")
     grid = {key: _values(key, spec) for key, spec in _parameters(content).items()}
+    cells = math.prod(map(len, grid.values()))
+    if cells > _MOST_CELLS:
+        raise InputError(f"the grid has {cells:,} cells; at most {_MOST_CELLS:,} are possible")
     configs: dict[str, RunConfig] = {}
-    cells = list(itertools.product(*grid.values()))
-    for cell in cells:
+    for cell in itertools.product(*grid.values()):
         config = from_parameters(dict(zip(grid, cell, strict=True)))
         configs.setdefault(config.run_id, config)
-    description = " ".join(str(content.get("description", "")).split())
     found = list(configs.values())
-    return Study(name, description, found, len(cells), text, _primary(content, found))
+    return Study(name, " ".join(description.split()), found, cells, text, _primary(content, found))
 
 
 def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
@@ -186,29 +242,31 @@ def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dic
     """
     controller = content.get("controller") or {}
     if not isinstance(controller, dict) or not set(controller) <= {"type", "primary"}:
-        raise InputError(f"controller: expected {{type: cloud, primary: {{..}}}}, got {controller!r}")
+        raise InputError(f"controller: expected {{type: cloud, primary: {{..}}}}, got {shown(controller)}")
     if "primary" in content and "primary" in controller:
         raise InputError("primary is given twice: at the top and in controller")
     primary = content.get("primary", controller.get("primary", {}))
     if not isinstance(primary, dict):
-        raise InputError(f"primary: expected a mapping such as {{failures: {{lr: 0.03}}}}, got {primary!r}")
+        raise InputError(f"primary: expected a mapping such as {{failures: {{lr: 0.03}}}}, got {shown(primary)}")
     for outcome, context in primary.items():
         if outcome not in JUDGED:
             known = "; ".join(f"{name}: {meaning}" for name, meaning in JUDGED.items())
-            raise InputError(f"primary: unknown outcome {outcome!r}{suggestion(outcome, JUDGED)} ({known})")
+            raise InputError(f"primary: unknown outcome {shown(outcome)}{suggestion(outcome, JUDGED)} ({known})")
         if not isinstance(context, dict) or not context:
-            raise InputError(f"primary: {outcome}: expected a mapping of fields such as {{lr: 0.03}}, got {context!r}")
+            raise InputError(
+                f"primary: {outcome}: expected a mapping of fields such as {{lr: 0.03}}, got {shown(context)}"
+            )
         for name in context:
             if name not in CONTEXT_FIELDS:
                 raise InputError(
-                    f"primary: {outcome}: {name!r} makes no context{suggestion(name, CONTEXT_FIELDS)}; "
+                    f"primary: {outcome}: {shown(name)} makes no context{suggestion(name, CONTEXT_FIELDS)}; "
                     f"known are {', '.join(CONTEXT_FIELDS)}"
                 )
         found = contexts_of(configs, context)
         if len(found) != 1:
-            shown = ", ".join(f"{name} {value!r}" for name, value in context.items())
+            said = ", ".join(f"{name} {value!r}" for name, value in context.items())
             raise InputError(
-                f"primary: {outcome}: {shown} is {len(found)} contexts of the grid; name the fields and values of one"
+                f"primary: {outcome}: {said} is {len(found)} contexts of the grid; name the fields and values of one"
             )
     return primary
 
@@ -241,13 +299,17 @@ def _parameters(content: dict[str, Any]) -> dict[str, Any]:
 
 def _values(key: str, spec: Any) -> list[Any]:
     if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in ("value", "values"):
-        raise InputError(f"{key}: expected {{value: ..}} or {{values: [..]}}, got {spec!r}")
+        raise InputError(f"{key}: expected {{value: ..}} or {{values: [..]}}, got {shown(spec)}")
     values = [spec["value"]] if "value" in spec else spec["values"]
     if not isinstance(values, list) or not values:
-        raise InputError(f"{key}: the grid is empty: values must be a list with at least one entry, got {values!r}")
-    for i, value in enumerate(values):
+        raise InputError(
+            f"{key}: the grid is empty: values must be a list with at least one entry, got {shown(values)}"
+        )
+    seen: set[Any] = set()
+    for value in values:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise InputError(f"{key}: {value!r} is not a number or a word")
-        if value in values[:i]:
-            raise InputError(f"{key}: the value {value!r} is listed twice, which would be a duplicate run")
+            raise InputError(f"{key}: {shown(value)} is not a number or a word")
+        if value in seen:
+            raise InputError(f"{key}: the value {shown(value)} is listed twice, which would be a duplicate run")
+        seen.add(value)
     return values

@@ -162,7 +162,7 @@ class RunConfig(Execution, Identity):
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or _FIELDS[name].default is not None:  # of others nothing means the usual value
                 object.__setattr__(self, name, _checked(name, value, hint))
                 _check_range(name, getattr(self, name))
         self._resolve_setting()
@@ -304,11 +304,11 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         choices = tuple(_TABLES.get(name, ())) or get_args(hint)  # with rows that were added since the import
         if value not in choices:
-            raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}{suggestion(value, choices)}")
+            raise InputError(f"{name}: {shown(value)} is not one of {', '.join(choices)}{suggestion(value, choices)}")
         return value
     kind = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(f"{name}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
+        raise InputError(f"{name}: expected {hint.__name__}, got {shown(value)} ({type(value).__name__})")
     try:
         return hint(value)
     except OverflowError as error:
@@ -323,9 +323,15 @@ def _check_range(name: str, value: Any) -> None:
         raise InputError(f"{name}: {shown} is out of range; it must lie in [{low:g}, {high:g}]")
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, for a message: of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}.."
+
+
 def suggestion(word: object, known: Any) -> str:
     """`; did you mean 'x'?` if a known word is near, else nothing."""
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    near = difflib.get_close_matches(str(word)[:100], [str(k) for k in known], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -334,7 +340,7 @@ def from_parameters(parameters: dict[str, Any]) -> RunConfig:
     for name in parameters:
         if name not in _FIELDS:
             raise InputError(
-                f"unknown parameter {name!r}{suggestion(name, _FIELDS)} (known: {', '.join(IDENTITY_FIELDS)})"
+                f"unknown parameter {shown(name)}{suggestion(name, _FIELDS)} (known: {', '.join(IDENTITY_FIELDS)})"
             )
     return RunConfig(**parameters)
 

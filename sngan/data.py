@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import importlib.util
 import json
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
 from sngan import cache
 from sngan.config import InputError
-from sngan.datasets import DATASETS
+from sngan.datasets import DATASETS, Dataset
+from sngan.files import write_atomically
 from sngan.streams import numpy_generator
 
 N_STACKED = 128_000  # images of stacked_mnist
@@ -41,7 +43,7 @@ class ImageData:
 
 def data_root(data_dir: str = "") -> Path:
     """`data_dir`, else the environment's SNGAN_DATA, else the platform's cache folder."""
-    return Path(data_dir or os.environ.get("SNGAN_DATA") or platformdirs.user_cache_path("sngan") / "data")
+    return Path(data_dir or os.environ.get("SNGAN_DATA") or cache.folder("data"))
 
 
 @functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
@@ -53,8 +55,8 @@ def load(name: str, data_dir: str = "", part: Part = "train") -> ImageData:
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one per channel, the same in every run; the label is the three digits read as
     a number. Images of these and of MNIST's kind are mapped from a copy in the platform's cache folder that bears its
-    digest, so that the processes of a machine share them. Raises InputError for an unknown name, and if files are
-    missing or broken and cannot be downloaded.
+    digest, so that the processes of a machine share them. Raises InputError for an unknown name, if files are missing
+    and cannot be downloaded, and for files that are not the published ones, byte for byte once they are unpacked.
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
@@ -68,16 +70,16 @@ def _digest(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().data).hexdigest()
 
 
-def _shared(name: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
-    """Images (N, C, side, side), mapped from the cache; made and put there if it lacks them.
+def _shared(name: str, shape: tuple[int, ...], make: Callable[[], Tensor], sha256: str = "") -> Tensor:
+    """Images (N, C, side, side), mapped from the cache; made and put there if it lacks them, or has others than those.
 
     If they cannot be kept, in a full or read-only folder, they are those of this process.
     """
     path = cache.folder("images") / name
-    if (found := cache.mapped(path, shape)) is None:
+    if (found := cache.mapped(path, shape, sha256)) is None:
         images = make()
         cache.write(path, images.numpy().data)
-        found = cache.mapped(path, shape)
+        found = cache.mapped(path, shape, sha256)
     return images if found is None else torch.from_numpy(found)
 
 
@@ -103,34 +105,78 @@ def _stacked(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
 
 
 def _torchvision(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
-    """Grey images in the format of MNIST."""
+    """Grey images in the format of MNIST: the published files, byte for byte."""
     from torchvision import datasets
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    row, root, train = DATASETS[name], data_root(data_dir), part == "train"
+    row, root = DATASETS[name], data_root(data_dir)
     dataset_class = getattr(datasets, row.torchvision)
-    folder = root / dataset_class.__name__ / "raw"
-    files = ", ".join(f"{Path(file).stem}[.gz]" for file, _ in dataset_class.resources)
-    advice = (
-        f"{name} needs the files {files} in {folder}. Put them there, or name another root that holds "
-        f"{dataset_class.__name__}/raw with --data-dir or SNGAN_DATA, or run once with a network to download them"
-    )
+    folder = root / row.torchvision / "raw"
+    files = [Path(file).stem for file, _ in dataset_class.resources]
+    images_path, labels_path = (folder / file for file in files if file.startswith("train") == (part == "train"))
+    missing: list[str] = []
     try:
-        dataset = dataset_class(str(root), train=train, download=True)  # checks md5 sums; shows a bar
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"cannot get {name}: {error}. {advice}") from error
-    except (ValueError, AssertionError) as error:
-        raise InputError(f"{name}'s files are damaged ({error}). Delete them; {advice}") from error
-    images, labels = dataset.data, dataset.targets.long()
-    size = (row.side, row.side)
-    if images.shape[1:] != size or labels.shape != images.shape[:1] or not (labels < row.classes).all():
+        for path in (images_path, labels_path):
+            _unpack(path, row)
+        missing = [path.name for path in (images_path, labels_path) if not path.exists()]
+        if missing:
+            dataset_class(str(root), download=True)  # shows a bar
+        for path in (images_path, labels_path):
+            _check_published(path, row)
+        images, labels = read_image_file(str(images_path)), read_label_file(str(labels_path))
+        if images.shape[1:] != (row.side, row.side) or labels.shape != images.shape[:1] or labels.max() >= row.classes:
+            raise ValueError(f"{tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; expected "
+                             f"(N, {row.side}, {row.side}) and N labels below {row.classes}")  # fmt: skip
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        what = " ".join(str(error).split())
+        what = f"{', '.join(missing)} missing, and no download: {what}" if missing else what
         raise InputError(
-            f"{name}'s files are damaged ({tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; "
-            f"expected (N, {row.side}, {row.side}) and N labels below {row.classes}). Delete them; {advice}"
-        )
+            f"cannot get {name}: {what}. It needs the files {', '.join(f'{file}[.gz]' for file in files)} in {folder}. "
+            f"Delete what is damaged there and put them there, or name another root that holds {row.torchvision}/raw "
+            "with --data-dir or SNGAN_DATA, or run once with a network to download them"
+        ) from error
     images = images[:, None].contiguous()
-    if not train:  # the yardstick's, read once in a while
+    if part == "test":  # the yardstick's, read once in a while
         return images, labels
-    return _shared(f"{name}-{_digest(images)[:16]}", tuple(images.shape), lambda: images), labels
+    digest = _digest(images)
+    return _shared(f"{name}-{digest[:16]}", tuple(images.shape), lambda: images, digest), labels
+
+
+def _unpack(path: Path, row: Dataset) -> None:
+    """Write the file from its .gz, if only that is there. Raises ValueError if that is damaged or another file's."""
+    packed = path.with_name(f"{path.name}.gz")
+    if path.exists() or not packed.exists() or not row.published:
+        return
+    try:
+        with gzip.open(packed) as file:
+            content = file.read(row.published[path.name][0] + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{packed} is damaged or truncated ({error})") from error
+    _check_content(content, packed, path.name, row)
+    write_atomically(path, content)
+
+
+def _check_published(path: Path, row: Dataset) -> None:
+    """Raises ValueError if the file is not the published one."""
+    if row.published:
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file")
+        _check_content(path.read_bytes(), path, path.name, row)
+
+
+def _check_content(content: bytes, path: Path, name: str, row: Dataset) -> None:
+    """Raises ValueError if these bytes of a file are not those of the published one of this name."""
+    size, sha256 = row.published[name]
+    found = hashlib.sha256(content).hexdigest()
+    if found == sha256:
+        return
+    if others := [other for other, (_, digest) in row.published.items() if digest == found]:
+        what = f"it is {others[0]}"
+    elif len(content) != size:
+        what = f"it has {'fewer' if len(content) < size else 'more'} bytes than that one's {size:,}"
+    else:
+        what = f"its SHA-256 is {found}, not {sha256}"
+    raise ValueError(f"{path} is not the published {name} of {row.torchvision}: {what}")
 
 
 LOADERS: dict[str, Callable[[str, str, Part], tuple[Tensor, Tensor]]] = {

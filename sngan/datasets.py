@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MANY = 100  # classes: of more, `is_many`
 
@@ -30,6 +31,7 @@ class Dataset:
     classifier judges samples; `each_channel`: one channel at a time, as images of one channel, the class being the
     channels' classes read as the digits of a number. `n_fake`: samples of an evaluation, 0: by the length of the run;
     `n_compared`: how many of them distances are measured by, 0: all. `licence`: whose images they are, on what terms.
+    `published`: size and SHA-256 of each unpacked file, by its name; another file is not that data set.
     """
 
     channels: int
@@ -44,6 +46,7 @@ class Dataset:
     n_fake: int = 0
     n_compared: int = 0
     licence: str
+    published: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def judged_channels(self) -> int:
@@ -81,6 +84,12 @@ DATASETS: dict[str, Dataset] = {
             accuracy=0.9948,
         ),
         licence="MNIST, copyright Yann LeCun and Corinna Cortes, CC BY-SA 3.0",
+        published={
+            "train-images-idx3-ubyte": (47040016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+            "train-labels-idx1-ubyte": (60008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+            "t10k-images-idx3-ubyte": (7840016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+            "t10k-labels-idx1-ubyte": (10008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+        },
     ),
     "fashion_mnist": Dataset(
         channels=1,
@@ -96,6 +105,12 @@ DATASETS: dict[str, Dataset] = {
             accuracy=0.9198,
         ),
         licence="Fashion-MNIST, copyright Zalando SE, MIT License",
+        published={
+            "train-images-idx3-ubyte": (47040016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+            "train-labels-idx1-ubyte": (60008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+            "t10k-images-idx3-ubyte": (7840016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+            "t10k-labels-idx1-ubyte": (10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+        },
     ),
     "stacked_mnist": Dataset(
         channels=3,

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sngan.config import InputError
 
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff\ufffe\uffff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""The text with what would steer a terminal, or has no place in XML, as Python writes it, such as \x1b.
+
+    Lines and tabs stay, and so do bytes that are no UTF-8, as of a path (surrogates from U+DC80 to U+DCFF).
+    """
+    return _HIDDEN.sub(lambda found: repr(found.group())[1:-1], text)
+
 
 def write_atomically(path: Path, *parts: bytes | memoryview | str) -> None:
-    """Write the parts, one after the other, to a temporary name in the same folder, flush to disk, move into place."""
+    """Write the parts, one after the other, to a temporary name in the same folder, flush to disk, move into place.
+
+    Text is UTF-8; what that cannot say, as bytes of a path, is written as Python writes it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             for part in parts:
-                file.write(part.encode() if isinstance(part, str) else part)
+                file.write(part.encode(errors="backslashreplace") if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -52,6 +68,8 @@ def read_within(path: Path, folder: Path) -> bytes:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null byte
+        raise InputError(f"{str(path)!r} is no path: {error}") from error
 
 
 def parse_json(content: bytes | str, where: str) -> Any:

@@ -3,11 +3,13 @@
 Features are (n, d) arrays or tensors of any float or integer type. Everything is computed in float64 on the device of
 `real`, arrays on the CPU; devices differ by rounding. No argument is changed. `real` and `fake` may differ in n, not in
 d. Pairs of samples are visited in blocks of rows, so memory grows with n, never with n^2. Wrong arguments raise
-ValueError: features that are no matrix, differ in width, have non-finite rows, or are too few.
+ValueError: features that are no real numbers, no matrix, differ in width, have masked or non-finite entries or ones
+beyond float32's largest (their cubes would overflow), or are too few; and counts that are no whole numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,8 +18,12 @@ import torch
 from scipy.special import entr, rel_entr
 from torch import Tensor
 
+from sngan.values import numbers, whole
+
 # rows of a block of pairs: what fits into a CPU's cache, and what keeps a CUDA device busy (80 MB for 5,000 columns)
 BLOCKS = {"cpu": 128, "cuda": 2048}
+_LARGEST = float(np.finfo(np.float32).max)  # of features
+_SMALL = 1e-100
 
 
 def frechet_distance(real: Any, fake: Any) -> float:
@@ -58,7 +64,7 @@ def kernel_distance_error(real: Any, fake: Any, blocks: int = 10) -> float:
     2 samples of either set. For `kernel_distance` itself, which uses all pairs, this error is about right where the
     distributions differ clearly; where they are equal it is too large, by a factor of about sqrt(blocks).
     """
-    if blocks < 2:
+    if whole(blocks, "blocks", 0) < 2:
         raise ValueError(f"a standard error needs at least 2 blocks, got {blocks}")
     real, fake = _features(real, fake, fewest=2 * blocks, why=f"2 in each of {blocks} blocks")
     parts = zip(real.tensor_split(blocks), fake.tensor_split(blocks), strict=True)
@@ -84,9 +90,8 @@ def prdc(real: Any, fake: Any, k: int = 5) -> PRDC:
     Source: Kynkaanniemi et al. 2019 (precision, recall), Naeem et al. 2020 (density, coverage).
     Deviation: the balls of Kynkaanniemi et al. are closed; these are those of Naeem et al.'s code, for all four.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    real, fake = _features(real, fake, fewest=k + 1, why=f"the {k} neighbours of a sample and itself")
+    k = whole(k, "k", 1)
+    real, fake = _enlarged(*_features(real, fake, fewest=k + 1, why=f"the {k} neighbours of a sample and itself"))
     radii_real, radii_fake = _squared_radii(real, k), _squared_radii(fake, k)
     centre = torch.cat([real, fake]).mean(0)
     balls = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)  # per fake: how many reals' balls it is in
@@ -124,17 +129,17 @@ def mode_coverage(labels: Any, n_modes: int, reference: Any = None) -> ModeCover
     Raises ValueError for labels that are empty, no integers, not one-dimensional or out of range, and for a
     reference of another length, with negative or non-finite entries, or of sum zero.
     """
-    if n_modes < 1:
-        raise ValueError(f"n_modes must be at least 1, got {n_modes}")
-    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if labels.ndim != 1 or labels.size == 0:
-        raise ValueError(f"labels must be a vector of at least one label, got shape {labels.shape}")
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= n_modes:
-        raise ValueError(f"labels must be in 0..{n_modes - 1}, got {labels.min()}..{labels.max()}")
-    counts = np.bincount(labels.astype(np.int64), minlength=n_modes)
-    target = np.ones(n_modes) if reference is None else _float64(reference).cpu().numpy()
+    n_modes = whole(n_modes, "n_modes", 1)
+    values = numbers(labels, "labels").cpu().numpy()
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"labels must be a vector of at least one label, got shape {values.shape}")
+    kind = str(labels.dtype if isinstance(labels, Tensor) else np.asarray(labels).dtype).removeprefix("torch.")
+    if not kind.startswith(("int", "uint")):
+        raise ValueError(f"labels must be integers, got {kind}")
+    if values.min() < 0 or values.max() >= n_modes:
+        raise ValueError(f"labels must be in 0..{n_modes - 1}, got {values.min():.0f}..{values.max():.0f}")
+    counts = np.bincount(values.astype(np.int64), minlength=n_modes)
+    target = np.ones(n_modes) if reference is None else numbers(reference, "reference").cpu().numpy()
     if target.shape != (n_modes,):
         raise ValueError(f"reference must be a histogram of length {n_modes}, got shape {target.shape}")
     if not np.isfinite(target).all() or target.min() < 0 or not target.any():
@@ -154,25 +159,17 @@ def diversity(real: Any, fake: Any) -> float:
     1 where fakes vary as reals do, 0 for one image repeated. At least 2 samples of each; reals that are all equal
     have no distance to compare with and raise ValueError. Rounding is below 1e-6 of the value.
     """
-    real, fake = _features(real, fake)
+    real, fake = _enlarged(*_features(real, fake))
     if (real == real[0]).all():
         raise ValueError(f"the {len(real)} rows of real are all equal; diversity needs at least 2 different ones")
     mean_real, mean_fake = (_mean_over_distinct_pairs(torch.cdist, x - x.mean(0)) for x in (real, fake))
     return mean_fake / mean_real
 
 
-def _float64(values: Any) -> Tensor:
-    """The values as a float64 tensor; shares memory with the caller's where it already is one."""
-    if isinstance(values, Tensor):
-        known = values.device.type in BLOCKS  # others have no float64, as a rule
-        return (values if known else values.cpu()).detach().double()
-    return torch.from_numpy(np.array(values, dtype=np.float64, order="C"))
-
-
 def _features(real: Any, fake: Any, fewest: int = 2, why: str = "a spread") -> tuple[Tensor, Tensor]:
     """Both as checked (n, d) float64 matrices of at least `fewest` rows."""
-    real = _float64(real)
-    fake = _float64(fake).to(real.device)
+    real = numbers(real, "real")
+    fake = numbers(fake, "fake").to(real.device)
     for name, x in (("real", real), ("fake", fake)):
         if x.ndim != 2 or x.shape[1] == 0:
             raise ValueError(f"{name} must be a matrix (samples, features), got shape {tuple(x.shape)}")
@@ -180,11 +177,22 @@ def _features(real: Any, fake: Any, fewest: int = 2, why: str = "a spread") -> t
             raise ValueError(f"{name} has {len(x)} samples; at least {fewest} are needed for {why}")
         if bad := int((~x.isfinite()).any(1).sum()):
             raise ValueError(f"{bad} of the {len(x)} rows of {name} are not finite; all must be")
+        if (largest := float(x.abs().max())) > _LARGEST:
+            raise ValueError(f"{name} has an entry of size {largest:.3g}; at most {_LARGEST:.3g} is possible")
     if real.shape[1] != fake.shape[1]:
         raise ValueError(
             f"real has {real.shape[1]} features and fake {fake.shape[1]}; both must come from the same network"
         )
     return real, fake
+
+
+def _enlarged(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both by the same power of two, if they are so small that squares of their differences would be lost."""
+    largest = max(float(x.abs().max()) for x in (real, fake))
+    if not 0 < largest < _SMALL:
+        return real, fake
+    factor = 2.0 ** -max(-1000, math.frexp(largest)[1])
+    return real * factor, fake * factor
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:

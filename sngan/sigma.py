@@ -5,9 +5,10 @@ Nothing here moves what it measures: no buffer, mode, gradient or random state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
 from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
+
+from sngan.values import numbers, whole
 
 _ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm)  # their weights are gains, no matrices
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -34,7 +37,8 @@ def matrix_sigma(weight: Any, dim: int = 0) -> Tensor:
     row); dim=1 gives the matrix of a transposed convolution. The value is the square root of the largest eigenvalue
     of the smaller Gram matrix of weight / max|weight|: squaring costs the largest singular value no accuracy, and
     the scaling keeps 1e-200 and 1e200 in range. Zero gives 0. A weight with a non-finite entry gives nan, so that
-    a diverged run can still be recorded. Raises ValueError for an empty weight.
+    a diverged run can still be recorded. Complex weights have a real sigma like others. Raises ValueError for an empty
+    weight, one that is no numbers, and a dim that it lacks.
     """
     matrix = _as_matrix(weight, dim)
     scale = matrix.abs().max()
@@ -43,17 +47,17 @@ def matrix_sigma(weight: Any, dim: int = 0) -> Tensor:
     if not scale:
         return torch.zeros_like(scale)
     matrix = matrix / scale
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    gram = matrix @ matrix.mH if matrix.shape[0] <= matrix.shape[1] else matrix.mH @ matrix
     return scale * torch.linalg.eigvalsh(gram)[-1].clamp_min(0).sqrt()
 
 
 def _as_matrix(weight: Any, dim: int) -> Tensor:
-    """`weight` as the float64 matrix (shape[dim], rest); a vector is one row."""
-    if not isinstance(weight, Tensor):  # a copy in native byte order and without negative strides
-        weight = torch.from_numpy(np.array(weight, dtype=np.float64, order="C"))
-    weight = weight.detach().double()
+    """`weight` as the float64, or complex128, matrix (shape[dim], rest); a vector is one row."""
+    weight = numbers(weight, "weight", complex_too=True)
     if weight.numel() == 0:
         raise ValueError(f"expected a non-empty weight, got shape {tuple(weight.shape)}")
+    if weight.ndim > 1 and dim not in range(-weight.ndim, weight.ndim):
+        raise ValueError(f"dim must be one of the weight's {weight.ndim}, got {dim!r}")
     return weight.movedim(dim, 0).flatten(1) if weight.ndim > 1 else weight.reshape(1, -1)
 
 
@@ -67,7 +71,10 @@ class Spectrum(NamedTuple):
 
 @torch.no_grad()
 def singular_values(weight: Any, dim: int = 0) -> Tensor:
-    """All singular values of `weight` as the matrix (shape[dim], rest), largest first, float64; NaN if non-finite."""
+    """All singular values of `weight` as the matrix (shape[dim], rest), largest first, float64; NaN if non-finite.
+
+    Raises ValueError as `matrix_sigma` does.
+    """
     scale, s = _scaled_singular_values(weight, dim)
     return scale * s
 
@@ -125,7 +132,10 @@ class ConvSigma:
     ) -> None:
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             raise ValueError(f"expected a Conv1d, Conv2d or ConvTranspose2d, got {type(module).__name__}")
-        size = (input_hw,) if isinstance(input_hw, int) else tuple(input_hw)
+        try:
+            size = tuple(map(index, input_hw if isinstance(input_hw, Iterable) else [input_hw]))
+        except TypeError:  # no whole numbers
+            size = ()
         if len(size) != len(module.kernel_size) or min(size) < 1:
             raise ValueError(f"input_hw of a {type(module).__name__}: expected {len(module.kernel_size)} positive "
                              f"sizes, got {input_hw!r}")  # fmt: skip
@@ -167,12 +177,11 @@ class ConvSigma:
         """As eval mode uses it, in float64; nothing moves."""
         hooked = _hooked(self._module)
         with standing_still(self._module):
-            return (hooked["weight"]() if "weight" in hooked else self._module.weight).detach().double()
+            return numbers(hooked["weight"]() if "weight" in hooked else self._module.weight, "weight")
 
     @torch.no_grad()
     def __call__(self, iterations: int = 200, tolerance: float = 1e-6) -> Tensor:
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        whole(iterations, "iterations", 1)
         weight = self._weight()
         scale = weight.abs().max()
         if not scale.isfinite():

@@ -16,6 +16,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 from torch.nn.utils.spectral_norm import SpectralNorm as _SpectralNormHook
 
+from sngan.values import whole
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _START_ITERATIONS = 15  # torch's number at registration
@@ -76,13 +78,24 @@ def _power_iteration(matrix: Tensor, u: Tensor, v: Tensor, rounds: int) -> None:
     Where a product is zero, as of a zero W, the vector stays: once zero it could never grow again.
     """
     for _ in range(rounds):
-        for side, (vector, other) in ((matrix.t(), (v, u)), (matrix, (u, v))):
+        for side, (vector, other) in ((matrix.mH, (v, u)), (matrix, (u, v))):
             unit = normalize(torch.mv(side, other), dim=0, eps=torch.finfo(matrix.dtype).tiny)
             torch.where(unit.any(), unit, vector, out=vector)
 
 
+def _sigma(matrix: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """u'Wv, a real () tensor."""
+    return torch.vdot(u, torch.mv(matrix, v)).real
+
+
 def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[Tensor, Tensor]:
-    """u and v from normal draws, after 15 rounds as in torch's registration."""
+    """u and v from normal draws, after 15 rounds as in torch's registration.
+
+    Raises ValueError for a weight without values, or so small or large that its type has no room for their squares.
+    """
+    where = f"layer {name!r}" if name else "the layer"
+    if matrix.is_meta:
+        raise ValueError(f"{where} has a weight without values (device meta)")
     generator = source(name) if callable(source) else source
 
     def draw(size: int) -> Tensor:
@@ -92,7 +105,29 @@ def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[
 
     u, v = draw(matrix.shape[0]), draw(matrix.shape[1])
     _power_iteration(matrix, u, v, _START_ITERATIONS)
+    norm, sigma = matrix.norm().item(), _sigma(matrix, u, v).item()
+    if matrix.any() and not (sigma >= _smallest_sigma(matrix.dtype) and norm < torch.inf):
+        kind = str(matrix.dtype).removeprefix("torch.")
+        raise ValueError(f"{where} has a weight of norm {norm:.3g}: not finite, or too small or large for a power "
+                         f"iteration in {kind}, which needs the squares of its values")  # fmt: skip
     return u, v
+
+
+def _smallest_sigma(dtype: torch.dtype) -> float:
+    """Below it the squares of which a norm is the root, or the values themselves, lose digits."""
+    sums = torch.finfo(torch.promote_types(dtype, torch.float32))  # in which norms are summed up
+    return max((sums.tiny / sums.eps) ** 0.5, torch.finfo(dtype).tiny)
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    Its class holds its parametrized tensors as properties, and a deep copy shares it: what torch adds to the class or
+    deletes from it for one of them would change all.
+    """
+    if parametrize.is_parametrized(module):
+        kind = type(module)
+        module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # type: ignore[assignment]
 
 
 @torch.no_grad()
@@ -103,13 +138,18 @@ def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generato
     rounds on the layer's u and v; in eval mode they stand still. Transposed convolutions use dim 1. The start
     vectors come from `generator` (on any device), or from the generator that the function `generator` gives for
     a layer's name, or from torch's global one.
-    Initialize before: writing to `.weight` afterwards does nothing.
-    Deviation: torch's round updates u before v, Algorithm 1 v before u; the same sequence, half a round apart.
+    Initialize before: writing to `.weight` afterwards does nothing. Embeddings, recurrent layers and an attention's
+    `in_proj_weight` are left as they are. Where layers share a parameter, or one shares it with an embedding, each of
+    these layers divides it by a sigma of its own, and nobody else does.
+    Deviations: torch's round updates u before v, Algorithm 1 v before u; the same sequence, half a round apart. The
+    smallest norm that a vector is divided by is the type's smallest number, torch's 1e-12: small weights work, too.
 
     Raises ValueError if there is no such layer, if the weight of one is no plain parameter (it has a spectral norm
-    already, another parametrization, weight norm, a pruning mask), or if a weight is zero or not finite; nothing
-    is changed then. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
+    already, another parametrization, weight norm, a pruning mask), if a weight is zero, not finite, or too small or
+    large for its type, and for n_power_iterations that is no whole number above 0; nothing is changed then.
+    Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
     """
+    n_power_iterations = whole(n_power_iterations, "n_power_iterations", 1)
     layers = list(weight_layers(module))
     if not layers:
         raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to normalize")
@@ -119,14 +159,16 @@ def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generato
             raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
         if parametrize.is_parametrized(layer, "weight") or _hooked(layer):
             raise ValueError(f"{where} has a weight that something else computes already; remove that first")
-        norm = raw_weight(layer).norm()
-        if not (norm.isfinite() and norm > 0):
-            raise ValueError(
-                f"{where} has a weight of norm {norm.item()}; spectral norm needs a finite non-zero weight"
-            )
+        weight = raw_weight(layer)
+        if not weight.is_meta and not (weight.isfinite().all() and weight.any()):
+            raise ValueError(f"{where} has a weight of norm {weight.norm().item()}; "
+                             "spectral norm needs a finite non-zero weight")  # fmt: skip
+        _start_vectors(name, as_matrix(weight, matrix_dim(layer)), torch.Generator().manual_seed(0))  # it can be done
     for name, layer in layers:
+        eps = torch.finfo(raw_weight(layer).dtype).tiny
+        _own_class(layer)
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
-            spectral_norm(layer, n_power_iterations=n_power_iterations, dim=matrix_dim(layer))
+            spectral_norm(layer, n_power_iterations=n_power_iterations, eps=eps, dim=matrix_dim(layer))
         if generator is not None:
             parametrization = spectral_norm_of(layer)
             assert parametrization is not None
@@ -160,7 +202,7 @@ def sigma_estimates(module: nn.Module) -> dict[str, Tensor]:
     for name, layer in weight_layers(module):
         if (parametrization := spectral_norm_of(layer)) is not None:
             matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
-            estimates[name] = torch.vdot(parametrization._u, torch.mv(matrix, parametrization._v))
+            estimates[name] = _sigma(matrix, parametrization._u, parametrization._v)
     return estimates
 
 
@@ -168,20 +210,33 @@ def sigma_estimates(module: nn.Module) -> dict[str, Tensor]:
 def remove_spectral_norm(module: nn.Module) -> nn.Module:
     """Replace every spectrally normalized weight by the plain W / (u'Wv) of eval mode, in place.
 
-    Outputs equal those of `module.eval()` before. Torch's older hook is removed as well. Returns `module`; layers
-    without spectral norm are left alone.
-    Raises ValueError for a layer whose weight carries further parametrizations, which would be lost.
+    Outputs equal those of `module.eval()` before. That is for every layer and every tensor of it, an embedding's or an
+    LSTM's as well, and for torch's older hook. Each such weight becomes a new parameter: who shared the old one
+    (another layer, a copy) keeps it unchanged, and an optimizer that knows the old one has to be told of the new one.
+    Returns `module`; layers without spectral norm are left alone.
+    Raises ValueError for a weight that carries further parametrizations, which would be lost; nothing is changed then.
     """
-    constrained = [(n, layer) for n, layer in weight_layers(module) if spectral_norm_of(layer) is not None]
-    for name, layer in constrained:
-        if len(layer.parametrizations["weight"]) > 1:  # type: ignore[index,arg-type]
-            raise ValueError(f"layer {name!r} has parametrizations beside its spectral norm; remove those first")
-    for _, layer in constrained:
-        spectral_norm_of(layer).eval()  # type: ignore[union-attr]
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    for _, layer in weight_layers(module):
-        if _old_spectral_norm(layer):
-            nn.utils.remove_spectral_norm(layer)
+    constrained, hooked = [], []
+    for path, owner in module.named_modules():
+        if parametrize.is_parametrized(owner):
+            for name, chain in owner.parametrizations.items():  # type: ignore[union-attr,operator]
+                if any(isinstance(p, _SpectralNorm) for p in chain):
+                    constrained.append((owner, name, chain))
+                    if len(chain) > 1:
+                        raise ValueError(f"layer {path!r} has parametrizations of its {name} beside its spectral norm; "
+                                         "remove those first")  # fmt: skip
+        names = [h.name for h in owner._forward_pre_hooks.values() if isinstance(h, _SpectralNormHook)]
+        hooked += [(owner, name) for name in names]
+    for owner, name, chain in constrained:
+        _own_class(owner)
+        chain.eval()
+        plain, original = getattr(owner, name).detach().clone(), chain.original
+        parametrize.remove_parametrizations(owner, name, leave_parametrized=False)
+        setattr(owner, name, nn.Parameter(plain, original.requires_grad) if name in owner._parameters else plain)
+    for owner, name in hooked:
+        trained = owner.get_parameter(f"{name}_orig").requires_grad
+        nn.utils.remove_spectral_norm(owner, name)
+        owner.get_parameter(name).requires_grad_(trained)
     return module
 
 
@@ -191,17 +246,19 @@ class SpectralPenalty(nn.Module):
     One call runs `n_power_iterations` rounds on vectors that persist from call to call and are constants of the
     gradient. Convolution kernels are taken as (out, in*kh*kw); biases and batch norm are untouched; layers
     with a spectral norm are skipped; of another parametrization the resulting weight is penalized. The penalized
-    module is not a submodule: only the vectors are in the state. Raises ValueError for a weight that a hook
-    computes, such as torch's older weight norm or pruning, and for n_power_iterations below 1.
+    module is not a submodule: only the vectors are in the state; they follow its weights to another type or device.
+    Raises ValueError for a weight that a hook computes, such as torch's older weight norm or pruning, for one that is
+    too small or large for its type (zero is none of these), and for n_power_iterations that is no whole number above 0.
 
     Source: Yoshida & Miyato 2017. Deviation: the vectors start with 15 rounds, as torch's spectral norm does.
     """
 
     def __init__(self, module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None) -> None:
         super().__init__()
-        if n_power_iterations < 1:
-            raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
-        self.n_power_iterations = n_power_iterations
+        if isinstance(n_power_iterations, float):
+            raise ValueError(f"n_power_iterations must be a whole number, got {n_power_iterations}; "
+                             "the penalty's weight is no argument: it multiplies what a call returns")  # fmt: skip
+        self.n_power_iterations = whole(n_power_iterations, "n_power_iterations", 1)
         # in a tuple, so that nn.Module does not register the layers as its own
         self._layers = tuple(
             (name, layer)
@@ -215,13 +272,21 @@ class SpectralPenalty(nn.Module):
                 u, v = _start_vectors(name, as_matrix(layer.weight, matrix_dim(layer)), generator)  # type: ignore[arg-type]
                 self.register_buffer(f"u{i}", u)
                 self.register_buffer(f"v{i}", v)
-            like = next(self.buffers(), torch.zeros(()))
+            like = next(self.buffers(), torch.zeros(())).real
             self.register_buffer("penalized", like.new_zeros(len(self._layers)), persistent=False)  # by the last call
 
     def _triples(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         for i, (name, layer) in enumerate(self._layers):
             matrix = as_matrix(layer.weight, matrix_dim(layer))  # type: ignore[arg-type]
-            yield name, matrix, self.get_buffer(f"u{i}"), self.get_buffer(f"v{i}")
+            yield name, matrix, self._following(f"u{i}", matrix), self._following(f"v{i}", matrix)
+
+    def _following(self, name: str, like: Tensor) -> Tensor:
+        """The buffer of this name, in the type and on the device that the weight has by now."""
+        buffer = self.get_buffer(name)
+        if buffer.dtype != like.dtype or buffer.device != like.device:
+            buffer = buffer.to(like)
+            setattr(self, name, buffer)
+        return buffer
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -232,17 +297,17 @@ class SpectralPenalty(nn.Module):
     @torch.no_grad()
     def sigma_estimates(self) -> dict[str, Tensor]:
         """u'Wv per layer with the vectors as they stand: scalars, nothing moved."""
-        return {name: torch.vdot(u, torch.mv(matrix, v)) for name, matrix, u, v in self._triples()}
+        return {name: _sigma(matrix, u, v) for name, matrix, u, v in self._triples()}
 
     def forward(self) -> Tensor:
         """() scalar, differentiable in the weights."""
         self.advance()
         # copies: the next call changes the vectors in place, and the backward pass needs today's
-        sigmas = [torch.vdot(u.clone(), torch.mv(m, v.clone())) for _, m, u, v in self._triples()]
+        sigmas = [_sigma(m, u.clone(), v.clone()) for _, m, u, v in self._triples()]
         if not sigmas:
             return torch.zeros(())
         stacked = torch.stack(sigmas)
-        self.get_buffer("penalized").copy_(stacked.detach())
+        self._following("penalized", stacked).copy_(stacked.detach())
         return 0.5 * stacked.square().sum()
 
     @torch.no_grad()
@@ -259,6 +324,6 @@ class SpectralPenalty(nn.Module):
             gradient = layer.weight.grad if "weight" in layer._parameters else None  # type: ignore[union-attr]
             if gradient is not None:
                 pull = weight * sigma
-                total = torch.vdot(u, torch.mv(as_matrix(gradient, matrix_dim(layer)), v))  # type: ignore[arg-type]
+                total = _sigma(as_matrix(gradient, matrix_dim(layer)), u, v)  # type: ignore[arg-type]
                 ratios[name] = pull / (total - pull).abs()
         return ratios

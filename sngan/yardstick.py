@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -25,6 +30,7 @@ from sngan.streams import numpy_generator, torch_generator
 N_FEATURES = sized(YARDSTICK, 1, 28, width=1)[-1].channels_in
 
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
+_SAY_EVERY, _FIRST = 10.0, 3.0  # seconds between lines of progress, and to the first
 FOLDER = Path(__file__).parent / "yardsticks"
 
 
@@ -111,7 +117,8 @@ def load_yardstick(
 
     Weights whose hash stands in the row of the data set that judges are shipped (`sngan yardstick` trains them). Others
     are trained once, which takes minutes on a CPU, and kept in the platform's cache folder, by the hash of the images
-    that they were trained on; a second process waits for the first. `say` gets lines of progress.
+    that they were trained on; a second process waits for the first, and a stopped one is continued after its last
+    epoch. `say` gets lines of progress.
 
     Raises InputError for an unknown data set, if weights are not those whose hash is known, if images are
     needed and unavailable, and if a trained classifier is less accurate than its row allows.
@@ -131,13 +138,15 @@ def load_yardstick(
 
 
 def _classifier(dataset: str) -> Classifier:
-    """With weights of torch's generator, for the images of a data set."""
+    """With weights from the stream `yardstick`, for the images of a data set."""
     row = DATASETS[dataset]
-    return Classifier(row.channels, row.side, row.classes)
+    with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
+        torch.manual_seed(torch_generator(0, "yardstick").initial_seed())
+        return Classifier(row.channels, row.side, row.classes)
 
 
 def train_weights(
-    dataset: str, data_dir: str = "", say: Callable[[str], None] = print, epochs: int = 0
+    dataset: str, data_dir: str = "", say: Callable[[str], None] = print, epochs: int = 0, keep: Path | None = None
 ) -> tuple[bytes, float]:
     """A classifier's weights as a safetensors file, and its accuracy on images that it was not trained on.
 
@@ -145,7 +154,8 @@ def train_weights(
     gives the same bytes. `epochs`: 0 for those of the data set's row. Held out are the test images of a data set that
     has some, of others a fifth. Adam on a one-cycle schedule; images are moved by up to 2 pixels either
     way, and half of them get another black, another white and noise: generated digits on grey are digits too. At the
-    end the features are scaled to a mean square of 1, which changes no prediction.
+    end the features are scaled to a mean square of 1, which changes no prediction. After each epoch the state is kept
+    in the file `keep`, from which the same training continues, to the same bytes; it is deleted at the end.
 
     Raises InputError for a data set that has no yardstick of its own, if images are unavailable, and if the
     accuracy is below the lowest that the row allows.
@@ -154,25 +164,25 @@ def train_weights(
     if row is None:
         raise InputError(f"{dataset!r} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
     x_train, y_train, x_test, y_test = split(dataset, data_dir)
-    epochs = epochs or row.epochs
-    rng, generator = numpy_generator(0, "yardstick"), torch_generator(0, "yardstick")
-    with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
-        torch.manual_seed(generator.initial_seed())
-        network = _classifier(dataset)
-    optimizer = torch.optim.Adam(network.parameters(), lr=_LR)
-    steps = len(x_train) // _BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=epochs * steps)
-    for epoch in range(1, epochs + 1):
-        order = torch.from_numpy(rng.permutation(len(x_train)))
-        for indices in order[: steps * _BATCH_SIZE].split(_BATCH_SIZE):
-            x = disturbed(moved(normalized(x_train[indices]), generator), generator)
-            loss = nn.functional.cross_entropy(network.train()(x), y_train[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        accuracy = _accuracy(network, x_test, y_test)
-        say(f"yardstick for {dataset}: epoch {epoch} of {epochs}, {accuracy:.2%} of {len(x_test):,} held-out images")
+    epochs, name = epochs or row.epochs, f"yardstick for {dataset}"
+    training = _Training(_classifier(dataset), x_train, y_train, epochs)
+    if keep and training.resume(keep):
+        say(f"{name}: continues after epoch {training.epoch} of {epochs}")
+    network, accuracy = training.network, _accuracy(training.network, x_test, y_test)
+    try:
+        while training.epoch < epochs:
+            for left in training.train_epoch():
+                say(f"{name}: {training.epoch + training.share:.1f} of {epochs} epochs, about {_minutes(left)} left")
+            accuracy = _accuracy(network, x_test, y_test)
+            if keep:
+                training.keep(keep)
+            say(f"{name}: epoch {training.epoch} of {epochs}, {accuracy:.2%} of {len(x_test):,} held-out images")
+    except KeyboardInterrupt:
+        kept = f"what {training.epoch} of {epochs} epochs gave is kept in {keep}, and the same command continues there"
+        say(f"{name}: stopped; {kept if keep and keep.exists() else 'nothing of it is kept'}")
+        raise
+    if keep:
+        keep.unlink(missing_ok=True)
     if accuracy < row.lowest_accuracy:
         raise InputError(
             f"the classifier that should judge {dataset}'s samples is right about only {accuracy:.1%} of the held-out "
@@ -180,6 +190,69 @@ def train_weights(
         )
     _scale_features(network, x_train[:5000])
     return to_bytes(network.state_dict()), accuracy
+
+
+class _Training:
+    """Epoch after epoch, all that is random from the stream `yardstick` of seed 0; `share` of this epoch is done."""
+
+    def __init__(self, network: Classifier, images: Tensor, labels: Tensor, epochs: int) -> None:
+        self._images, self._labels, self._epochs = images, labels, epochs
+        self._rng, self._generator = numpy_generator(0, "yardstick"), torch_generator(0, "yardstick")
+        self.network, self.epoch, self.share = network, 0, 0.0
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=_LR)
+        self._steps, self._said = len(images) // _BATCH_SIZE, time.monotonic() - _SAY_EVERY + _FIRST
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, _LR, total_steps=epochs * self._steps)
+
+    def train_epoch(self) -> Iterator[float]:
+        """Now and then the seconds that are left."""
+        self.share, begin = 0.0, time.monotonic()
+        order = torch.from_numpy(self._rng.permutation(len(self._images)))
+        for i, indices in enumerate(order[: self._steps * _BATCH_SIZE].split(_BATCH_SIZE), start=1):
+            x = disturbed(moved(normalized(self._images[indices]), self._generator), self._generator)
+            loss = nn.functional.cross_entropy(self.network.train()(x), self._labels[indices])
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            self._schedule.step()
+            self.share = i / self._steps
+            if (now := time.monotonic()) - self._said > _SAY_EVERY and i < self._steps:
+                self._said = now
+                yield (now - begin) / self.share * (self._epochs - self.epoch - self.share)
+        self.epoch, self.share = self.epoch + 1, 0.0
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "of": [self._epochs, len(self._images), str(torch.__version__), torch.get_num_threads()],
+            "epoch": self.epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "order": json.dumps(self._rng.bit_generator.state),
+            "generator": self._generator.get_state(),
+        }
+
+    def keep(self, path: Path) -> None:
+        torch.save(self._state(), buffer := io.BytesIO())
+        cache.write(path, buffer.getbuffer())
+
+    def resume(self, path: Path) -> bool:
+        """Whether there was a state of the same training."""
+        if (content := cache.read(path)) is None:
+            return False
+        state = torch.load(io.BytesIO(content), weights_only=True)
+        if state["of"] != self._state()["of"]:  # another program's, whose bits may be others
+            return False
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._rng.bit_generator.state = json.loads(state["order"])
+        self._generator.set_state(state["generator"])
+        self.epoch = state["epoch"]
+        return True
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 @torch.no_grad()
@@ -234,21 +307,44 @@ def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
 
 
 def _cached(dataset: str, data_dir: str, say: Callable[[str], None]) -> tuple[bytes, float]:
-    """Weights and accuracy from the cache, trained first if there are none: <dataset>-<images>-<accuracy>."""
-    folder = cache.folder("yardsticks")
-    folder.mkdir(parents=True, exist_ok=True)
-    start = f"{dataset}-{load(dataset, data_dir).digest[:16]}"
-    with FileLock(folder / f"{start}.lock"):
-        for path in sorted(folder.glob(f"{start}-*.weights")):
-            if (content := cache.read(path)) is None:
-                raise InputError(f"{path} is damaged. Delete it, and it is trained again")
-            return content, float(path.stem.rpartition("-")[2])
-        say(f"yardstick for {dataset}: training the classifier that judges samples, once; kept in {folder}")
-        content, accuracy = train_weights(dataset, data_dir, say)
-        cache.write(path := folder / f"{start}-{accuracy:.4f}.weights", content)
+    """Weights and accuracy from the cache, trained first if there are none: <dataset>-<images>.weights."""
+    folder, name = cache.folder("yardsticks"), f"yardstick for {dataset}"
+    path = folder / f"{dataset}-{load(dataset, data_dir).digest[:16]}.weights"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(path.with_suffix(".lock"), lambda: say(f"{name}: waits for the process that trains it")):
+        if (kept := cache.read(path)) is not None:
+            accuracy, _, content = kept.partition(b"\n")
+            return content, float(accuracy)
+        if path.exists():
+            raise InputError(
+                f"{path} is damaged, or another user could have written it. Delete it, and it is trained again, or "
+                "set XDG_CACHE_HOME to a folder of your own"
+            )
+        epochs = DATASETS[dataset].classifier.epochs  # type: ignore[union-attr]
+        say(f"{name}: training the classifier that judges samples, once, for {epochs} epochs; "
+            f"kept in {folder}; stopped, it continues after its last epoch")  # fmt: skip
+        content, accuracy = train_weights(dataset, data_dir, say, keep=path.with_suffix(".partial"))
+        cache.write(path, f"{accuracy}\n".encode() + content)
         if not path.exists():
-            say(f"yardstick for {dataset}: {folder} cannot be written, so it is trained again next time")
+            say(f"{name}: {folder} cannot be written, so it is trained again next time")
     return content, accuracy
+
+
+@contextmanager
+def _alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """One process of the machine at a time; each by itself where no lock can be written."""
+    lock = FileLock(path)
+    with suppress(OSError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            wait()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _shipped(path: Path, sha256: str) -> bytes:

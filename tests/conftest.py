@@ -31,6 +31,7 @@ from experiments.run import execute
 from experiments.study import read
 from sngan.arms import ARMS
 from sngan.config import RunConfig
+from sngan.datasets import DATASETS
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup pytest` would have all programs ignore that tests start
 
@@ -51,6 +52,13 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_facto
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     torch.set_num_threads(1)
     torch.manual_seed(0)  # in whatever order tests run
+
+
+@pytest.fixture
+def any_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of other images are taken for the published ones."""
+    for name, row in DATASETS.items():
+        monkeypatch.setitem(DATASETS, name, replace(row, published={}))
 
 
 def small(**changes: object) -> RunConfig:

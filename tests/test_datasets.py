@@ -11,6 +11,7 @@ from sngan.datasets import DATASETS, JUDGES, classes_of, is_many
 from sngan.yardstick import load_yardstick
 
 
+@pytest.mark.usefixtures("any_files")
 @pytest.mark.parametrize("name", DATASETS)
 def test_images_are_as_the_row_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -290,6 +290,7 @@ def test_too_few_images_to_judge_by_are_refused() -> None:
 # --- stacked_mnist ---
 
 
+@pytest.mark.usefixtures("any_files")
 def test_stacked_images_are_judged_by_three_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "N_STACKED", 500)
     write_idx(tmp_path / "MNIST" / "raw")

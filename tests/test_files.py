@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import stat
+from html import escape
 from pathlib import Path
+from xml.dom import minidom
 
 import pytest
 
 from sngan.config import InputError
-from sngan.files import leads_out, parse_json, read_within, write_atomically
+from sngan.files import leads_out, parse_json, read_within, visible, write_atomically
 
 
 def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
@@ -95,3 +97,19 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 def test_what_is_no_json_is_named(content: bytes) -> None:
     with pytest.raises(InputError, match="here: not readable as JSON"):
         parse_json(content, "here")
+
+
+def test_text_is_written_whatever_it_holds(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "a path \udce9, half a pair \ud800")
+    assert (tmp_path / "file").read_text() == "a path \\udce9, half a pair \\ud800"
+
+
+def test_what_steers_a_terminal_or_has_no_place_in_xml_is_visible() -> None:
+    assert visible("lines\n and tabs\t, äß中\U0001f600 stay") == "lines\n and tabs\t, äß中\U0001f600 stay"
+    assert visible("\x1b[31m \x9b \a \r \u202e \ufffe") == r"\x1b[31m \x9b \x07 \r \u202e \ufffe"
+    for code in range(0x110000):
+        if not 0xDC80 <= code <= 0xDCFF:
+            text = visible(chr(code))
+            assert text == chr(code) or text.isascii(), code
+            if code < 0x3000 or not code % 97 or 0xD000 < code < 0x10000:
+                minidom.parseString(f"<a>{escape(text)}</a>")

@@ -209,6 +209,10 @@ def test_mistakes_are_named(metric) -> None:
         ((real, broken), "2 of the 30 rows of fake are not finite"),
         ((real[:1], fake), "real has 1 samples; at least"),
         ((real, fake[0]), r"fake must be a matrix \(samples, features\), got shape \(6,\)"),
+        ((real, 1e200 * fake), r"fake has an entry of size .*e\+200; at most 3.4e\+38"),
+        ((real + 0j, fake), "real must be real numbers"),
+        ((np.ma.masked_array(real, mask=real > 1), fake), "real has [0-9]+ masked entries"),
+        ((real.astype(str), fake), "real must be numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             metric(*arguments)
@@ -219,6 +223,11 @@ def test_mistakes_of_their_own() -> None:
     for call, message in (
         (lambda: prdc(real, real[:5]), "fake has 5 samples; at least 6"),
         (lambda: prdc(real, real, 0), "k must be at least 1"),
+        (lambda: prdc(real, real, 3.0), "k must be a whole number, got 3.0"),
+        (lambda: kernel_distance_error(real, real, 2.5), "blocks must be a whole number"),
+        (lambda: mode_coverage([0], 3.0), "n_modes must be a whole number"),
+        (lambda: mode_coverage(np.ma.masked_array([0, 1], mask=[0, 1]), 3), "labels has 1 masked entries"),
+        (lambda: mode_coverage(["0"], 3), "labels must be numbers"),
         (lambda: kernel_distance_error(real, real), "at least 20 are needed for 2 in each of 10 blocks"),
         (lambda: kernel_distance_error(real, real, 1), "at least 2 blocks"),
         (lambda: diversity(np.ones((5, 3)), real), "all equal"),
@@ -233,6 +242,13 @@ def test_mistakes_of_their_own() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e37])
+def test_what_knows_no_scale_is_the_same_at_every_scale(scale: float) -> None:
+    real, fake = normal(0, 30, 3), normal(1, 40, 3)
+    assert prdc(scale * real, scale * fake) == prdc(real, fake)
+    assert diversity(scale * real, scale * fake) == pytest.approx(diversity(real, fake))
 
 
 @pytest.mark.slow

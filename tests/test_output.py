@@ -49,6 +49,31 @@ def test_a_reader_that_left_changes_no_exit_code(arguments: str, code: int) -> N
     assert "Exception ignored" not in errors
 
 
+STEERING = "\x1b[31mred\x1b]0;title\x07 \x9b1m a\rb \u202ec \b \x00"
+
+
+@pytest.mark.parametrize("rich", [False, True])
+def test_what_others_wrote_does_not_steer_the_terminal(rich: bool) -> None:
+    how = "from experiments.display import Console; Console().print(text, markup=False, soft_wrap=True)"
+    code = _LOUD + f"text = {STEERING!r}; {how if rich else 'print(text)'}; print(text, file=sys.stderr)"
+    done = start(sys.executable, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE).communicate(timeout=60)
+    for said in done:
+        assert said.decode().removesuffix("\n").isprintable()
+        assert r"\x1b[31mred\x1b]0;title" in said.decode()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_a_path_is_printed_as_it_is_and_text_as_it_can_be(encoding: str, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/n\xe9"  # no UTF-8
+    os.mkdir(path)
+    line = [sys.executable, "-c", _LOUD + "import os; print(os.getcwd(), '\u00e9\u4e2d')"]
+    process = start("env", f"PYTHONIOENCODING={encoding}:strict", *line, cwd=path, stdout=subprocess.PIPE)
+    accent = {"ascii": b"\\xe9", "utf-8": "\u00e9".encode(), "latin-1": b"\xe9"}[encoding]
+    chinese = "\u4e2d".encode() if encoding == "utf-8" else b"\\u4e2d"
+    assert process.communicate(timeout=60)[0] == path + b" " + accent + chinese + b"\n"
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("module", ["check", "merge", "kit", "agreement", "phases"])
 def test_nor_that_of_the_modules_that_are_run_on_a_gpus_machine(module: str) -> None:
     writes = nobody()

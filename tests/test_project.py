@@ -90,7 +90,19 @@ def test_private_names_stay_within_their_module() -> None:
 
 
 SPANNING = {  # tests of what several modules do together
-    *("engines", "examples", "foreign", "gpu", "hostile", "page", "planted", "project", "resume", "wandb_server")
+    *(
+        "engines",
+        "examples",
+        "foreign",
+        "gpu",
+        "hostile",
+        "readers",
+        "page",
+        "planted",
+        "project",
+        "resume",
+        "wandb_server",
+    )
 }
 TESTED_TOGETHER = {  # modules whose tests are in one of those, or in the named file
     **dict.fromkeys(("engine", "local", "on_ray", "packed", "server"), "engines"), "checkpoint": "resume",

@@ -312,7 +312,8 @@ def test_every_number_is_the_same_in_csv_html_and_markdown(page: Path) -> None:
         lines = [line for line in section.splitlines() if line.startswith("|")][2:]
         for i, line in enumerate(lines):
             written = [
-                part.strip().replace("\\|", "|") for part in re.split(r"(?<!\\)\|", line.replace("&lt;", "<"))[1:-1]
+                part.strip().replace("\\|", "|").replace("]\\(", "](")
+                for part in re.split(r"(?<!\\)\|", line.replace("&lt;", "<"))[1:-1]
             ]
             for column, text in zip(on_page.items(), written, strict=True):
                 assert column[0] == "wandb url" or column[1][i] == text, (name, column[0])

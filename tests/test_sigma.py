@@ -13,7 +13,7 @@ from torch.nn.utils import prune, weight_norm
 from sngan import sigma
 from sngan.config import RunConfig
 from sngan.data import data_root, load
-from sngan.sigma import ConvSigma, batch_norm_gain, conv_sigma, log_sigmas, matrix_sigma, spectrum
+from sngan.sigma import ConvSigma, batch_norm_gain, conv_sigma, log_sigmas, matrix_sigma, singular_values, spectrum
 from sngan.spectral import apply_spectral_norm
 from sngan.state import build
 from sngan.train import train
@@ -43,6 +43,19 @@ def test_known_cases() -> None:
     assert matrix_sigma([[0, 2], [1, 0]]).item() == 2
     with pytest.raises(ValueError, match="non-empty"):
         matrix_sigma(torch.empty(0, 3))
+    with pytest.raises(ValueError, match="dim must be one of the weight's 2, got 2"):
+        matrix_sigma([[0, 2], [1, 0]], dim=2)
+
+
+def test_complex_weights_have_real_sigmas() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 5)) + 1j * rng.normal(size=(3, 5))
+    s = np.linalg.svd(weight, compute_uv=False)
+    assert matrix_sigma(weight).item() == pytest.approx(s[0])
+    assert singular_values(weight).tolist() == pytest.approx(s)
+    layer = nn.Linear(5, 3, dtype=torch.complex128)
+    layer.weight.data = torch.from_numpy(weight)
+    assert log_sigmas(layer)[""] == pytest.approx(s[0])
 
 
 def test_nearly_equal_singular_values_keep_their_accuracy() -> None:
@@ -337,6 +350,10 @@ def test_conv_sigma_names_what_it_cannot_measure() -> None:
     for layer, size, message in (
         (nn.Linear(3, 3), (3, 3), "expected a Conv1d"),
         (nn.Conv2d(1, 1, 3), (8,), "expected 2 positive sizes"),
+        (nn.Conv2d(1, 1, 3), (8.5, 8), "expected 2 positive sizes"),
+        (nn.Conv2d(1, 1, 3), 8.5, "expected 2 positive sizes"),
+        (nn.Conv2d(1, 1, 3, dtype=torch.complex64), (8, 8), "weight must be real numbers"),
+        (nn.Conv2d(1, 1, 3, device="meta"), (8, 8), "without values"),
         (nn.Conv2d(1, 1, 3), (2, 8), "too small"),
         (nn.ConvTranspose2d(1, 1, 1, padding=1), (2, 2), "too small"),
     ):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
+from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 
 from sngan.spectral import (
@@ -128,6 +129,148 @@ def test_removal_keeps_the_outputs_of_eval_mode(kind: str) -> None:
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 
+class Tied(nn.Module):
+    """An embedding and two linear layers with one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.one, self.two = nn.Embedding(7, 4), nn.Linear(4, 7), nn.Linear(4, 7)
+        self.one.weight = self.two.weight = self.embed.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one(self.embed(x)) + self.two(self.embed(x))
+
+
+def attention() -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(nn.MultiheadAttention(4, 2, batch_first=True), "in_proj_weight")
+
+
+NETWORKS = {
+    "tied": (lambda: apply_spectral_norm(Tied()), lambda: (torch.arange(7),)),
+    "embedding": (lambda: nn.utils.parametrizations.spectral_norm(nn.Embedding(7, 4)), lambda: (torch.arange(7),)),
+    "older, embedding": (lambda: nn.utils.spectral_norm(nn.Embedding(7, 4)), lambda: (torch.arange(7),)),
+    "lstm": (
+        lambda: nn.utils.parametrizations.spectral_norm(nn.LSTM(3, 4), "weight_hh_l0"),
+        lambda: (torch.rand(5, 1, 3),),
+    ),
+    "older, lstm": (lambda: nn.utils.spectral_norm(nn.LSTM(3, 4), "weight_hh_l0"), lambda: (torch.rand(5, 1, 3),)),
+    "attention": (attention, lambda: (torch.rand(1, 3, 4),) * 3),
+    "transformer": (
+        lambda: apply_spectral_norm(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
+        lambda: (torch.rand(2, 3, 8),),
+    ),
+    "complex": (
+        lambda: apply_spectral_norm(nn.Linear(3, 4, dtype=torch.complex64), 30),
+        lambda: (torch.rand(2, 3, dtype=torch.complex64),),
+    ),
+}
+
+
+def first(output: torch.Tensor | tuple) -> torch.Tensor:
+    """The tensor, of layers that return others beside it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_removal_leaves_no_spectral_norm_and_the_outputs(kind: str) -> None:
+    make, inputs = NETWORKS[kind]
+    network, x = make(), inputs()
+    network(*x)
+    with torch.no_grad():
+        expected = first(network.eval()(*x))
+        assert_close(first(remove_spectral_norm(network)(*x)), expected)
+    assert not [key for key in network.state_dict() if "parametrizations" in key or key.endswith(("_orig", "_u"))]
+
+
+@pytest.mark.parametrize("kind", ["tied", "lstm", "attention", "transformer"])
+def test_removal_of_a_copy_leaves_the_original_and_the_other_way_round(kind: str) -> None:
+    make, inputs = NETWORKS[kind]
+    network, x = make(), inputs()
+    network(*x)
+    with torch.no_grad():
+        expected = first(network.eval()(*x))
+        others = copy.deepcopy(network), AveragedModel(network).eval(), copy.deepcopy(network)
+        for one in (others[0], network, *others[1:]):
+            remove_spectral_norm(one)
+            for other in (network, *others):
+                assert_close(first(other(*x)), expected)
+
+
+def test_a_copy_of_a_parametrized_layer_is_constrained_alone() -> None:
+    layer = nn.Linear(3, 3)
+    nn.utils.parametrizations.orthogonal(layer, "weight")
+    parametrize.remove_parametrizations(layer, "weight")
+    parametrize.register_parametrization(layer, "bias", nn.Identity())
+    x = torch.rand(2, 3)
+    expected = layer(x)
+    apply_spectral_norm(copy.deepcopy(layer))
+    assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float32, 1e-13), (torch.float32, 1e18), (torch.float16, 1e-2), (torch.bfloat16, 1e-13)]
+)
+def test_small_and_large_weights_have_their_sigma(dtype: torch.dtype, scale: float) -> None:
+    layer = layer_of("linear", scale).to(dtype)
+    sigma = np.linalg.svd(matrix(layer.weight, "linear"), compute_uv=False)[0]
+    penalty = SpectralPenalty(layer, 30, generator())
+    penalty.advance()
+    assert penalty.sigma_estimates()[""].item() == pytest.approx(sigma, rel=0.02)
+    apply_spectral_norm(layer, 30)
+    expected = matrix(layer.parametrizations.weight.original, "linear") / sigma
+    assert matrix(layer.weight, "linear") == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (torch.float32, 1e-20),
+        (torch.float32, 1e-30),
+        (torch.float32, 1e25),
+        (torch.float16, 1e-5),
+        (torch.float16, 5e4),
+    ],
+)
+def test_weights_that_their_type_has_no_room_for_are_refused(dtype: torch.dtype, scale: float) -> None:
+    layer = nn.Sequential(nn.Linear(4, 4), layer_of("linear", scale).to(dtype))
+    for refuse in (apply_spectral_norm, SpectralPenalty):
+        with pytest.raises(ValueError, match="layer '1' has a weight of norm"):
+            refuse(layer)
+    assert not any(parametrize.is_parametrized(one) for one in layer)
+
+
+def test_complex_weights_have_the_sigma_of_an_svd() -> None:
+    layer = nn.Linear(3, 4, dtype=torch.complex128)
+    u, s, vt = np.linalg.svd(layer.weight.detach().numpy(), full_matrices=False)
+    penalty = SpectralPenalty(layer, 500, generator())
+    value = penalty()
+    value.backward()
+    assert value.item() == pytest.approx(s[0] ** 2 / 2)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), s[0] * np.outer(u[:, 0], vt[0]), atol=1e-9)
+    apply_spectral_norm(layer, 500, generator())
+    _ = layer.weight
+    assert sigma_estimates(layer)[""].item() == pytest.approx(s[0])
+    assert_close(layer.eval().weight.detach().numpy(), layer.parametrizations.weight.original.detach().numpy() / s[0])
+
+
+def test_the_penalty_follows_its_weights_to_another_type() -> None:
+    layer = layer_of("linear").float()
+    penalty = SpectralPenalty(layer, 500, generator())
+    layer.double()
+    assert penalty().item() == pytest.approx(np.linalg.svd(matrix(layer.weight, "linear"))[1][0] ** 2 / 2)
+    penalty().backward()
+    assert set(penalty.task_ratios(0.1)) == {""}
+    layer.half()
+    assert penalty().dtype == torch.float16
+
+
+@pytest.mark.parametrize("number", [0.01, 2.0, 0, -1, True, "1", None])
+def test_iterations_are_a_whole_number(number: object) -> None:
+    for refuse in (apply_spectral_norm, SpectralPenalty):
+        with pytest.raises(ValueError, match="n_power_iterations must be"):
+            refuse(nn.Linear(2, 2), number)
+
+
 def test_start_vectors_come_from_the_generator_alone() -> None:
     layers = layer_of("conv"), layer_of("conv")
     before = torch.get_rng_state()
@@ -146,6 +289,7 @@ def test_what_cannot_be_normalized_is_named() -> None:
         (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "something else computes"),
         (prune.identity(nn.Linear(2, 2), "weight"), "something else computes"),
         (zero, "finite non-zero"),
+        (nn.Linear(2, 2, device="meta"), "without values"),
     ):
         with pytest.raises(ValueError, match=message):
             apply_spectral_norm(module)

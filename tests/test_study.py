@@ -1,11 +1,12 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import write_study
 
-from experiments.study import BUNDLED, bundled_names, find, parse, read
+from experiments.study import BUNDLED, bundled_names, find, parse, read, scalar
 from sngan.config import InputError
 
 HEAD = "name: x\nmethod: grid\n"
@@ -93,6 +94,63 @@ def test_mistakes_are_named_with_their_file(text: str, message: str, tmp_path: P
     with pytest.raises(InputError, match=r"bad\.yaml") as caught:
         read(path)
     assert message in str(caught.value)
+
+
+def of(parameters: str, top: str = "") -> str:
+    return f"name: a\nmethod: grid\n{top}parameters:\n{parameters}"
+
+
+def test_merge_keys_are_yaml() -> None:
+    study = parse(of("  <<: {steps: {value: 30}, lr: &lr {value: 0.5}}\n  lr: {<<: *lr, value: 0.25}\n"))
+    assert [(config.steps, config.lr) for config in study.configs] == [(30, 0.25)]
+
+
+@pytest.mark.parametrize("number", ["010", "+010", "00", "1:30", "1:30.5", "0x10", "0b1", "1_000", '!!int "0x10"'])
+def test_a_number_with_two_readings_is_refused(number: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    for text in (of(f"  lr: {{value: {number}}}\n"), of("  seed: {value: 1}", f"description: {number}\n")):
+        path.write_text(text)
+        with pytest.raises(InputError, match="is not the same number to every reader of YAML"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1", 1), ("-0.5", -0.5), ("1.", 1.0), ("1e-3", 0.001), ("1.5E+3", 1500.0), ("07.5", 7.5),
+     (".inf", math.inf)],
+)  # fmt: skip
+def test_other_numbers_are_as_they_are_written(text: str, number: float) -> None:
+    assert repr(scalar(text)) == repr(number)
+
+
+_TENFOLD = "\n".join(f"  p{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))
+_MERGED = "\n".join(f"  p{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}], k{i}: 1}}" for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (of(f"  p0: &a0 [1]\n{_TENFOLD}"), "anchors expand to more than 2,000,000 characters"),
+        (of(f"  p0: &a0 {{k0: 1}}\n{_MERGED}"), "anchors expand to more than"),
+        (of("  seed: {values: &v [1, *v]}"), "anchors expand to more than"),
+        (of("  <<: &p {seed: *p}"), "anchors expand to more than"),
+        (of(f"  lr: {{value: {'x' * 2_000_000}}}"), "more than 2,000,000 characters, which is no study file"),
+        (of(f"  lr: {{value: {'x' * 1_000_000}}}"), r"got 'x{199}\.\. \(str\)$"),
+        (
+            of("".join(f"  {name}: {{values: {list(range(40))}}}\n" for name in ("seed", "lr", "steps", "z_dim"))),
+            "the grid has 2,560,000 cells; at most 100,000 are possible",
+        ),
+        (of("  ? [1, 2]\n  : {value: 1}"), "unhashable key"),
+        (of("  seed: {value: 1}", "description: [1, 2]\n"), r"description: expected text, got \[1, 2\]"),
+        (of("  seed: {value: 1}", "description: 2026-11-28\n"), "description: expected text, got datetime"),
+        (of("  " + "{a: " * 10_000), "recursion"),
+    ],
+)
+def test_what_would_take_all_memory_or_time_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read(path)
 
 
 def test_where_a_study_is_looked_for(tmp_path: Path) -> None:

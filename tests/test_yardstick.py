@@ -1,6 +1,8 @@
 """The classifiers that judge samples: their published accuracy and hashes, and what they make of an image."""
 
 import hashlib
+import os
+import re
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -182,7 +184,7 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path, mon
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def quick(any_files: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A cache of its own, one epoch, any accuracy, and noise as Fashion-MNIST, for which no weights are shipped."""
     for name in ("digits", "fashion_mnist"):
         change(monkeypatch, name, epochs=1, lowest_accuracy=0.0)
@@ -213,20 +215,56 @@ def test_what_is_not_shipped_is_trained_once_and_kept(tmp_path: Path, monkeypatc
     said: list[str] = []
     folder = tmp_path / "cache" / "sngan" / "yardsticks"
     folder.mkdir(parents=True)  # with what an older version kept
-    (folder / f"fashion_mnist-{load('fashion_mnist').digest[:16]}-0.1000-{'0' * 64}.safetensors").write_bytes(b"old")
+    (folder / f"fashion_mnist-{load('fashion_mnist').digest[:16]}-0.9900.weights").write_bytes(b"old")
     with ThreadPoolExecutor(2) as pool:  # the second waits for the first
         judges = list(pool.map(lambda _: load_yardstick("fashion_mnist", say=said.append), range(2)))
-    assert len([text for text in said if "once; kept in" in text]) == 1
+    assert len([text for text in said if "once, for 1 epochs; kept in" in text]) == 1
     assert judges[0].sha256 == judges[1].sha256
     assert 0 <= judges[0].accuracy < 0.5  # of noise
     monkeypatch.setattr(yardstick, "train_weights", None)
-    assert load_yardstick("fashion_mnist").sha256 == judges[0].sha256
-    (kept,) = (tmp_path / "cache" / "sngan" / "yardsticks").glob("*.weights")
+    again = load_yardstick("fashion_mnist")
+    assert (again.sha256, again.accuracy) == (judges[0].sha256, judges[0].accuracy)
+    (kept,) = (path for path in folder.glob("*.weights") if "0.9900" not in path.name)
+    if os.geteuid() == 0:
+        os.chown(kept, 12345, 12345)
+        with pytest.raises(InputError, match=r"another user could have written it. Delete it"):
+            load_yardstick("fashion_mnist")
+        os.chown(kept, 0, 0)
     content = bytearray(kept.read_bytes())
     content[-1] ^= 1
     kept.write_bytes(content)
-    with pytest.raises(InputError, match=r"is damaged. Delete it, and it is trained again"):
+    with pytest.raises(InputError, match=r"is damaged, or .* Delete it, and it is trained again"):
         load_yardstick("fashion_mnist")
+
+
+@pytest.mark.usefixtures("quick")
+def test_stopped_it_continues_after_its_last_epoch_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yardstick, "_FIRST", 0.0)
+    change(monkeypatch, "fashion_mnist", epochs=4)
+    monkeypatch.setattr(yardstick, "_SAY_EVERY", 0.0)
+    expected, said = train_weights("fashion_mnist", say=lambda text: None), list[str]()
+    stops = ["1.5 of 4 epochs", "epoch 3 of 4,"]
+
+    def stop(text: str) -> None:
+        said.append(text)
+        if stops and stops[0] in text:
+            del stops[0]
+            raise KeyboardInterrupt
+
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            load_yardstick("fashion_mnist", say=stop)
+    judge = load_yardstick("fashion_mnist", say=said.append)
+    assert judge.sha256 == hashlib.sha256(expected[0]).hexdigest()
+    assert [text.partition(": ")[2] for text in said if "continues after epoch" in text and "stopped" not in text] == [
+        "continues after epoch 1 of 4",
+        "continues after epoch 3 of 4",
+    ]
+    assert len([text for text in said if "stopped; what 1 of 4 epochs gave is kept in" in text]) == 1
+    assert any(re.search(r"0\.5 of 4 epochs, about \d+ s left", text) for text in said)
+    assert not list((tmp_path / "cache").rglob("*.partial"))
 
 
 @pytest.mark.usefixtures("quick")

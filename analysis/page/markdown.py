@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from analysis.page.opening import Opening
@@ -31,11 +32,11 @@ def parts_of(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pic
     lines = [
         "## About this study",
         "",
-        content["question"],
+        _plain(content["question"]),
         "",
         f"{content['total']} {'runs' if content['foreign'] else 'planned runs'}: {states}.",
         "",
-        *([content["primary"], ""] if content["primary"] else []),
+        *([_plain(content["primary"]), ""] if content["primary"] else []),
         *([_plain(opening.machines), ""] if opening.machines else []),
         "## How to read this page",
         "",
@@ -51,8 +52,8 @@ def parts_of(content: dict[str, Any], pictures: list[Picture]) -> list[str | Pic
         lines += ["## Thresholds", "", "| name | value | what it decides |", "|---|---|---|"]
     lines += [f"| {name} | {value} | {_markdown_cell(meaning)} |" for name, value, meaning in content["thresholds"]]
     lines += ["", "## Versions and how to rebuild", ""]
-    lines += [f"- {key}: {value}" for key, value in content["versions"].items()]
-    lines += ["", f"Made by `{content['command']}`.", ""]
+    lines += [f"- {_plain(key)}: {_plain(str(value))}" for key, value in content["versions"].items()]
+    lines += ["", f"Made by {_code(content['command'])}.", ""]
     return ["\n".join(head), *pictures, "\n".join(lines)]
 
 
@@ -69,5 +70,14 @@ def _markdown_cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line that Markdown takes for text, whatever names it holds."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    """One line that Markdown takes for text without HTML, images and links, whatever names it holds."""
+    line = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
+    return line.replace("](", "]\\(").replace("][", "]\\[").replace("]:", "]\\:").replace("`", "\\`")
+
+
+def _code(text: str) -> str:
+    """One line of code, between more backticks than it holds in a row."""
+    line = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    room = " " if "`" in line else ""
+    return f"{ticks}{room}{line}{room}{ticks}"

@@ -28,7 +28,7 @@ from analysis.study import Study, of_one_version, sound
 from analysis.variants import against
 from experiments.record import to_json
 from sngan.config import InputError
-from sngan.files import write_atomically
+from sngan.files import visible, write_atomically
 
 KINDS = ("png", "svg")
 
@@ -86,12 +86,12 @@ def write(
     for figure in () if own else figures.draw(study, found.material, _look(study), width):
         write_files(figure, out / "figures", kinds)
     for table in found.tables:
-        write_atomically(out / "tables" / f"{table.file}.csv", table.frame.to_csv(index=False))
-        write_atomically(out / "tables" / f"{table.file}.tex", table.latex())
+        write_atomically(out / "tables" / f"{table.file}.csv", table.csv())
+        write_atomically(out / "tables" / f"{table.file}.tex", visible(table.latex()))
     content = content_of(study, found.tables, thresholds, found.first, pictures)
-    write_atomically(out / "index.html", rendered(content, films(study)))
+    write_atomically(out / "index.html", visible(rendered(content, films(study))))
     parts = parts_of(content, pictures)
-    write_atomically(out / "report.md", markdown(parts))
+    write_atomically(out / "report.md", visible(markdown(parts)))
     write_atomically(out / "statistics.json", to_json(_statistics(study, found), indent=1) + "\n")
     return Written(out / "index.html", parts)
 

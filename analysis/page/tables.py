@@ -19,6 +19,7 @@ from analysis.stats import APPROXIMATE_BELOW, SPREAD_FROM
 from analysis.study import STATES, Study
 from analysis.terms import OURS, Terms
 from analysis.variants import label_of, labelled
+from sngan.files import visible
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,21 @@ class Table:
         """Of each row that people read, if it is of one context among several; else empty."""
         return [str(value) for value in self.shown["context"]] if "context" in self.shown else [""] * len(self.shown)
 
+    def csv(self) -> str:
+        """All columns. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+        texts = self.frame.select_dtypes(exclude=["number", "bool"]).map(_no_formula)
+        return self.frame.assign(**texts).rename(columns=_no_formula).to_csv(index=False)
+
     def latex(self) -> str:
         """A tabular with booktabs' rules, of the cells as the page shows them."""
         sides = "".join("r" if column.numeric else "l" for column in self.columns)
         return pd.DataFrame(self.cells(), columns=self.heads()).to_latex(index=False, escape=True, column_format=sides)
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else visible(value)
 
 
 def _is_number(values: pd.Series) -> bool:

@@ -25,7 +25,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from sngan.config import InputError, suggestion
+from sngan.config import InputError, shown, suggestion
 
 METRICS = {"quality": "eval/fd", "loss": "loss/d", "loss_g": "loss/g", "grad_g": "grad_norm/g"}
 REQUIRED = ("arm", "seed", "quality")
@@ -96,7 +96,10 @@ def parse_mapping(text: str) -> dict[str, str]:
 
     Raises InputError for a name that means nothing here.
     """
-    parts = [part.partition("=") for part in next(csv.reader([text], skipinitialspace=True), []) if part.strip()]
+    try:
+        parts = [part.partition("=") for part in next(csv.reader([text], skipinitialspace=True), []) if part.strip()]
+    except csv.Error as error:
+        raise InputError(f"--map {shown(text)}: {error}") from error
     pairs = [(name.strip(), column.strip()) for name, _, column in parts]
     for values, what in zip(zip(*pairs, strict=True), ("name", "column"), strict=False):
         if twice := [value for value in values if value and values.count(value) > 1]:

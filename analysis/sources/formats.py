@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -23,6 +24,7 @@ from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
 
 from sngan.config import InputError
+from sngan.files import visible
 
 _DELIMITERS = (",", ";", "\t")
 _ENCODINGS = ("utf-8", "utf-16")
@@ -32,8 +34,13 @@ _JSON = (".jsonl", ".ndjson", ".json")
 def name_of(path: Path) -> str:
     """What a table is called: its file's name without what says its format."""
     formats = r"(\.(csv|tsv|txt|jsonl|ndjson|json|parquet|pq))?(\.(gz|bz2|zip|xz|zst))?$"
-    name = path.resolve().name
-    return re.sub(formats, "", name, flags=re.IGNORECASE) or name
+    name = visible(os.fsencode(path.resolve().name).decode(errors="backslashreplace"))
+    name = re.sub(formats, "", name, flags=re.IGNORECASE) or name
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # it will be a folder's name, too
+        return ascii(name)[1:-1]
+    return name
 
 
 class Cells(NamedTuple):
@@ -69,6 +76,8 @@ def _open(path: Path) -> IO[bytes]:
     suffix = path.suffix.lower()
     if suffix == ".zip":
         archive = zipfile.ZipFile(path)
+        if not archive.namelist():
+            raise ValueError("the archive is empty")
         return archive.open(archive.namelist()[0])
     return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
 
@@ -132,7 +141,7 @@ def _json(path: Path) -> Cells:
             found = json.loads(text, **kinds)
         else:
             found = [_line(i, line, kinds) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path} as JSON lines, one object per line: {error}") from error
     rows = []
     for i, row in enumerate(found, start=1):

@@ -33,9 +33,11 @@ from analysis.sources.columns import (
 from analysis.sources.lost import NAN_WORDS, Lost, lost_runs
 from analysis.study import ATTEMPT, STATES, Study
 from analysis.terms import Terms
-from sngan.config import InputError, suggestion
+from sngan.config import InputError, shown, suggestion
+from sngan.files import visible
 
 _NOT_THERE = ("", "na", "n/a", "#n/a", "<na>", "none", "null")
+_MOST_DIGITS = 400  # of a number, of which a float has at most 309
 _LARGEST = 2**63 - 1
 
 
@@ -73,7 +75,13 @@ def from_table(
     Raises InputError for a column that is missing, there twice, or holds something else than it should; for rows that
     nothing tells apart. What is only doubtful is in the study's `warnings`.
     """
-    columns = list(table) if columns is None else list(columns)
+    columns = [visible(str(called)) for called in (table if columns is None else columns)]
+    table = table.set_axis([visible(str(called)) for called in table], axis=1)
+    reading = reading._replace(
+        mapping={known: visible(called) for known, called in reading.mapping.items()},
+        implied={known: visible(called) for known, called in reading.implied.items()},
+        baseline=visible(reading.baseline),
+    )
     rows, column = _columns(table, reading, name, columns)
     if rows.empty:
         raise InputError(f"{name} has no rows")
@@ -107,7 +115,8 @@ def _typed(rows: pd.DataFrame, column: Mapping[str, str], name: str) -> tuple[pd
     """Names as texts, seeds and steps as whole numbers, metrics as numbers; and in which cells of these NaN stands."""
     words = {}
     for known in set(rows) & {*NAMES}:
-        rows[known] = _texts(rows[known])
+        texts = _texts(rows[known])
+        rows[known] = texts.map({text: visible(text) for text in texts.unique()})
         if (lacking := rows[known].str.strip() == "").any():
             raise InputError(f"{name}: {known} (column {column[known]!r}) is empty in row {lacking.argmax() + 1}")
     for known in ("seed", "step"):
@@ -200,6 +209,8 @@ def _whole(values: pd.Series, what: str) -> pd.Series:
     if len(distinct := values.drop_duplicates()) < len(values):
         return values.map(dict(zip(distinct, _whole(distinct, what), strict=True))).astype("int64")
     texts = _texts(values).str.strip()
+    if (long := texts.str.len() > _MOST_DIGITS).any():
+        raise InputError(f"{what} must hold whole numbers, got {shown(texts[long].iloc[0])}")
     plain = texts.str.fullmatch(r"[+-]?\d+")
     numbers = pd.to_numeric(texts.where(~plain, "0"), errors="coerce").astype(float)
     if (bad := values[numbers.isna() | (numbers % 1 != 0)]).size:

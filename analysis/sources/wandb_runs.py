@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.sources.columns import COLUMNS, REQUIRED
 from analysis.study import Found
-from experiments.record import KILLED, RESULTS
+from experiments.record import KILLED, RESULTS, checked_protocol, checked_status
 from sngan import cache
 from sngan.config import IDENTITY_FIELDS, InputError, RunConfig, from_parameters
 from sngan.files import leads_out
@@ -25,7 +25,8 @@ from sngan.files import leads_out
 _NOT_METRICS = ("_", "time/", "spectrum/", "class_counts", "samples", "real", "evolution")
 _LOG = logging.getLogger(__name__)
 PER_PAGE = 50  # runs at a request
-_NON_FINITE = {"NaN", "Infinity", "-Infinity"}
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")  # compared with what may have no hash
+_MOST_STEPS = 2**53
 Tell = Callable[[int, int], None]
 """tell(done, total)"""
 
@@ -82,14 +83,14 @@ def _offline_run(file: Path) -> Mirrored | None:
     started, over = "", False
     for kind, content in inspected(file):
         if kind == "run":
-            config |= content.get("config", {}).get("update", {})
-            started = started or content.get("start_time", "")
+            config |= _object(_object(content.get("config")).get("update"))
+            started = started or str(content.get("start_time", ""))
         elif kind == "config":
-            config |= content.get("update", {})
+            config |= _object(content.get("update"))
         elif kind == "summary":
-            summary |= content.get("update", {})
+            summary |= _object(content.get("update"))
         elif kind == "history":
-            items.append(content["item"])
+            items.append(_object(content.get("item")))
         over |= kind == "exit"
     known = over or summary.get("state") not in (None, "running")
     state, files = "" if known else "interrupted", file.parent / "files"
@@ -114,14 +115,19 @@ def inspected(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     any_read = False
     for line in done.stdout.splitlines():
         try:
-            found = json.loads(line)
+            found = _object(json.loads(line))
         except (ValueError, RecursionError):
             continue
         any_read = True
-        yield found["type"], found.get(found["type"], {})
+        yield str(found.get("type")), _object(found.get(str(found.get("type"))))
     if not any_read:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it is empty"]
         raise InputError(f"{file}: W&B's reader cannot read it: {reason[0]}")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Of what W&B holds, which may be anything: an object, or an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def online_runs(path: str, filters: dict[str, Any], tell: Tell) -> list[Mirrored]:
@@ -208,12 +214,16 @@ def _online_run(run: Any) -> Mirrored | None:
     kept = None if state else cache.read(folder / "rows.json")
 
     def items() -> list[dict[str, Any]]:
-        return json.loads(kept) if kept else list(run.scan_history())
+        return list(map(_object, json.loads(kept) if kept else run.scan_history()))
 
     def sample(name: str) -> RemoteFile:
         return RemoteFile(folder / name, lambda: _downloaded(run, name))
 
-    found = _mirrored(dict(run.config), summary, state, run.created_at, items, sample)
+    try:
+        found = _mirrored(dict(run.config), summary, state, run.created_at, items, sample)
+    except InputError as error:
+        _LOG.warning("%s is left out: %s", run.url, error)
+        return None
     if found and found.found.status["state"] in RESULTS and not found.found.damage and not kept:
         cache.write(folder / "rows.json", json.dumps(found.items).encode())
     return found
@@ -231,7 +241,10 @@ def _mirrored(
     config: dict[str, Any], summary: dict[str, Any], state: str, started: str,
     items: Callable[[], list[dict[str, Any]]], sample: Callable[[str], Any],
 ) -> Mirrored | None:  # fmt: skip
-    """A run of this program; None for any other. `state`: of a run whose summary does not say how it ended."""
+    """A run of this program; None for any other. `state`: of a run whose summary does not say how it ended.
+
+    Raises InputError if the summary says of it what no run says.
+    """
     if "run_id" not in config or not {"dataset", "arm", "seed", "steps"} <= config.keys():
         return None
     try:
@@ -239,7 +252,8 @@ def _mirrored(
     except InputError:
         return None
     rows = cut_back(items())
-    status = {"attempts": [], "error": None} | (summary.get("status") or {})
+    where = f"W&B's summary of {identity.run_id}"
+    status = {"attempts": [], "error": None} | _object(summary.get("status"))
     url = None
     if state or "state" not in summary:
         status |= {"state": state or "interrupted", "step": rows[-1]["step"] if rows else 0}
@@ -249,13 +263,13 @@ def _mirrored(
         url = summary.get("wandb_url")
     status["step"] = status.get("step", rows[-1]["step"] if rows else 0)
     status |= {"wandb_url": url} if url else {}
+    status = checked_status(status, where)
+    protocol = checked_protocol(_object(summary.get("protocol")), where)
     grids = {row["step"]: sample(path) for row in rows if (path := _image_path(row, "samples"))}
     samples = {step: grid for step, grid in grids.items() if grid}
     real = next((sample(path) for row in rows if (path := _image_path(row, "real"))), None)
-    found = Found(
-        status, _missing(identity, status, rows), summary.get("protocol") or {}, lambda: frame(rows), samples, real=real
-    )
-    return Mirrored(identity, str(config.get("study", "")), summary.get("study_file") or "", started, rows, found)
+    found = Found(status, _missing(identity, status, rows), protocol, lambda: frame(rows), samples, real=real)
+    return Mirrored(identity, str(config.get("study", "")), str(summary.get("study_file") or ""), started, rows, found)
 
 
 def _image_path(row: dict[str, Any], name: str) -> str | None:
@@ -269,9 +283,10 @@ def cut_back(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows in order of steps: where a resumed run logged a step again, what came from there on before is dropped."""
     rows: list[dict[str, Any]] = []
     for item in items:
-        if not isinstance(item.get("step"), int | float):
+        step = item.get("step")
+        if not isinstance(step, int | float) or not 0 <= step < _MOST_STEPS:
             continue
-        step = int(item["step"])
+        step = int(step)
         while rows and rows[-1]["step"] >= step:
             rows.pop()
         rows.append(item | {"step": step})
@@ -282,6 +297,8 @@ def _missing(config: RunConfig, status: dict[str, Any], rows: list[dict[str, Any
     """What W&B lacks of a run that ended, or nothing."""
     if status["state"] not in RESULTS:
         return ""
+    if status["step"] > config.steps:
+        return f"W&B says that it ended at step {status['step']:,} of {config.steps:,}"
     expected = {*range(0, status["step"] + 1, config.log_every), status["step"]}
     lacking = len(expected - {row["step"] for row in rows})
     return f"W&B lacks {lacking} of {len(expected)} rows" if lacking else ""

@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,6 +24,7 @@ from experiments.account import step_flop
 from experiments.bench.notebook import notebook_steps
 from experiments.bench.slots import floor_seconds, memory_rate, packed_ratios, packed_steps
 from experiments.bench.throughput import further_runs, sweep_throughput
+from experiments.display import Console
 from experiments.images import grid_png
 from experiments.machine import cores, device_name, keep_memory, prepare_cuda, resolve_device
 from experiments.record import Record, State, to_json

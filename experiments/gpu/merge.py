@@ -69,7 +69,7 @@ def _keep_report(path: Path, folder: Path) -> str:
         reports = json.loads(kept.read_text()) if kept.exists() else []
         reports = [other for other in reports if other["started"] != report["started"]] + [report]
         reports.sort(key=lambda one: one["started"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"the report {path} is left out: it, or the file of its device in {folder}, is unreadable ({error!r})"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, to_json(reports, indent=1) + "\n")

@@ -1,0 +1,67 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import checked
+from analysis.stability import summarize
+from analysis.stats import compare
+from sngan.config import InputError
+
+NO_NUMBERS = {
+    "words": ["1", "2"], "objects": [object(), 1], "lists": [[1], [2]], "complex": [1j, 2j], "too large": [10**400, 1],
+    "dates": pd.date_range("2026", periods=2), "texts": pd.array(["1", "2"], "string"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_what_is_no_number(kind: str) -> None:
+    values = pd.Series(NO_NUMBERS[kind])
+    for check in (checked.numbers, checked.steps):
+        with pytest.raises(InputError, match=r"^score"):
+            check(values, "score")
+    with pytest.raises(InputError, match=r"^score"):
+        compare(pd.DataFrame({"arm": ["a", "b"], "seed": [0, 0], "score": values}), "a")
+    rows = pd.DataFrame({"run_id": "r", "dataset": "d", "arm": "a", "setting": "s", "seed": 0, "step": [0, 1]})
+    for column in ("step", "loss/d"):
+        with pytest.raises(InputError, match=f"^{column}"):
+            summarize(rows.assign(**{column: values}))
+
+
+def test_numbers_of_every_type_are_floats() -> None:
+    for values in (
+        [1, 2],
+        [1.0, 2.0],
+        [True, 2],
+        pd.array([1, 2], "Int64"),
+        np.array([1, 2], object),
+        np.float32([1, 2]),
+    ):
+        assert checked.numbers(pd.Series(values), "x").tolist() == [1.0, 2.0]
+    for absent in ([None, 1], [np.nan, 1], pd.array([None, 1], "Int64"), np.array([None, 1], object)):
+        assert checked.numbers(pd.Series(absent), "x").isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, np.inf, np.nan, None, 2.0**60])
+def test_steps_are_whole_numbers(value: object) -> None:
+    with pytest.raises(InputError, match="step: expected whole numbers from 0 on, got"):
+        checked.steps(pd.Series([1, value]), "step")
+
+
+@pytest.mark.parametrize("table", [None, "x", [1], {}, np.ones((3, 3)), pd.Series([1])])
+def test_what_is_no_table(table: object) -> None:
+    for call in (lambda: compare(table, "a"), lambda: summarize(table)):  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="expected a table"):
+            call()
+
+
+def test_columns_that_are_there_twice_and_names_that_are_none() -> None:
+    scores = pd.DataFrame({"arm": ["a", "b"], "seed": [0, 0], "score": [1.0, 2.0]})
+    for wrong, message in (
+        (pd.concat([scores, scores], axis=1), "scores: there is 'arm' more than once"),
+        (scores.assign(arm=[["a"], ["b"]]), r"arm: \['a'\] is no name"),
+        (scores.assign(arm=["a", None]), r"arm: (None|nan) is no name"),
+        (scores.assign(seed=[np.nan, 0]), r"seed: .*nan.* is no name"),
+        (scores.assign(arm=[1, 2]), r"baseline 'a' is not among the arms \(1, 2\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(wrong, "a")
