@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import glob
 import importlib.util
-import json
 import os
 import shlex
 import signal
@@ -31,7 +30,7 @@ from experiments.record import State
 from experiments.tracking import client
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
-from sngan.config import HELP, Execution, InputError, RunConfig, unused_parameters
+from sngan.config import HELP, Execution, InputError, RunConfig, shown, unused_parameters
 from sngan.datasets import DATASETS, JUDGES
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
@@ -777,13 +776,15 @@ def wandb_filters(text: str) -> dict[str, Any]:
     """W&B's filters from its JSON, or from FIELD=VALUE of a run's configuration, separated by commas."""
     import yaml
 
+    from sngan.files import parse_json
+
+    if text.startswith("{"):
+        return parse_json(text, "--filter")
     try:
-        if text.startswith("{"):
-            return json.loads(text)
         pairs = dict(part.split("=", 1) for part in text.split(",") if part)
-        return {f"config.{name.strip()}": yaml.safe_load(value) for name, value in pairs.items()}
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"--filter {text!r} is neither FIELD=VALUE,FIELD=VALUE nor JSON: {error}") from error
+        return {f"config.{name.strip()}": studies.scalar(value) for name, value in pairs.items()}
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"--filter {shown(text)} is neither FIELD=VALUE,FIELD=VALUE nor JSON: {error}") from error
 
 
 def _named_run(target: str, runs_dir: str) -> record.Record:

@@ -73,11 +73,9 @@ def home(study: str) -> Path | None:
 def _grows(folder: Path) -> bool:
     path = folder / SETTINGS
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(read_within(path, folder), str(path))
     except FileNotFoundError:
         return False
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
     known = isinstance(settings, dict) and set(settings) <= {"grows"}
     if not known or not isinstance(settings.get("grows", False), bool):
         raise InputError(f'{path}: expected an object such as {{"grows": true}}, got {settings!r}')

@@ -90,7 +90,8 @@ def _check_out(out: Path, archive: Path) -> None:
     if files := _files(out):
         listed = {_SUMS}
         if (out / _SUMS).is_file() and (out / "metadata.json").is_file():
-            listed |= {line.partition("  ")[2] for line in (out / _SUMS).read_text(encoding="utf-8").splitlines()}
+            sums = (out / _SUMS).read_text(encoding="utf-8", errors="replace")
+            listed |= {line.partition("  ")[2] for line in sums.splitlines()}
         if others := [path for path in files if path.relative_to(out).as_posix() not in listed]:
             raise InputError(f"{others[0]} is not of exported weights, and would be lost: give --out a new folder")
     if archive.exists():

@@ -334,8 +334,9 @@ def test_filters() -> None:
     assert wandb_filters("") == {}
     assert wandb_filters("lr=0.001,arm=sn") == {"config.lr": 0.001, "config.arm": "sn"}
     assert wandb_filters('{"tags": "v1"}') == {"tags": "v1"}
-    for wrong in ("lr", "{", "a=["):
-        with pytest.raises(InputError, match="neither FIELD=VALUE"):
+    cases = [("lr", "neither"), ("a=[", "neither"), ("steps=010", "neither"), ("{", "JSON"), (9999 * '{"a":', "JSON")]
+    for wrong, says in cases:
+        with pytest.raises(InputError, match=says):
             wandb_filters(wrong)
 
 
