@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from rich.table import Table
+from rich.console import Group
+from rich.live import Live
+from rich.table import Column, Table
 
 from experiments.display import Console, duration
 from experiments.ledger import NOTHING, Kept, Ledger, contradict, said, same_bits
@@ -31,6 +35,8 @@ from experiments.study import Study
 from sngan.architectures import YARDSTICK, discriminator, generator, sized
 from sngan.config import TRAINING_VERSION, RunConfig, unused_parameters
 from sngan.datasets import DATASETS
+
+_WATCHED = (State.RUNNING, State.FAILED, State.INTERRUPTED)
 
 # One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP per step.
 _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
@@ -68,13 +74,14 @@ def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -
         print(to_json(summary | {"runs": runs, "extra": extra}, indent=2))
         return 0
     varying = _varying(study.configs)
-    table = Table("run", *varying, "steps", "about", "state", box=None, pad_edge=False)
+    table = _table(states, *varying, "steps", "about", "state")
     for c in study.configs:
-        cells = [str(getattr(c, name)) for name in varying]
+        unused = unused_parameters(c)
+        cells = ["" if name in unused else str(getattr(c, name)) for name in varying]
         state = _in_words(states[c.run_id], c.run_id in frozen.runs)
         table.add_row(c.run_id, *cells, f"{c.steps:,}", duration(seconds[c.run_id]), state)
     console = _console()
-    console.print(study.description)
+    console.print(study.description, soft_wrap=not console.is_terminal)  # a terminal would break words
     console.print(table)
     console.print(_summary(study, states))
     console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
@@ -85,9 +92,10 @@ def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -
 
 
 def status(
-    study: Study, given: str, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING, options: Sequence[str] = ()
-) -> int:
-    """Print the account of runs: state, step, reason of each and what to do next. Returns 0.
+    study: Study, given: str, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING, options: Sequence[str] = (),
+    listed: Container[str] = (*State, FROZEN),
+) -> int:  # fmt: skip
+    """Print the account of runs: state, step and reason of those in a state `listed`, what to do next. Returns 0.
 
     `given` is the study as the user named it, and `options` are those given beside, for the commands that are shown.
     """
@@ -103,20 +111,48 @@ def status(
     if as_json:
         account = {state: list(states.values()).count(state) for state in (*State, FROZEN)}
         summary = {"study": study.name, "account": account, "frozen": len(frozen.runs), "notes": list(frozen.notes)}
-        print(to_json(summary | {"runs": runs, "extra": extra}, indent=2))
+        shown = [run for run in runs if run["state"] in listed]
+        print(to_json(summary | {"runs": shown, "extra": extra}, indent=2))
         return 0
-    table = Table("run", "state", "step", "of", "reason", box=None, pad_edge=False)
-    for run in runs:
-        state = _in_words(run["state"], run["frozen"])
-        step = "" if run["step"] is None else f"{run['step']:,}"
-        table.add_row(run["run_id"], state, step, f"{run['steps']:,}", run["error"] or "")
     console = _console()
-    console.print(table)
+    if any(state in listed for state in states.values()):
+        console.print(_listing([run for run in runs if run["state"] in listed]))
     console.print(_summary(study, states))
     for (state, what), number in Counter((run["state"], run["next"]) for run in runs if run["next"]).items():
         console.print(f"{number} {state}: {what}")
     _print_notes(console, extra, statuses, frozen)
     return 0
+
+
+def _listing(runs: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table([run["run_id"] for run in runs], "state", "step", "of", "reason")
+    for run in runs:
+        state = _in_words(run["state"], run["frozen"])
+        step = "" if run["step"] is None else f"{run['step']:,}"
+        table.add_row(run["run_id"], state, step, f"{run['steps']:,}", run["error"] or "")
+    return table
+
+
+def watch(study: Study, runs_dir: str, frozen: Ledger, every: float = 2.0) -> int:
+    """Show the runs that are running, failed or interrupted, and how many are in each state, until all have ended.
+
+    On a terminal the table is renewed in place; elsewhere a line is printed whenever the numbers change. Returns 0.
+    """
+    folder, console, said = runs_root(runs_dir) / study.name, _console(), ""
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        while True:
+            found = [(c, record := Record(folder / c.run_id), record.status()) for c in study.configs]
+            runs = [_told(c, record, status, frozen.runs.get(c.run_id), "") for c, record, status in found]
+            states = {run["run_id"]: run["state"] for run in runs}
+            summary, shown = _summary(study, states), [run for run in runs if run["state"] in _WATCHED]
+            if live:
+                live.update(Group(summary, _listing(shown) if shown else ""), refresh=True)
+            elif summary != said:
+                console.print(summary)
+            said = summary
+            if all(state in (*RESULTS, State.FAILED, FROZEN) for state in states.values()):
+                return 0
+            time.sleep(every)
 
 
 def _told(config: RunConfig, record: Record, found: dict[str, Any], kept: Kept | None, launch: str) -> dict[str, Any]:
@@ -296,6 +332,12 @@ def _print_notes(
         console.print(f"extra, not in the study: {run['run_id']} ({run['state']}){why}")
     if note := other_versions(statuses):
         console.print(note)
+
+
+def _table(run_ids: Collection[str], *names: str) -> Table:
+    """A narrow terminal folds every column but the run ids, which are there to be copied."""
+    run = Column("run", min_width=max(map(len, run_ids)), no_wrap=True)
+    return Table(run, *(Column(name, overflow="fold") for name in names), box=None, pad_edge=False)
 
 
 def _console() -> Console:

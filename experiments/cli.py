@@ -28,9 +28,10 @@ from experiments.ledger import MANIFEST, largest_plan
 from experiments.output import outlive_readers
 from experiments.record import State
 from experiments.tracking import client
+from sngan import __version__
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
-from sngan.config import HELP, Execution, InputError, RunConfig, shown, unused_parameters
+from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, shown, unused_parameters
 from sngan.datasets import DATASETS, JUDGES
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
@@ -55,7 +56,7 @@ _SOURCES = (
     "TensorBoard's event files or a chart that W&B exported"
 )
 _Choice = Annotated[OmitArgPrefixes[Choice], arg(name="")]
-_Run = Annotated[str, arg(metavar="RUN", help="a run id, or a run's folder")]
+_Run = Annotated[str, arg(metavar="RUN", help="a run's id, its beginning if no other starts with it, or folder")]
 
 
 _ALL = Choice()
@@ -308,6 +309,10 @@ class Status:
 
     study: Positional[_Study]
     choice: _Choice = Choice()
+    failed: Annotated[bool, arg(help="list only the failed runs")] = False
+    watch: Annotated[bool, arg(help="renew the account every 2 seconds until all runs have ended; Ctrl-C leaves")] = (
+        False
+    )
     check_wandb: Annotated[bool, arg(help="compare the records with what W&B has, metric by metric")] = False
     send_wandb: Annotated[
         bool, arg(help="send W&B what it lacks of the records; if not logged in, write its offline files again")
@@ -316,17 +321,26 @@ class Status:
     as_json: _Json = False
 
     def run(self) -> int:
-        from experiments.account import status
+        from experiments.account import status, watch
 
         study = self.choice.find(self.study, self.runs_dir)
-        if self.check_wandb and self.send_wandb:
-            raise InputError("give --check-wandb or --send-wandb, not both")
+        given = {"--failed": self.failed, "--watch": self.watch, "--check-wandb": self.check_wandb,
+                 "--send-wandb": self.send_wandb}  # fmt: skip
+        if sum(given.values()) > 1:
+            raise InputError(f"give one of {', '.join(option for option, is_given in given.items() if is_given)}")
+        if self.watch and self.as_json:
+            raise InputError("--watch shows numbers as they change, which is no JSON: give --json without it")
         if self.check_wandb:
             return self._check_wandb(study.name)
         if self.send_wandb:
             return self._send_wandb(study)
         ledger = self.choice.ledger(self.study, study)
-        return status(study, self.study, self.runs_dir, self.as_json, ledger, self.choice.words())
+        if self.watch:
+            with suppress(KeyboardInterrupt):
+                watch(study, self.runs_dir, ledger)
+            return DONE
+        listed = [State.FAILED] if self.failed else [*State, record.FROZEN]
+        return status(study, self.study, self.runs_dir, self.as_json, ledger, self.choice.words(), listed)
 
     def _check_wandb(self, name: str) -> int:
         """Exit code 1 if W&B has something else than the records."""
@@ -625,7 +639,7 @@ class Export:
         try:
             study = studies.find(self.target, self.runs_dir)
         except InputError as error:
-            if list(root.glob(f"*/{glob.escape(self.target)}/config.json")) or not studies.is_name(self.target):
+            if list(root.glob(f"*/{glob.escape(self.target)}*/config.json")) or not studies.is_name(self.target):
                 return None, folder
             raise InputError(f"no run {self.target!r} below {root}, and {error}") from error
         return study, root / study.name
@@ -725,7 +739,8 @@ def parse(arguments: list[str]) -> Any:
         return tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,  # type: ignore[arg-type]
             prog="sngan",
-            description="Train, compare and judge GANs whose discriminators are kept stable in different ways.",
+            description="Train, compare and judge GANs whose discriminators are kept stable in different ways. "
+            "`sngan --version` prints the version.",
             args=arguments,
         )
 
@@ -733,6 +748,9 @@ def parse(arguments: list[str]) -> Any:
 def run(arguments: list[str]) -> int:
     from experiments.signals import requested, stop_on_signals
 
+    if arguments[:1] == ["--version"]:
+        print(f"sngan {__version__}, version {TRAINING_VERSION} of the training code")
+        return DONE
     try:
         command = parse(arguments)
         if isinstance(command, Train):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Any, assert_never
 
@@ -14,14 +15,16 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.text import Text
 
-from experiments.messages import Ended, Message, Progressed, Said, Started
+from experiments.messages import Ended, Entered, Message, Progressed, Said, Started
 from sngan.files import visible
 
 LINE_EVERY_SECONDS = 15.0
@@ -36,6 +39,13 @@ class Console(console.Console):
     ) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+class _Count(MofNCompleteColumn):
+    """`1,200/4,000`, or the name of the phase in which nothing is counted."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("phase") or f"{task.completed:,.0f}/{task.total:,.0f}")
 
 
 @dataclass
@@ -60,12 +70,12 @@ class Display:
         self._live: Progress | None = None
         if self._console.is_terminal:
             self._wide = self._console.width >= _WIDE
-            columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}")]
+            columns = [TextColumn("{task.description}"), _Count(), TextColumn("{task.fields[numbers]}")]
             if self._wide:
                 columns = [columns[0], BarColumn(bar_width=20), *columns[1:], TimeElapsedColumn()]
             self._live = Progress(*columns, TimeRemainingColumn(), console=self._console, refresh_per_second=4)
             if total > 1:
-                self._all = self._live.add_task("runs", total=total, numbers="")
+                self._all = self._live.add_task("runs", total=total, numbers="", phase="loading")
 
     def __enter__(self) -> Display:
         if self._live:
@@ -90,6 +100,8 @@ class Display:
                 self.say(line, once)
             case Started():
                 self._show_start(message)
+            case Entered():
+                self._show_phase(message)
             case Progressed():
                 self._show_progress(message)
             case Ended():
@@ -108,22 +120,41 @@ class Display:
         now = time.monotonic()
         self._shown[run.run_id] = shown = _Shown(run.steps, run.step, now, now)
         if self._live:
-            name = run.run_id if self._wide else run.run_id.rpartition("-")[0]  # without its hash
-            shown.task = self._live.add_task(name, total=run.steps, completed=run.step, numbers="")
+            shown.task = self._live.add_task(
+                run.run_id, total=run.steps, completed=run.step, numbers="", phase="loading"
+            )
+            self._show_all()
         if run.note or not self._live:
             self.say(f"{run.run_id}: {run.note or f'started, {run.steps:,} steps'}")
+
+    def _show_phase(self, run: Entered) -> None:
+        shown = self._shown.get(run.run_id)
+        if self._live and shown and shown.task is not None:
+            self._live.update(shown.task, phase=run.phase)
+
+    def _show_all(self) -> None:
+        if self._live and self._total > 1:
+            self._live.update(self._all, completed=self._ended, phase="")
 
     def _show_progress(self, run: Progressed) -> None:
         if not (shown := self._shown.get(run.run_id)):
             return  # it has ended
         if self._live and shown.task is not None:
-            self._live.update(shown.task, completed=run.step, numbers=_numbers(run.row))
+            numbers = next((text for text in _numbers(run.row) if len(text) <= self._room()), "")
+            self._live.update(shown.task, completed=run.step, numbers=numbers, phase="")
         elif (now := time.monotonic()) - shown.line_time >= LINE_EVERY_SECONDS:
             shown.line_time = now
             done = run.step - shown.first
             left = (now - shown.started) / done * (shown.steps - run.step) if done else None
             later = f" {duration(left)} left" if left is not None else ""
-            self.say(f"{run.run_id}: step {run.step:,}/{shown.steps:,} {_numbers(run.row)}{later}")
+            self.say(f"{run.run_id}: step {run.step:,}/{shown.steps:,} {''.join(_numbers(run.row)[:1])}{later}")
+
+    def _room(self) -> float:
+        """Columns for numbers beside the longest run id."""
+        if self._wide:
+            return inf
+        taken = max(len(run_id) + len(f" {run.steps:,}/{run.steps:,}  0:00:00") for run_id, run in self._shown.items())
+        return self._console.width - taken - 1
 
     def _show_end(self, run: Ended, counts: bool) -> None:
         self._ended += counts
@@ -131,8 +162,7 @@ class Display:
         if self._live:
             if shown and shown.task is not None:
                 self._live.remove_task(shown.task)
-            if self._total > 1:
-                self._live.update(self._all, completed=self._ended)
+            self._show_all()
         count = f"[{self._ended}/{self._total}] " if counts and self._total > 1 else ""
         reason = f": {run.error}" if run.error else ""
         self.say(f"{count}{run.run_id}: {run.state} at step {run.step:,} after {duration(run.seconds)}{reason}")
@@ -169,7 +199,9 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
-def _numbers(row: dict[str, Any]) -> str:
+def _numbers(row: dict[str, Any]) -> list[str]:
+    """Losses and speed of a row, the longest text first; nothing of a row without losses."""
     if "loss/d" not in row:
-        return ""
-    return f"D {row['loss/d']:.3f} G {row['loss/g']:.3f} {row.get('time/images_per_second', 0):,.0f} images/s"
+        return []
+    losses = f"D {row['loss/d']:.3f} G {row['loss/g']:.3f}"
+    return [f"{losses} {row.get('time/images_per_second', 0):,.0f} images/s", losses]

@@ -72,7 +72,7 @@ def discriminator_weights(record: Record) -> bytes | None:
 def write_samples(record: Record, seed: int = 0) -> Path:
     """64 samples of new latents (stream `sample` of `seed`) into <run>/samples/sample.png."""
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed: {seed} is out of range; it must lie in [0, 2**32)")
+        raise InputError(f"seed: {seed} is out of range; it must be from 0 to 4,294,967,295")
     config = record.config()
     G, _ = networks(record)
     generator = torch_generator(seed, "sample")  # `samples` are the latents that the run itself drew

@@ -1,4 +1,4 @@
-"""What a run tells whoever launched it, from its own process: four types of message."""
+"""What a run tells whoever launched it, from its own process: five types of message."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ class Started(NamedTuple):
     step: int  # at which it starts, or resumes
 
 
+class Entered(NamedTuple):
+    """A phase in which steps stand still, such as `evaluating`; the next Progressed ends it."""
+
+    run_id: str
+    phase: str
+
+
 class Progressed(NamedTuple):
     run_id: str
     step: int
@@ -36,5 +43,5 @@ class Ended(NamedTuple):
     seconds: float
 
 
-Message = Said | Started | Progressed | Ended
+Message = Said | Started | Entered | Progressed | Ended
 Tell = Callable[[Message], None]

@@ -576,15 +576,19 @@ def recorded_configs(study_folder: Path) -> tuple[list[RunConfig], dict[str, str
 
 
 def find_run(run: str, runs_dir: str = "") -> Record:
-    """The record of a run id or folder. Raises InputError if there is none, or more than one of that id."""
+    """The record of a run id, the beginning of one, or a folder. Raises InputError if that is no run, or several."""
     folder, root = Path(run), runs_root(runs_dir)
     if is_run(folder):
         return Record(folder.resolve() if folder.name in ("", "..") else folder)
-    found = [path.parent for path in sorted(root.glob("*/*/config.json")) if path.parent.name == run]
+    runs = [path.parent for path in sorted(root.glob("*/*/config.json"))]
+    found = [path for path in runs if path.name == run] or [path for path in runs if run and path.name.startswith(run)]
     if not found:
         raise InputError(f"no run {run!r}: {_not_a_run(folder)}neither a run's folder nor a run id below {root}")
-    if len(found) > 1:
+    if len(found) > 1 and found[0].name == run:
         raise InputError(f"run {run!r} is in {len(found)} studies; name one folder: {', '.join(map(str, found))}")
+    if len(found) > 1:
+        more = f" and {len(found) - 9} more" if len(found) > 9 else ""
+        raise InputError(f"{run!r} begins the ids of {len(found)} runs: {', '.join(map(str, found[:9]))}{more}")
     return Record(found[0])
 
 

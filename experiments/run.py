@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from experiments.machine import (
     prepare_cuda,
     resolve_device,
 )
-from experiments.messages import Ended, Progressed, Said, Started, Tell
+from experiments.messages import Ended, Entered, Progressed, Said, Started, Tell
 from experiments.record import Record, State
 from experiments.tracking.client import resolve_mode, under_agent
 from experiments.tracking.sending import send, summary_of
@@ -37,7 +38,7 @@ from sngan.evaluate import Evaluation
 from sngan.measure import N_SAMPLES
 from sngan.precision import check_precision
 from sngan.slot import Ahead
-from sngan.train import Outcome, train
+from sngan.train import Here, Outcome, Steps, train
 from sngan.yardstick import load_yardstick
 
 
@@ -151,6 +152,7 @@ class _Attempt:
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
         self._steps: Remote | Ahead | None = None  # None: made by `train`
+        self._evaluations = set(config.evaluation_steps())
         self._progress_time = 0.0
         self._start = time.perf_counter()
 
@@ -233,8 +235,13 @@ class _Attempt:
             self._steps = Remote(self._where, self._config, self._data)
         elif self._data.images.is_cuda:
             self._steps = Ahead(self._config, self._data)
+        steps = _Announced(self._steps or Here(self._config, self._data), self._announce)
         with signals.gracefully():
-            return train(self._config, self._data, self._log, self._save, self._resume, self._due, self._steps)
+            return train(self._config, self._data, self._log, self._save, self._resume, self._due, steps)
+
+    def _announce(self, step: int) -> None:
+        if step in self._evaluations:
+            self._tell(Entered(self._config.run_id, "evaluating"))
 
     def _log(self, row: dict[str, Any], samples: Tensor | None) -> None:
         images = {}
@@ -296,6 +303,19 @@ class _Attempt:
         self._attempt |= {"wandb": tracker.mode, "wandb_error": tracker.error}
         self._status |= {"wandb_url": tracker.url} if tracker.url else {}
         return before != (self._attempt, self._status.get("wandb_url"))
+
+
+class _Announced:
+    """Steps of which each is announced before it is looked at."""
+
+    def __init__(self, steps: Steps, announce: Callable[[int], None]) -> None:
+        self.run, self.settle, self.clock, self.end = steps.run, steps.settle, steps.clock, steps.end
+        self._steps, self._announce = steps, announce
+
+    def begin(self, at: int) -> Iterator[int]:
+        for step in self._steps.begin(at):
+            self._announce(step)
+            yield step
 
 
 def _now() -> str:

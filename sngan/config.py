@@ -320,7 +320,11 @@ def _check_range(name: str, value: Any) -> None:
     low, high = metadata.get("low", -math.inf), metadata.get("high", math.inf)
     if isinstance(value, int | float) and not low <= value <= high:
         shown = "the number" if isinstance(value, int) and abs(value) > 1e100 else repr(value)
-        raise InputError(f"{name}: {shown} is out of range; it must lie in [{low:g}, {high:g}]")
+        raise InputError(f"{name}: {shown} is out of range; it must be from {_plain(low)} to {_plain(high)}")
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
 
 
 def shown(value: object) -> str:
