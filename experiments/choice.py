@@ -16,13 +16,12 @@ from tyro.conf import UseAppendAction, arg
 
 from experiments import study as studies
 from experiments.ledger import Ledger, folders_of, largest_plan, ledger_of, planned_in, read_manifest
+from experiments.record import runs_root
 from experiments.study import Study
 from sngan.arms import ARMS
 from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, shown, suggestion, unused_parameters
 
-_MOST_SEEDS = 100_000
 _REAL = {field.name for field in dataclasses.fields(RunConfig) if field.type == "float"}
-_RANGE = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Choice:
         """The study with the seeds and values that were chosen."""
         if self.set:
             study = with_values(study, self.set)
-        return with_seeds(study, parse_seeds(",".join(self.seeds))) if self.seeds else study
+        return with_seeds(study, studies.parse_seeds(",".join(self.seeds), "--seeds")) if self.seeds else study
 
     def named(self, name: str, runs_dir: str) -> Study:
         """The whole study, which may be known by what is frozen of it alone. Raises InputError as `studies.find`."""
@@ -65,6 +64,19 @@ class Choice:
                 if read_manifest(folder)["study"] == name:
                     return planned_in(folder)
             raise
+
+    def elsewhere(self, given: str, runs_dir: str) -> str:
+        """A line if the study's name and its file, here or with the records, stand for different runs, or nothing."""
+        whole = self.named(given, runs_dir)
+        launched, texts = runs_root(runs_dir) / whole.name / "study.yaml", {}
+        for place, what in ((whole.name, "the name"), (str(launched), "the file with the records")):
+            if place != given and (studies.is_name(place) or launched.exists()):
+                with suppress(InputError):  # no study of that name
+                    texts[f"{what} {place}"] = {config.run_id for config in studies.find(place, runs_dir).configs}
+        own = {config.run_id for config in whole.configs}
+        found = [f"{what} stands for {len(ids)} runs, of which {len(ids & own)} are among these"
+                 for what, ids in texts.items() if ids != own]  # fmt: skip
+        return f"note: {given} plans {len(own)} runs, but {'; '.join(found)}" if found else ""
 
     def folders(self, given: str, name: str) -> list[Path]:
         """Where runs of the study of that name, and of the one that it was made of, are frozen, of those that count."""
@@ -81,20 +93,6 @@ class Choice:
         values = [word for value in self.set for word in ("--set", value)]
         have = [word for folder in self.have for word in ("--have", folder)]
         return [*seeds, *values, *have, *(["--mixed"] if self.mixed else [])]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0..19`, `3`, or several of them with commas between. Raises InputError."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        found = _RANGE.fullmatch(part.strip())
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if not first <= last < 2**32 or last - first >= _MOST_SEEDS:
-            raise InputError(f"--seeds {text!r}: expected a range such as 0..19, or numbers such as 0,2,5..7")
-        seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text!r}: a seed is named twice")
-    return seeds
 
 
 def with_seeds(study: Study, seeds: Sequence[int]) -> Study:

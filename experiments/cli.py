@@ -125,6 +125,35 @@ class Train:
 
 
 @dataclass(frozen=True)
+class StudyFile:
+    """Write a study's file: `new`, a short one with comments to edit; `wandb`, a study's as W&B's sweeps need it."""
+
+    what: Positional[Annotated[Literal["new", "wandb"], arg(metavar="new|wandb")]]
+    study: Positional[
+        Annotated[str, arg(metavar="NAME|STUDY", help="new: the study's name; wandb: a study or its file")]
+    ]
+    out: Annotated[str, arg(metavar="FILE", help="default: NAME.yaml, or STUDY.wandb.yaml, in the current folder")] = ""
+    runs_dir: _RunsDir = ""
+
+    def run(self) -> int:
+        from sngan.files import write_atomically
+
+        if self.what == "new":
+            name = self.study.removesuffix(".yaml")
+            if name in studies.bundled_names():
+                raise InputError(f"{name} is a study of this program: take another name")
+            path, text, how = Path(self.out or f"{name}.yaml"), studies.template(name), "edit it, then: sngan plan"
+        else:
+            study = studies.find(self.study, self.runs_dir)
+            path, text, how = Path(self.out or f"{study.name}.wandb.yaml"), studies.for_wandb(study), "wandb sweep"
+        if path.exists():
+            raise InputError(f"{path} is there already: give --out another name")
+        write_atomically(path, text)
+        print(f"{path}\n{how} {shlex.quote(str(path))}")
+        return DONE
+
+
+@dataclass(frozen=True)
 class Plan:
     """Show a study's runs, what is done, what is missing and about how long it takes. Starts nothing."""
 
@@ -137,6 +166,8 @@ class Plan:
         from experiments.account import plan
 
         study = self.choice.find(self.study, self.runs_dir)
+        if other := self.choice.elsewhere(self.study, self.runs_dir):
+            _to_stderr(other)
         return plan(study, self.runs_dir, self.as_json, self.choice.ledger(self.study, study))
 
 
@@ -715,7 +746,8 @@ class Yardstick:
 
 
 _COMMANDS = {
-    c.__name__.lower(): c for c in (Train, Plan, Sweep, Status, Dashboard, Report, Sample, Export, Bench, Yardstick)
+    "study" if c is StudyFile else c.__name__.lower(): c
+    for c in (Train, StudyFile, Plan, Sweep, Status, Dashboard, Report, Sample, Export, Bench, Yardstick)
 }
 
 

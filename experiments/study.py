@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from experiments.record import recorded_configs, runs_root
-from sngan.arms import PARAMETERS
+from sngan.arms import ARMS, PARAMETERS
 from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, shown, suggestion
+from sngan.datasets import DATASETS
 
 BUNDLED = Path(__file__).parent / "studies"
 _TOP_LEVEL = (
@@ -33,6 +34,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(
     r"[-+]?(0|[1-9]\d*|(\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan", re.ASCII | re.IGNORECASE
 )
+_RANGE = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?", re.ASCII)
+_MOST_SEEDS = 100_000
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_CHARACTERS = 2_000_000  # of a study file, its anchors written out
 _MOST_CELLS = 100_000
@@ -213,8 +216,8 @@ def parse(text: str) -> Study:
         if key not in _TOP_LEVEL:
             raise InputError(f"unknown key {shown(key)}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")
     name = check_name(content.get("name"))
-    if content.get("method") != "grid":
-        raise InputError(f"method: expected grid, got {shown(content.get('method'))}")
+    if content.get("method", "grid") != "grid":
+        raise InputError(f"method: expected grid, got {shown(content['method'])}")
     command = content.get("command", [])
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise InputError(f"command: expected a list of words, got {shown(command)}")
@@ -233,6 +236,71 @@ def parse(text: str) -> Study:
         configs.setdefault(config.run_id, config)
     found = list(configs.values())
     return Study(name, " ".join(description.split()), found, cells, text, _primary(content, found))
+
+
+def parse_seeds(text: str, where: str) -> list[int]:
+    """`0..19`, `3`, or several of them with commas between. Raises InputError that begins with `where`."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < 2**32 or last - first >= _MOST_SEEDS:
+            raise InputError(f"{where} {shown(text)}: expected a range such as 0..19, or numbers such as 0,2,5..7")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{where} {shown(text)}: a seed is named twice")
+    return seeds
+
+
+def is_for_wandb(study: Study) -> bool:
+    """Whether W&B takes the study's file as it is."""
+    content = content_of(study.text)
+    in_words = all(isinstance(spec, dict) for spec in content["parameters"].values())
+    return in_words and {"program", "command", "method"} <= set(content) and "primary" not in content
+
+
+def for_wandb(study: Study) -> str:
+    """The study's file as a sweep file of W&B, which leaves out nothing that has a usual value.
+
+    Raises InputError for single runs, which have no file.
+    """
+    if not study.text:
+        raise InputError(f"{study.name} are single runs, without a study file")
+    content = content_of(study.text)
+    values = {key: _values(key, spec) for key, spec in content["parameters"].items()}
+    full = {
+        "name": study.name,
+        "description": study.description,
+        "program": "experiments/__main__.py",
+        "command": ["${env}", "${interpreter}", "-m", "experiments", "train", "--study", study.name, "${args}"],
+        "metric": {"name": "eval/fd", "goal": "minimize"},
+        **content,
+        "method": "grid",
+        "parameters": {key: {"value": v[0]} if len(v) == 1 else {"values": v} for key, v in values.items()},
+    }
+    if primary := full.pop("primary", None):
+        full["controller"] = {"type": "cloud", "primary": primary}
+    return yaml.safe_dump(full, sort_keys=False, allow_unicode=True, width=100)
+
+
+def template(name: str) -> str:
+    """A study file of that name with comments, for whoever writes one. Raises InputError if it can be no name."""
+    arms = ", ".join(ARMS)
+    return f"""\
+# A study: the runs that answer one question, all combinations of the values below. Then
+#   sngan plan {name}.yaml      # lists its runs and about how long they take; starts nothing
+#   sngan sweep {name}.yaml     # trains what is missing; stop it and launch it again at will
+#   sngan report {name}         # statistics, figures, tables
+name: {check_name(name)}
+description: Is training with spectral normalization more stable at a high learning rate? Expected - yes.
+parameters: # a value or a list each; `sngan train --help` lists all parameters
+  seed: 0..6 # arms share initial weights, data order and latents per seed; below 7 seeds no claim is decided
+  arm: [dcgan, sn_dcgan] # of {arms}
+  lr: [0.0002, 0.002]
+  dataset: digits # of {", ".join(DATASETS)}
+  steps: 1000
+  batch_size: 16
+"""
 
 
 def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
@@ -290,7 +358,7 @@ def contexts_of(configs: list[RunConfig], fields: dict[str, Any]) -> list[tuple[
 def _parameters(content: dict[str, Any]) -> dict[str, Any]:
     parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
-        raise InputError("the grid is empty: parameters must map at least one field to {value: ..} or {values: [..]}")
+        raise InputError("the grid is empty: parameters must give at least one field a value, or a list of values")
     for key in parameters:
         if key in EXECUTION_FIELDS:
             raise InputError(f"{key} does not belong in a study, it changes no numbers: give it on the command line")
@@ -298,9 +366,14 @@ def _parameters(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(key: str, spec: Any) -> list[Any]:
-    if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in ("value", "values"):
-        raise InputError(f"{key}: expected {{value: ..}} or {{values: [..]}}, got {shown(spec)}")
-    values = [spec["value"]] if "value" in spec else spec["values"]
+    """Of one value, a list of values, W&B's `{value: ..}` or `{values: [..]}`; seeds also as a range, `0..4`."""
+    if isinstance(spec, dict) and (len(spec) != 1 or next(iter(spec)) not in ("value", "values")):
+        raise InputError(f"{key}: expected a value, a list, {{value: ..}} or {{values: [..]}}, got {shown(spec)}")
+    if key == "seed" and isinstance(spec, str):
+        return parse_seeds(spec, key)
+    values = spec if isinstance(spec, list) else [spec]
+    if isinstance(spec, dict):
+        values = [spec["value"]] if "value" in spec else spec["values"]
     if not isinstance(values, list) or not values:
         raise InputError(
             f"{key}: the grid is empty: values must be a list with at least one entry, got {shown(values)}"

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import write_study
 
-from experiments.choice import Choice, enlarged, parse_seeds, with_seeds, with_values
-from experiments.study import BUNDLED, bundled_names, find, parse, read
+from experiments.choice import Choice, enlarged, with_seeds, with_values
+from experiments.study import BUNDLED, bundled_names, find, parse, parse_seeds, read
 from sngan.config import InputError
 
 
@@ -16,7 +16,7 @@ from sngan.config import InputError
     ("text", "seeds"), [("0..3", [0, 1, 2, 3]), ("7", [7]), ("5, 0..2,9", [5, 0, 1, 2, 9]), ("4294967295", [2**32 - 1])]
 )
 def test_seeds(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(text) == seeds
+    assert parse_seeds(text, "--seeds") == seeds
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,12 @@ def test_seeds(text: str, seeds: list[int]) -> None:
 )
 def test_what_is_no_list_of_seeds_is_named(text: str) -> None:
     with pytest.raises(InputError, match=r"--seeds .*: expected a range such as 0\.\.19"):
-        parse_seeds(text)
+        parse_seeds(text, "--seeds")
 
 
 def test_a_seed_named_twice_is_an_error() -> None:
     with pytest.raises(InputError, match="a seed is named twice"):
-        parse_seeds("0..3,2")
+        parse_seeds("0..3,2", "--seeds")
 
 
 @pytest.mark.parametrize("name", bundled_names())

@@ -20,12 +20,12 @@ from analysis.sources.columns import COLUMNS, Reading, parse_mapping
 from analysis.sources.frozen import thaw
 from analysis.sources.table import read as read_table
 from experiments import checkpoint, final, ledger
-from experiments.choice import Choice, parse_seeds, with_values
+from experiments.choice import Choice, with_values
 from experiments.gpu.merge import merge
 from experiments.record import Record
 from experiments.rows import readable_rows
 from experiments.run import execute
-from experiments.study import find, read
+from experiments.study import find, parse_seeds, read
 from sngan import cache
 from sngan.config import InputError
 from sngan.files import parse_json
@@ -217,7 +217,7 @@ def test_files(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 TEXTS: dict[str, Callable[[str, Path], object]] = {
     "JSON": lambda text, tmp: parse_json(text, "it"),
-    "seeds": lambda text, tmp: parse_seeds(text),
+    "seeds": lambda text, tmp: parse_seeds(text, "--seeds"),
     "a mapping": lambda text, tmp: parse_mapping(text),
     "a value": lambda text, tmp: with_values(read(write_study(tmp)), [f"lr={text}"]),
     "a study's name": lambda text, tmp: find(text, str(tmp)),

@@ -14,7 +14,7 @@ from experiments.engines.engine import Died, Done, Engine, Event, Job
 from experiments.messages import Ended, Said
 from experiments.record import Record, State, shown_state
 from experiments.run import Policy
-from experiments.study import Study, check_primary, read
+from experiments.study import Study, check_primary, for_wandb, is_for_wandb, read
 from sngan.config import Execution, InputError, RunConfig
 from sngan.files import read_within, write_atomically
 
@@ -66,11 +66,16 @@ def shard(study: Study, text: str) -> Study:
 
 
 def _keep_study(study: Study, folder: Path) -> None:
-    """study.yaml as launched; an earlier version of it is kept beside. Single runs have none."""
+    """study.yaml as launched; an earlier version of it is kept beside. Single runs have none.
+
+    wandb-sweep.yaml, where that is no sweep file of W&B, is the same in W&B's words.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not study.text:
         return
     path = folder / "study.yaml"
+    if not is_for_wandb(study):
+        write_atomically(folder / "wandb-sweep.yaml", for_wandb(study))
     if not path.exists():
         write_atomically(path, study.text)
     elif read_within(path, folder) != study.text.encode():
