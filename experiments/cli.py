@@ -419,7 +419,8 @@ class Dashboard:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        from experiments.tracking.dashboard import save_workspace, view_offline
+        from experiments.tracking.dashboard import save_workspace
+        from experiments.tracking.viewer import view_offline
 
         study = studies.find(self.study, self.runs_dir)
         if client.resolve_mode(self.wandb) == "online":

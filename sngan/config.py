@@ -42,7 +42,7 @@ SETTINGS: dict[str, Setting] = {
     "E": Setting(lr=1e-3, beta1=0.5, beta2=0.999, n_dis=5),
     "F": Setting(lr=1e-3, beta1=0.9, beta2=0.999, n_dis=5),
 }
-_SETTING_FIELDS = ("lr", "beta1", "beta2", "n_dis")
+SETTING_FIELDS = ("lr", "beta1", "beta2", "n_dis")
 
 # When a run's samples are healthy, and when they have lost modes afterwards
 HEALTHY_FD = 0.5  # fd below this share of the trivial sampler's, and, unless there are many classes, enough modes
@@ -207,17 +207,17 @@ class RunConfig(Execution, Identity):
 
     def _resolve_setting(self) -> None:
         """All four values, and the setting that they are: `custom` if they are none of the table's."""
-        given = {name: getattr(self, name) for name in _SETTING_FIELDS if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in SETTING_FIELDS if getattr(self, name) is not None}
         if self.setting == "custom":
-            missing = [name for name in _SETTING_FIELDS if name not in given]
+            missing = [name for name in SETTING_FIELDS if name not in given]
             if missing:
-                raise InputError(f"setting custom needs {', '.join(_SETTING_FIELDS)}; missing: {', '.join(missing)}")
+                raise InputError(f"setting custom needs {', '.join(SETTING_FIELDS)}; missing: {', '.join(missing)}")
             values = given
         else:
             values = dataclasses.asdict(SETTINGS[self.setting]) | given
         same = [letter for letter, setting in SETTINGS.items() if dataclasses.asdict(setting) == values]
         object.__setattr__(self, "setting", same[0] if same else "custom")
-        for name in _SETTING_FIELDS:
+        for name in SETTING_FIELDS:
             object.__setattr__(self, name, values[name])
 
     def identity(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The workspace and the report that are built for W&B, and W&B's terminal viewer.
+"""The workspace and the report that are built for W&B.
 
 Not proven here: how W&B's own pages draw them.
 """
@@ -7,24 +7,19 @@ import itertools
 import json
 import os
 import re
-import shutil
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from conftest import ROOT, Terminal, needs, train_offline, write_study
+from conftest import ROOT, train_offline, write_study
 
 from analysis.page import figures
 from analysis.page.report import Picture, write
 from experiments.study import bundled_names, find, read
-from experiments.tracking.dashboard import groups, report_blocks, view_offline, workspace
+from experiments.tracking.dashboard import groups, report_blocks, workspace
 from sngan.arms import ARMS
-from sngan.config import InputError
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 PNG = (
@@ -158,42 +153,3 @@ def test_the_published_parts_are_the_local_report(mixed_study: Path, monkeypatch
     assert len(pictures) == len(list((mixed_study / "report" / "figures").glob("*.png")))
     headings = [block.text for block in blocks if isinstance(block, wr.H1 | wr.H2)]
     assert headings == [line.lstrip("# ") for line in local.splitlines() if re.match(r"##? ", line)] + ["Runs on W&B"]
-
-
-@pytest.mark.slow
-def test_the_terminal_viewer_lists_the_runs_and_shows_their_losses(tmp_path: Path) -> None:
-    needs(shutil.which("tmux"), "needs tmux: apt-get install tmux")
-    records = [train_offline(tmp_path, arm=arm) for arm in ("dcgan", "sn_dcgan")]
-    line = f"{sys.executable} -m experiments dashboard tiny --runs-dir {tmp_path}"
-    with Terminal(line, 160, 50, PYTHONPATH=str(ROOT), HOME=str(tmp_path)) as terminal:
-        terminal.wait_for(r"Runs \[2 items\]", r"offline-run-\d+_\d+-tin\.\.\.", "ID: tiny-")
-        for record in reversed(records):  # the newest is listed first
-            full = "ID: " + r"\s*".join(re.escape(c) for c in f"tiny-{record.run_id}")
-            deadline = time.monotonic() + 60
-            while not re.search(full, _last_column(terminal.screen())):
-                assert time.monotonic() < deadline, terminal.screen()
-                terminal.press("Down")
-                time.sleep(1)
-        terminal.press("Enter")
-        terminal.wait_for("Run Overview", r"Metrics \[1-\d+ of \d\d\]")
-        terminal.press("/")
-        terminal.press("-l", "loss/d")
-        terminal.press("Enter")
-        terminal.wait_for(r"Metrics \[1-5 of 5 filtered", r"loss/d +\[x: step\]")
-
-
-def _last_column(screen: str) -> str:
-    return " ".join(line.rpartition("│")[2].strip() for line in screen.splitlines())
-
-
-def test_offline_the_viewer_is_named(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    code, _, errors = command("dashboard", "demo", "--runs-dir", tmp_path)
-    assert code == 2
-    assert "no W&B runs at" in errors
-    train_offline(tmp_path)
-    code, output, _ = command("dashboard", "tiny", "--runs-dir", tmp_path)
-    assert code == 0
-    assert output.strip().endswith(f"wandb leet {tmp_path / 'tiny' / 'wandb'}")
-    assert len(output.splitlines()) == 1
-    with pytest.raises(InputError, match="train with --wandb offline"):
-        view_offline(tmp_path)

@@ -67,7 +67,6 @@ def test_one_live_display_for_all_running_runs_on_a_terminal(width: int, bar: st
     numbers = rf"-[0-9a-f]{{8}}{bar} +[1-9][\d,]*/100,000 D \d\.\d+ G \d\.\d+{more} +\d+:\d\d:\d\d"
     with Terminal(line, width, 20) as terminal:
         terminal.wait_for(r"runs +\S* *loading")
-        terminal.wait_for(r"-s00-[0-9a-f]{8} +\S* *loading")
         terminal.wait_for(rf"digits-dcgan-C-s00{numbers}", rf"digits-sn-C-s00{numbers}", r"runs .*0/2")
         terminal.press("C-c")
         terminal.wait_for("the same command continues", "code 3")

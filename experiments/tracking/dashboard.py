@@ -1,12 +1,9 @@
-"""W&B as people look at it: a study's workspace and report on its server, its terminal viewer without one."""
+"""W&B as people look at it: a study's workspace and report on its server."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shlex
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -142,21 +139,6 @@ def report_blocks(study: str, run_id: str, parts: Iterable[str | Figure], entity
     table._id = _stable(study, "runs")
     runs = grid([table], expr.Config("study") == study, hidden=False, name=study, groupby=["config.arm"])
     return [*blocks, wr.H1("Runs on W&B"), runs]
-
-
-def view_offline(folder: Path) -> int:
-    """Open W&B's terminal viewer on the study's W&B folder; without a terminal say how. Returns its exit code.
-
-    Raises InputError if W&B has no files there.
-    """
-    files = folder / "wandb"
-    if not any(files.glob("*run-*/run-*.wandb")):
-        raise InputError(f"no W&B runs at {files}: train with --wandb offline, or log in to see the workspace online")
-    viewer = Path(sys.executable).with_name("wandb")
-    if not sys.stdout.isatty():
-        print(shlex.join([str(viewer), "leet", str(files)]))
-        return 0
-    return subprocess.run([viewer, "leet", files], check=False).returncode
 
 
 def _about(study: Study) -> ws.Section:

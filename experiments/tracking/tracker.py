@@ -29,12 +29,15 @@ from sngan.files import leads_out
 if TYPE_CHECKING:
     import wandb
 
+_CHECKOUT = Path(__file__).parents[2]  # or where the packages are installed
+_PROGRAM, _PACKAGES = "experiments/__main__.py", ("sngan", "experiments", "analysis")
 PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
 _QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
 _ARTIFACT_SECONDS = 10.0  # until W&B's client has taken artifacts, of which it asks the server something first
 _FULL_BYTES = 2**20
 _BINS = 100  # of a histogram, at most
+_HISTOGRAM = ("_type", "bins", "values", "packedBins.min", "packedBins.size", "packedBins.count")  # W&B's keys of one
 _Call = Callable[["wandb.Run"], object]
 Row = tuple[dict[str, Any], dict[str, Path]]
 """a row of the record, and images by key"""
@@ -198,12 +201,11 @@ class Tracker:
     def _start(self) -> wandb.Run:
         import wandb
 
-        checkout = Path(__file__).parents[2]  # its commit, and what differs from it as diff.patch
-        in_git = (checkout / ".git").exists()
-        code: dict[str, Any] = {"git_root": str(checkout), "save_code": True} if in_git else {"disable_git": True}
+        in_git = (_CHECKOUT / ".git").exists()  # its commit, and what differs from it as diff.patch
+        git: dict[str, Any] = {"git_root": str(_CHECKOUT)} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
             silent=True, console="off", init_timeout=PATIENCE_SECONDS,
-            finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, **code,
+            finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, program=_PROGRAM, **git,
         )  # fmt: skip
         _without_telemetry()
         with _client_says_nothing():
@@ -216,7 +218,7 @@ class Tracker:
             name=self._config.run_id,
             group=self._config.cell,
             job_type="train",
-            tags=self._tags,
+            tags=[*self._tags, self._config.arm, f"seed-{self._config.seed}"],
             config=self._config.identity() | {"study": self._study, "run_id": self._config.run_id},
             mode=self.mode,  # type: ignore[arg-type]
             resume="allow" if self.mode == "online" else None,  # offline W&B cannot know the past
@@ -248,6 +250,8 @@ class Tracker:
         for key in row.keys() - self._defined:  # W&B lets only one of its patterns apply, and that is `*`
             if (quantity := quantities.find(key)) and quantity.summary:
                 run.define_metric(key, step_metric="step", summary=quantity.summary)
+            for part in _HISTOGRAM if isinstance(row[key], list) else ():
+                run.define_metric(f"{key}.{part}", step_metric="step", summary="none")
         self._defined |= row.keys()
         media = _media(row, images)
         if row["step"] == self._config.steps and self._frames:
@@ -385,8 +389,9 @@ def _address(run: wandb.Run, mode: str) -> dict[str, Any]:
 
 
 def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: dict[str, Any], offline: bool) -> None:
-    """Data set (by digest), record and final weights, which W&B reads where they lie: no copy is made."""
+    """Data set (by digest), code, record and final weights, which W&B reads where they lie: no copy is made."""
     import wandb
+    from wandb.sdk.artifacts._internal_artifact import InternalArtifact
 
     identity = config.identity()
     metadata = {
@@ -402,6 +407,10 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
         artifact = wandb.Artifact(f"data-{config.dataset}", "dataset", metadata={"sha256": data})
         artifact.add_reference(f"urn:sha256:{data}", name="images", checksum=False)
         run.log_artifact(artifact)
+    code = InternalArtifact(f"source-{run.project}-{_PROGRAM.replace('/', '-')}", "code")  # as wandb.Run.log_code does
+    for path in sorted(path for package in _PACKAGES for path in (_CHECKOUT / package).rglob("*.py")):
+        code.add_file(str(path), path.relative_to(_CHECKOUT).as_posix(), policy="immutable")
+    run.log_artifact(code)
     files = {"model": [record.checkpoint_path], "record": [record.config_path, record.protocol_path, *record.row_paths]}
     for kind, paths in files.items():
         artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
