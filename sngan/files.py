@@ -11,8 +11,9 @@ from typing import Any
 
 from sngan.config import InputError
 
+MOST_BYTES = 2**30  # of a file of others that is read as a whole
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff\ufffe\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff\ufffe\uffff]"
 )
 
 
@@ -54,15 +55,18 @@ def leads_out(path: Path, folder: Path) -> bool:
 def read_within(path: Path, folder: Path) -> bytes:
     """The content of a file in the folder. Raises FileNotFoundError if there is none.
 
-    Raises InputError if it leads out of the folder, is no regular file (a pipe would never end), or may not be read.
+    Raises InputError if it leads out of the folder, is no regular file (a pipe would never end), is larger than what
+    any run writes, or may not be read.
     """
     try:
         if leads_out(path, folder):
             raise InputError(f"{path} leads out of {folder}: it is not read")
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is not a file")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(f"{path} has {size:,} bytes: more than {MOST_BYTES:,} are not read")
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         raise
     except NotADirectoryError as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error

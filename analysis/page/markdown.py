@@ -70,9 +70,10 @@ def _markdown_cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line that Markdown takes for text without HTML, images and links, whatever names it holds."""
-    line = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
-    return line.replace("](", "]\\(").replace("][", "]\\[").replace("]:", "]\\:").replace("`", "\\`")
+    """One line that Markdown takes for text: no HTML, images, links, formulas or emphasis, whatever names it holds."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    line = re.sub(r"[\\`*$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|^[#>+-](?=[ #])|(?<=^\d)[.)](?= )", r"\\\g<0>", line)
+    return line
 
 
 def _code(text: str) -> str:
