@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
+from decimal import Decimal
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,18 +29,31 @@ def frame(table: object, name: str, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+def number(value: Any, what: str) -> float:
+    """As a float, None as NaN. Raises InputError for what is no real number, and for what a double does not hold."""
+    if value is None or value is pd.NA:
+        return math.nan
+    if not _is_number(value):
+        raise InputError(f"{what}: {shown(value)} is no number")
+    with suppress(OverflowError, ValueError):
+        found = float(value)
+        if not math.isinf(found) or found == value:
+            return found
+    raise InputError(f"{what}: a number fits no double; expected numbers within 1.8e308 of 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (Real, Decimal, np.bool_)) and not isinstance(value, np.timedelta64)
+
+
 def numbers(values: pd.Series, what: str) -> pd.Series:
-    """As float64, None as NaN. Raises InputError for words, even of digits, dates, complex numbers, other objects."""
-    if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
-        absent = values.isna()
-        if bad := [value for value in values[~absent] if not isinstance(value, Real)]:
-            raise InputError(f"{what}: {shown(bad[0])} is no number")
-    elif isinstance(values.dtype, np.dtype) and values.dtype.kind not in "biuf":
-        raise InputError(f"{what}: expected numbers, got {values.dtype}")
-    try:
+    """As float64, None as NaN. Raises InputError for words, even of digits, dates, complex numbers, other objects.
+
+    Whatever the column's type: of categories, or of Arrow's, every value is looked at.
+    """
+    if values.dtype.kind in "biuf" and values.dtype != np.longdouble:
         return values.astype(object).where(values.notna(), np.nan).astype(float)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{what} holds what is no number: {error}") from error
+    return pd.Series([number(value, what) for value in values], values.index, float)
 
 
 def steps(values: pd.Series, what: str) -> pd.Series:

@@ -1,5 +1,8 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from analysis import checked
@@ -7,15 +10,25 @@ from analysis.stability import summarize
 from analysis.stats import compare
 from sngan.config import InputError
 
+
+def arrow(values: list[object], kind: pa.DataType | None = None) -> pd.Series:
+    return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values, kind)))
+
+
 NO_NUMBERS = {
     "words": ["1", "2"], "objects": [object(), 1], "lists": [[1], [2]], "complex": [1j, 2j], "too large": [10**400, 1],
     "dates": pd.date_range("2026", periods=2), "texts": pd.array(["1", "2"], "string"),
+    "Arrow's text": arrow(["1", "2"], pa.string()), "large text": arrow(["1", "2"], pa.large_string()),
+    "bytes": arrow([b"1", b"2"], pa.binary()), "a dictionary": arrow(["1", "2"], pa.dictionary(pa.int8(), pa.string())),
+    "categories": pd.Categorical(["1", "2"]), "sparse text": pd.arrays.SparseArray(np.array(["1", "2"], object)),
+    "times": [np.timedelta64(1, "s"), 1], "Arrow's lists": arrow([[1], [2]]),
+    "a wide float": np.array(["1e4000", "1"], np.longdouble), "a large decimal": [Decimal("1e400"), 1],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", NO_NUMBERS)
 def test_what_is_no_number(kind: str) -> None:
-    values = pd.Series(NO_NUMBERS[kind])
+    values = pd.Series(NO_NUMBERS[kind], dtype=object if kind == "times" else None)
     for check in (checked.numbers, checked.steps):
         with pytest.raises(InputError, match=r"^score"):
             check(values, "score")
@@ -35,9 +48,14 @@ def test_numbers_of_every_type_are_floats() -> None:
         pd.array([1, 2], "Int64"),
         np.array([1, 2], object),
         np.float32([1, 2]),
+        np.array([np.True_, Decimal(2)], object),
+        pd.Categorical([1, 2]),
+        pd.arrays.SparseArray([1.0, 2.0]),
+        arrow([1, 2], pa.int32()),
+        arrow([Decimal(1), Decimal(2)]),
     ):
         assert checked.numbers(pd.Series(values), "x").tolist() == [1.0, 2.0]
-    for absent in ([None, 1], [np.nan, 1], pd.array([None, 1], "Int64"), np.array([None, 1], object)):
+    for absent in ([None, 1], [np.nan, 1], pd.array([None, 1], "Int64"), np.array([None, 1], object), arrow([None, 1])):
         assert checked.numbers(pd.Series(absent), "x").isna().tolist() == [True, False]
 
 
