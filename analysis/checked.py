@@ -64,6 +64,13 @@ def steps(values: pd.Series, what: str) -> pd.Series:
     return found.astype("int64")
 
 
+def flags(values: pd.Series, what: str) -> pd.Series:
+    """As bool; 1 is True, 0 is False. Raises InputError for everything else, and for what is not there."""
+    if bad := [value for value in values if not (_is_number(value) and value in (0, 1))]:
+        raise InputError(f"{what}: expected True or False, got {shown(bad[0])}")
+    return pd.Series([bool(value) for value in values], values.index, bool)
+
+
 def names(values: pd.Series, what: str, all_there: bool = True) -> pd.Series:
     """Raises InputError for what cannot tell rows apart, such as lists, or, unless that is allowed, is not there."""
     try:

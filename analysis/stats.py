@@ -47,8 +47,9 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
       `n_spread` seeds in which neither run failed. No interval and no p below 8 of them.
     - `interval`: how the interval of the shift was made; "approximate" below 7 pairs.
 
-    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number, an
-    arm or seed that is not there or no name, an arm's seed given twice, or a baseline that is not among the arms.
+    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number, a
+    `failed` that is neither true nor false, an arm or seed that is not there or no name, an arm's seed given twice, or
+    a baseline that is not among the arms.
     """
     scores = _checked(scores, baseline)
     table = scores.pivot(index="seed", columns="arm", values="score")
@@ -107,6 +108,7 @@ def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         arm=checked.names(scores["arm"], "arm"),
         seed=checked.names(scores["seed"], "seed"),
         score=checked.numbers(scores["score"], "score"),
+        **{name: checked.flags(scores[name], name) for name in ("failed",) if name in scores},
     )
     arms = list(dict.fromkeys(scores["arm"]))
     if baseline not in arms:

@@ -83,3 +83,29 @@ def test_columns_that_are_there_twice_and_names_that_are_none() -> None:
     ):
         with pytest.raises(InputError, match=message):
             compare(wrong, "a")
+
+
+FAILED = np.arange(20) >= 15  # five of the ten runs of b
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        FAILED.astype(str),
+        np.where(FAILED, "yes", "no"),
+        np.where(FAILED, "diverged", ""),
+        pd.Categorical(np.where(FAILED, "1", "0")),
+        FAILED * 2,
+        FAILED * 1j,
+        FAILED.astype("timedelta64[s]"),
+        np.where(FAILED, 1.0, np.nan),
+        pd.array(np.where(FAILED, True, None), "boolean"),
+        [[]] * 20,
+    ],
+)
+def test_whether_a_run_failed_is_true_or_false(failed: object) -> None:
+    scores = pd.DataFrame({"arm": np.repeat(["a", "b"], 10), "seed": [*range(10)] * 2, "score": np.arange(20) ** 0.5})
+    with pytest.raises(InputError, match="failed: expected True or False, got"):
+        compare(scores.assign(failed=failed), "a")
+    for same in (FAILED, FAILED * 1, FAILED.astype(object), pd.array(FAILED, "boolean"), pd.Categorical(FAILED)):
+        assert compare(scores.assign(failed=same), "a")["n_spread"].item() == 5
