@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from numbers import Real
@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sngan.config import InputError, shown
+from sngan.config import InputError, shown, suggestion
 
 _MOST_STEPS = 2**53  # whole numbers that a double holds
 
 
 def frame(table: object, name: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The table, if it has each of these columns once. Raises InputError."""
+    """The table, its rows numbered from 0, if it has each of these columns once. Raises InputError."""
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"{name}: expected a table (pandas.DataFrame), got {type(table).__name__}")
+    if isinstance(table.columns, pd.MultiIndex):
+        raise InputError(f"{name}: the columns are a MultiIndex; expected one name each, such as {columns[0]}")
     if missing := [column for column in columns if column not in table]:
         lacking = "lack" if name.endswith("s") else "lacks"
         raise InputError(f"{name} {lacking} the columns {', '.join(missing)}; expected {', '.join(columns)}")
     if not table.columns.is_unique:
         raise InputError(f"{name}: there is {table.columns[table.columns.duplicated()][0]!r} more than once")
-    return table
+    return table.reset_index(drop=True)
 
 
 def number(value: Any, what: str) -> float:
@@ -73,10 +75,23 @@ def flags(values: pd.Series, what: str) -> pd.Series:
 
 def names(values: pd.Series, what: str, all_there: bool = True) -> pd.Series:
     """Raises InputError for what cannot tell rows apart, such as lists, or, unless that is allowed, is not there."""
-    try:
+    distinct: Iterable[Any] = values
+    with suppress(TypeError, NotImplementedError):  # lists and their like, of which the first is named below
         distinct = values.unique()
-    except TypeError as error:  # lists
-        raise InputError(f"{what}: {shown(values.iloc[0])} is no name ({error})") from error
-    if all_there and (absent := [value for value in distinct if pd.api.types.is_scalar(value) and pd.isna(value)]):
-        raise InputError(f"{what}: {shown(absent[0])} is no name")
+    for value in distinct:
+        try:
+            hash(value)
+        except TypeError as error:
+            raise InputError(f"{what}: {shown(value)} is no name ({error})") from error
+        if all_there and pd.api.types.is_scalar(value) and pd.isna(value):
+            raise InputError(f"{what}: {shown(value)} is no name")
     return values
+
+
+def one_of(value: Any, known: Iterable[Any], what: str, among: str) -> Any:
+    """That of the known ones which equals the value. Raises InputError if none does."""
+    found = {each: each for each in known}
+    with suppress(KeyError, TypeError):  # a list equals none
+        return found[value]
+    near = suggestion(value, [each for each in found if isinstance(each, str)])
+    raise InputError(f"{what} {shown(value)} is not among {among}{near} ({', '.join(map(shown, found))})")

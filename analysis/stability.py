@@ -124,18 +124,7 @@ def summarize(
     Source: S1 and S5 to S8. Deviation: rows hold means over `log_every` steps, so shares are of rows; spikes and
     explosions are judged by the rows' maxima if they are recorded.
     """
-    keys = ["run_id", "dataset", "arm", "setting", "seed"]
-    history = checked.frame(history, "history", [*keys, "step"])
-    keys += [name for name in ("variant", "context") if name in history]
-    if history["step"].isna().any():
-        raise InputError(f"{history['step'].isna().sum()} rows have no step")
-    metrics = [name for name in history if "/" in str(name)]
-    history = history.assign(
-        **{name: checked.names(history[name], name, all_there=name == "run_id") for name in keys},
-        step=checked.steps(history["step"], "step"),
-        **{name: checked.numbers(history[name], name) for name in metrics if history[name].dtype != float},
-    )
-    history = history.drop_duplicates(["run_id", "step"], keep="last").sort_values(["run_id", "step"], kind="stable")
+    history, keys = _checked(history)
     references = gradient_references(history)
     thresholds = thresholds or Thresholds()
     outcomes = {} if runs is None else {run["run_id"]: run for run in runs.to_dict("records")}
@@ -153,10 +142,34 @@ def summarize(
     return pd.DataFrame(rows, columns=[*keys, "last_step", *STATISTICS, *OUTCOME, "grad_g_reference"])
 
 
+def _checked(history: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """One row per run and step, in order, and the columns that identify a run."""
+    keys = ["run_id", "dataset", "arm", "setting", "seed"]
+    history = checked.frame(history, "history", [*keys, "step"])
+    keys += [name for name in ("variant", "context") if name in history]
+    if history["step"].isna().any():
+        raise InputError(f"{history['step'].isna().sum()} rows have no step")
+    measured = [name for name in _measured(history) if history[name].dtype != float]
+    history = history.assign(
+        **{name: checked.names(history[name], name, all_there=name == "run_id") for name in keys},
+        **{name: checked.numbers(history[name], name) for name in measured},
+        step=checked.steps(history["step"], "step"),
+    )
+    history = history.drop_duplicates(["run_id", "step"], keep="last")
+    try:
+        return history.sort_values(["run_id", "step"], kind="stable"), keys
+    except TypeError as error:
+        raise InputError("run_id: expected names that have an order, such as text") from error
+
+
+def _measured(history: pd.DataFrame) -> list[str]:
+    return [name for name in history if isinstance(name, str) and ("/" in name or name == "d_updates")]
+
+
 def _by_run(history: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Identity and columns of each run; `history` is in order of runs and steps. Metrics that a run lacks are left
     out."""
-    columns = {name: history[name].to_numpy() for name in history if name in _AXES or "/" in str(name)}
+    columns = {name: history[name].to_numpy() for name in ("step", *_measured(history))}
     ids = history["run_id"].to_numpy()
     begins = np.flatnonzero(np.append(ids[:1] == ids[:1], ids[1:] != ids[:-1]))
     identities = history.iloc[begins][keys].to_dict("records")

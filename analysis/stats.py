@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import checked
-from sngan.config import InputError, shown, suggestion
+from sngan.config import InputError
 
 LEVEL = 0.95
 APPROXIMATE_BELOW = 7  # pairs
@@ -51,20 +51,20 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     `failed` that is neither true nor false, an arm or seed that is not there or no name, an arm's seed given twice, or
     a baseline that is not among the arms.
     """
-    scores = _checked(scores, baseline)
+    scores, arms, of = _checked(scores, baseline)
     table = scores.pivot(index="seed", columns="arm", values="score")
     lost = np.isinf(table)
     if "failed" in scores:
         lost |= scores.pivot(index="seed", columns="arm", values="failed").eq(True)
     rows = []
-    for arm in dict.fromkeys(scores["arm"]):
-        if arm == baseline:
+    for place, arm in enumerate(arms):
+        if place == of:
             continue
-        pairs = table[[arm, baseline]].dropna()
-        x, y = pairs[arm].to_numpy(float), pairs[baseline].to_numpy(float)
+        both = table[[place, of]].notna().all(axis=1)
+        x, y = table.loc[both, place].to_numpy(float), table.loc[both, of].to_numpy(float)
         differences = subtract(x, y)
         shift, kind = location_interval(differences)
-        steady = ~lost.loc[pairs.index, [arm, baseline]].any(axis=1).to_numpy()
+        steady = ~lost.loc[both, [place, of]].any(axis=1).to_numpy()
         ratio, p_spread = spread_ratio(x[steady], y[steady])
         if steady.sum() < SPREAD_FROM:
             ratio, p_spread = Interval(ratio.estimate, np.nan, np.nan), np.nan
@@ -72,8 +72,8 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         rows.append(
             {
                 "arm": arm,
-                "baseline": baseline,
-                "n_pairs": len(pairs),
+                "baseline": arms[of],
+                "n_pairs": len(x),
                 "shift": shift.estimate,
                 "shift_low": shift.low,
                 "shift_high": shift.high,
@@ -102,7 +102,8 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def _checked(scores: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, list[Any], int]:
+    """The scores with the arms by their places, the arms, and the baseline's place."""
     scores = checked.frame(scores, "scores", ("arm", "seed", "score"))
     scores = scores.assign(
         arm=checked.names(scores["arm"], "arm"),
@@ -110,10 +111,8 @@ def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         score=checked.numbers(scores["score"], "score"),
         **{name: checked.flags(scores[name], name) for name in ("failed",) if name in scores},
     )
-    arms = list(dict.fromkeys(scores["arm"]))
-    if baseline not in arms:
-        known = ", ".join(map(str, arms))
-        raise InputError(f"baseline {shown(baseline)} is not among the arms{suggestion(baseline, arms)} ({known})")
+    places = {arm: place for place, arm in enumerate(dict.fromkeys(scores["arm"]))}
+    of = places[checked.one_of(baseline, places, "baseline", "the arms")]
     bad = scores[scores["score"].isna() | (scores["score"] == -np.inf)]
     if len(bad):
         first = bad.iloc[0]
@@ -124,7 +123,7 @@ def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     twice = scores[scores.duplicated(["arm", "seed"])]
     if len(twice):
         raise InputError(f"arm {twice.iloc[0]['arm']} has seed {twice.iloc[0]['seed']} more than once")
-    return scores
+    return scores.assign(arm=[places[arm] for arm in scores["arm"]]), list(places), of
 
 
 def subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:

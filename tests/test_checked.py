@@ -77,12 +77,75 @@ def test_columns_that_are_there_twice_and_names_that_are_none() -> None:
     for wrong, message in (
         (pd.concat([scores, scores], axis=1), "scores: there is 'arm' more than once"),
         (scores.assign(arm=[["a"], ["b"]]), r"arm: \['a'\] is no name"),
+        (scores.assign(arm=arrow([[1], [2]])), r"arm: \[1\] is no name"),
+        (scores.assign(seed=arrow([{"a": 1}, {"a": 2}])), r"seed: \{'a': 1\} is no name"),
+        (scores.set_axis(pd.MultiIndex.from_product([scores, [""]]), axis=1), "the columns are a MultiIndex"),
+        (scores.set_axis(pd.MultiIndex.from_arrays([scores.columns]), axis=1), "the columns are a MultiIndex"),
         (scores.assign(arm=["a", None]), r"arm: (None|nan) is no name"),
         (scores.assign(seed=[np.nan, 0]), r"seed: .*nan.* is no name"),
         (scores.assign(arm=[1, 2]), r"baseline 'a' is not among the arms \(1, 2\)"),
     ):
         with pytest.raises(InputError, match=message):
             compare(wrong, "a")
+
+
+def history(**columns: object) -> pd.DataFrame:
+    keys = {"run_id": ["r", "r", "q", "q"], "dataset": "d", "arm": "a", "setting": "s", "seed": 0}
+    return pd.DataFrame({**keys, "step": [0, 900, 0, 900], "loss/d": 0.5, "eval/fd": 8.0, **columns})
+
+
+def test_the_index_of_a_table_does_not_matter() -> None:
+    scores = pd.DataFrame({"arm": np.repeat(["a", "b"], 9), "seed": [*range(9)] * 2, "score": np.arange(18) ** 0.5})
+    for column in ("arm", "seed", ["arm", "seed"]):
+        pd.testing.assert_frame_equal(compare(scores.set_index(column, drop=False), "a"), compare(scores, "a"))
+    for column in ("run_id", "step", "arm", ["run_id", "step"]):
+        pd.testing.assert_frame_equal(summarize(history().set_index(column, drop=False)), summarize(history()))
+    planned = pd.DataFrame({"run_id": ["r", "q"], "state": "finished"})
+    given = summarize(history(), planned.set_index("run_id", drop=False))
+    pd.testing.assert_frame_equal(given, summarize(history(), planned))
+
+
+def test_columns_of_a_history_that_are_none() -> None:
+    for wrong, message in (
+        (
+            history().set_axis(pd.MultiIndex.from_product([history(), [""]]), axis=1),
+            "history: the columns are a MultiIndex",
+        ),
+        (history(**{"sigma/l": 1.0}, d_updates=["0", "1", "0", "1"]), "d_updates: '0' is no number"),
+        (history(**{"sigma/l": 1.0}, d_updates=1j), "d_updates: 1j is no number"),
+        (history(arm=arrow([[1]] * 4)), r"arm: \[1\] is no name"),
+        (history(run_id=[object(), object()] * 2), "run_id: expected names that have an order"),
+    ):
+        with pytest.raises(InputError, match=message):
+            summarize(wrong)
+    found = summarize(history(**{"sigma/l": 1.0}, d_updates=pd.Series([0, None] * 2, dtype=object)))
+    pd.testing.assert_frame_equal(found, summarize(history(**{"sigma/l": 1.0}, d_updates=[0, np.nan] * 2)))
+    assert len(summarize(history().assign(x="a word").rename(columns={"x": ("a/b", "c")}))) == 2
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [pd.NA, pd.NaT, np.array(["a"]), np.array(["a", "b"]), pd.Series(["a"]), pd.Series(["a", "b"]), ["a"], {}],
+)
+def test_what_is_no_baseline(baseline: object) -> None:
+    with pytest.raises(InputError, match=r"^baseline"):
+        compare(pd.DataFrame({"arm": ["a", "b"], "seed": [0, 0], "score": [1.0, 2.0]}), baseline)  # type: ignore[arg-type]
+
+
+def test_arms_are_told_apart_by_type_and_value() -> None:
+    of = {"seed": [*range(9)] * 2, "score": np.arange(18) ** 0.5}
+    whole, words, truths = (
+        pd.DataFrame({"arm": np.repeat(arms, 9), **of}) for arms in ([0, 1], ["0", "1"], [False, True])
+    )
+    with pytest.raises(InputError, match=r"baseline '0' is not among the arms \(0, 1\)"):
+        compare(whole, "0")
+    with pytest.raises(InputError, match=r"baseline 0 is not among the arms; did you mean '0'\? \('0', '1'\)"):
+        compare(words, 0)  # type: ignore[arg-type]
+    expected = compare(words, "0").drop(columns=["arm", "baseline"])
+    for scores, baseline in ((whole, 0), (whole, 0.0), (whole, False), (truths, False)):
+        found = compare(scores, baseline)  # type: ignore[arg-type]
+        assert found[["arm", "baseline"]].values.tolist() == [[1, 0]]
+        pd.testing.assert_frame_equal(found.drop(columns=["arm", "baseline"]), expected)
 
 
 FAILED = np.arange(20) >= 15  # five of the ten runs of b
