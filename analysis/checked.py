@@ -17,6 +17,13 @@ from sngan.config import InputError, shown, suggestion
 _MOST_STEPS = 2**53  # whole numbers that a double holds
 
 
+def instance(value: Any, kind: type, what: str) -> Any:
+    """The value, if it is of this kind. Raises InputError."""
+    if not isinstance(value, kind):
+        raise InputError(f"{what}: expected {kind.__name__}, got {shown(value)}")
+    return value
+
+
 def frame(table: object, name: str, columns: Sequence[str]) -> pd.DataFrame:
     """The table, its rows numbered from 0, if it has each of these columns once. Raises InputError."""
     if not isinstance(table, pd.DataFrame):
@@ -62,7 +69,7 @@ def steps(values: pd.Series, what: str) -> pd.Series:
     """As int64. Raises InputError for what is no whole number from 0 on."""
     found = numbers(values, what)
     if (bad := values[~((found >= 0) & (found < _MOST_STEPS) & (found % 1 == 0))]).size:
-        raise InputError(f"{what}: expected whole numbers from 0 on, got {shown(bad.iloc[0])}")
+        raise InputError(f"{what}: expected whole numbers from 0 on, got {shown(bad.tolist()[0])}")
     return found.astype("int64")
 
 

@@ -6,8 +6,10 @@ import pyarrow as pa
 import pytest
 
 from analysis import checked
+from analysis.events import Thresholds
 from analysis.stability import summarize
 from analysis.stats import compare
+from analysis.terms import Terms
 from sngan.config import InputError
 
 
@@ -121,6 +123,74 @@ def test_columns_of_a_history_that_are_none() -> None:
     found = summarize(history(**{"sigma/l": 1.0}, d_updates=pd.Series([0, None] * 2, dtype=object)))
     pd.testing.assert_frame_equal(found, summarize(history(**{"sigma/l": 1.0}, d_updates=[0, np.nan] * 2)))
     assert len(summarize(history().assign(x="a word").rename(columns={"x": ("a/b", "c")}))) == 2
+
+
+RUNS = pd.DataFrame({"run_id": ["r", "q"], "state": "finished", "trivial_fd": 60.0, "lost_step": np.nan})
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ({}, "runs: expected a table"),
+        ([], "runs: expected a table"),
+        (RUNS["run_id"], "runs: expected a table"),
+        (RUNS.set_index("run_id"), "runs lack the columns run_id"),
+        (RUNS.drop(columns="state"), "runs lack the columns state"),
+        (pd.concat([RUNS, RUNS["state"]], axis=1), "runs: there is 'state' more than once"),
+        (pd.concat([RUNS, RUNS]), "runs: 'r' is there more than once"),
+        (RUNS.assign(run_id=[["r"], ["q"]]), r"run_id: \['r'\] is no name"),
+        (RUNS.assign(run_id=None), "run_id: None is no name"),
+        (RUNS.assign(state="wat"), r"state 'wat' is not among those of a run \('finished', 'diverged', "),
+        (RUNS.assign(state="Finished"), "did you mean 'finished'"),
+        (RUNS.assign(state=""), "state '' is not among"),
+        (RUNS.assign(state=1), "state 1 is not among"),
+        (RUNS.assign(state=None), "state: None is no name"),
+        (RUNS.assign(state=[["a"], ["b"]]), r"state: \['a'\] is no name"),
+        (RUNS.assign(dataset=[["a"], ["b"]]), r"dataset: \['a'\] is no name"),
+        (RUNS.assign(lost_step="5"), "lost_step: '5' is no number"),
+        (RUNS.assign(lost_step=np.inf), "lost_step: expected whole numbers from 0 on, got inf"),
+        (RUNS.assign(lost_step=-1), "lost_step: expected whole numbers from 0 on, got -1"),
+        (RUNS.assign(lost_step=0.5), "lost_step: expected whole numbers from 0 on, got 0.5"),
+        (RUNS.assign(lost_step=pd.NaT), "lost_step: NaT is no number"),
+        (RUNS.assign(trivial_fd=1j), "trivial_fd: 1j is no number"),
+        (RUNS.assign(trivial_fd="60"), "trivial_fd: '60' is no number"),
+        (RUNS.assign(trivial_fd_pixels="60"), "trivial_fd_pixels: '60' is no number"),
+    ],
+)
+def test_what_is_no_planned_run(runs: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        summarize(history(), runs)  # type: ignore[arg-type]
+
+
+def test_numbers_of_planned_runs_of_every_type() -> None:
+    expected = summarize(history(), RUNS)
+    assert (expected["gain"] > 0).all()
+    for same in (60, Decimal(60), pd.array([60, 60], "Int64"), arrow([60, 60]), pd.Series([60.0, 60.0], dtype=object)):
+        pd.testing.assert_frame_equal(summarize(history(), RUNS.assign(trivial_fd=same)), expected)
+    for kind in ("category", "string", pd.ArrowDtype(pa.string())):
+        pd.testing.assert_frame_equal(summarize(history(), RUNS.astype({"state": kind})), expected)
+    nan = history(**{"loss/d": [0.5, np.nan, 0.5, 0.5]})
+    for lost, failed in ((None, True), (np.nan, False), (900, True)):  # None: the rows tell
+        of_r = summarize(nan, RUNS.assign(lost_step=lost)).set_index("run_id").loc["r"]
+        assert (of_r["failure"], of_r["cause"]) == ((True, "divergence") if failed else (False, None))
+
+
+def test_a_planned_run_without_rows_needs_no_more_than_its_state() -> None:
+    planned = pd.DataFrame({"run_id": ["r", "q", "x", "y"], "state": ["finished", "finished", "missing", "diverged"]})
+    found = summarize(history(), planned).set_index("run_id")
+    assert found.loc["x", "notes"] == "missing: no end"
+    assert found.loc["y", "causes"] == "divergence at 0"
+    assert found.loc[["x", "y"], ["dataset", "arm", "setting", "seed"]].isna().all(axis=None)
+    assert summarize(history(), planned.assign(seed=7))["seed"].tolist() == [0, 0, 7, 7]
+
+
+@pytest.mark.parametrize("value", ["x", 3, 0, False, {}, [], Thresholds, Terms])
+def test_what_is_no_thresholds_and_no_terms(value: object) -> None:
+    with pytest.raises(InputError, match="thresholds: expected Thresholds, got"):
+        summarize(history(), thresholds=value)  # type: ignore[arg-type]
+    for terms in (value, None):
+        with pytest.raises(InputError, match="terms: expected Terms, got"):
+            summarize(history(), terms=terms)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
