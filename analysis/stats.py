@@ -175,7 +175,7 @@ def location_interval(values: np.ndarray, level: float = LEVEL) -> tuple[Interva
         return Interval(np.nan, np.nan, np.nan), "none"
     i, j = np.triu_indices(n)
     with np.errstate(invalid="ignore"):
-        walsh = (values[i] + values[j]) / 2
+        walsh = values[i] / 2 + values[j] / 2  # a sum could be too large
     walsh = np.nan_to_num(walsh, nan=0.0, posinf=np.inf, neginf=-np.inf)  # inf and -inf cancel
     k, last = signed_rank_critical(n, level), len(walsh) - 1
     walsh = np.partition(walsh, sorted({last // 2, len(walsh) // 2} | ({k, last - k} if k is not None else set())))
@@ -184,8 +184,10 @@ def location_interval(values: np.ndarray, level: float = LEVEL) -> tuple[Interva
     if k is not None:
         return Interval(estimate, walsh[k], walsh[-1 - k]), "signed rank" + label
     if n > 1 and np.isfinite(values).all():
-        half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-        return Interval(estimate, values.mean() - half, values.mean() + half), "t" + label
+        unit = 2.0 ** (int(np.frexp(np.abs(values).max())[1]) - 1)  # exact; squares are not too large or too small
+        mean, sd = (values / unit).mean(), (values / unit).std(ddof=1)
+        half = stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n)
+        return Interval(estimate, float(mean - half) * unit, float(mean + half) * unit), "t" + label
     return Interval(estimate, np.nan, np.nan), "none"
 
 
@@ -201,7 +203,7 @@ def spread_ratio(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[In
     nothing = Interval(np.nan, np.nan, np.nan)
     if len(x) < 2:
         return nothing, np.nan
-    a, b = (np.abs(of - np.median(of)) for of in (x, y))
+    a, b = (np.abs(of / 8 - np.median(of / 8)) for of in (x, y))  # so that no sum is too large
     p = signed_rank_p(a - b)
     informative = (a > 0) | (b > 0)
     a, b = a[informative], b[informative]
@@ -257,7 +259,7 @@ def signed_rank_critical(n: int, level: float = LEVEL) -> int | None:
 def _median(ordered: np.ndarray) -> float:
     """Median of values that may be infinite, sorted at least about the middle."""
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return float(low if low == high else (low + high) / 2)
+    return float(low if low == high else low / 2 + high / 2)
 
 
 def rate_interval(count: int, n: int, level: float = LEVEL) -> Interval:
