@@ -47,9 +47,8 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
       `n_spread` seeds in which neither run failed. No interval and no p below 8 of them.
     - `interval`: how the interval of the shift was made; "approximate" below 7 pairs.
 
-    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number, a
-    `failed` that is neither true nor false, an arm or seed that is not there or no name, an arm's seed given twice, or
-    a baseline that is not among the arms.
+    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number,
+    `failed` neither true nor false, an arm or seed that is no name, a seed given twice, a baseline that is no arm.
     """
     scores, arms, of = _checked(scores, baseline)
     table = scores.pivot(index="seed", columns="arm", values="score")
