@@ -113,3 +113,14 @@ def test_what_steers_a_terminal_or_has_no_place_in_xml_is_visible() -> None:
             assert text == chr(code) or text.isascii(), code
             if code < 0x3000 or not code % 97 or 0xD000 < code < 0x10000:
                 minidom.parseString(f"<a>{escape(text)}</a>")
+
+
+def test_a_file_that_no_run_could_have_written_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.touch()
+    os.truncate(path, 40 * 2**30)
+    with pytest.raises(InputError, match="has 42,949,672,960 bytes"):
+        read_within(path, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe is not a file$"):
+        read_within(tmp_path / "pipe", tmp_path)

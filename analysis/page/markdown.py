@@ -72,7 +72,7 @@ def _markdown_cell(text: str) -> str:
 def _plain(text: str) -> str:
     """One line that Markdown takes for text: no HTML, images, links, formulas or emphasis, whatever names it holds."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    line = re.sub(r"[\\`*$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|^[#>+-](?=[ #])|(?<=^\d)[.)](?= )", r"\\\g<0>", line)
+    line = re.sub(r"[\\`*$~]|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|^[#>+-](?=[ #])|(?<=^\d)[.)](?= )", r"\\\g<0>", line)
     return line
 
 
