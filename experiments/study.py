@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from experiments.record import recorded_configs, runs_root
 from sngan.arms import PARAMETERS
@@ -35,6 +36,7 @@ _NUMBER = re.compile(
     r"[-+]?(0|[1-9]\d*|(\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan", re.ASCII | re.IGNORECASE
 )
 _MERGE = "tag:yaml.org,2002:merge"
+_DEEPEST = 50  # levels of a study file
 _MOST_CHARACTERS = 300_000  # of a study file, its anchors written out
 MOST_CELLS = 100_000
 
@@ -66,6 +68,16 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._checked: set[yaml.Node] = set()
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, f"nested more than {_DEEPEST} levels deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()

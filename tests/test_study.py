@@ -143,7 +143,7 @@ _MERGED = "\n".join(f"  p{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}], k{
         (of("  ? [1, 2]\n  : {value: 1}"), "unhashable key"),
         (of("  seed: {value: 1}", "description: [1, 2]\n"), r"description: expected text, got \[1, 2\]"),
         (of("  seed: {value: 1}", "description: 2026-11-28\n"), "description: expected text, got datetime"),
-        (of("  " + "{a: " * 10_000), "recursion"),
+        (of("  " + "{a: " * 10_000), "nested more than 50 levels deep"),
     ],
 )
 def test_what_would_take_all_memory_or_time_is_refused(text: str, message: str, tmp_path: Path) -> None:
