@@ -135,6 +135,8 @@ def intact(folder: Path) -> dict[str, Any]:
     for part, entry in manifest["parts"].items():
         for file, digest in entry["files"].items():
             path = folder / "parts" / part / file
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+                raise InputError(f"{folder / MANIFEST}: {file!r} leads out of the folder")
             try:
                 found = hashlib.sha256(read_within(path, folder)).hexdigest()
             except FileNotFoundError as error:

@@ -341,7 +341,7 @@ def test_whatever_was_kept_the_training_starts(tmp_path: Path) -> None:
         (said,) = stopped("starts again", keep)
         assert f"starts again, as {keep} holds no state of a training" in said
     assert train_weights("fashion_mnist", say=lambda text: None, epochs=4, keep=keep) == expected
-    keep.chmod(0o664)
+    keep.chmod(0o666)
     (said,) = stopped("starts again", keep)
     assert f"starts again, as {keep} is damaged, or another user could have written it" in said
 
@@ -355,7 +355,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {  # for a folder that
     "a file": (_a_file, "is not a folder"),
     "a folder": (lambda folder: (folder / "keep").mkdir(), "is a folder, which is not replaced"),
     "a pipe": (lambda folder: os.mkfifo(folder / "keep"), "a pipe or a socket, which is not replaced"),
-    "others' too": (lambda folder: folder.chmod(0o775), "other users can write in"),
+    "others' too": (lambda folder: folder.chmod(0o777), "other users can write in"),
 }
 
 
@@ -417,7 +417,7 @@ def test_weights_that_were_kept_are_some_or_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"{path} is damaged, or .* Delete it, and it is trained again"):
             load_yardstick("fashion_mnist")
     cache.write(path, good)
-    path.chmod(0o664)
+    path.chmod(0o666)
     with pytest.raises(InputError, match=r"another user could have written it.*chmod go-w"):
         load_yardstick("fashion_mnist")
     for make in (Path.mkdir, os.mkfifo, lambda path: path.symlink_to("none")):
