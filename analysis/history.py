@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
+from analysis.checked import frame, numbers, steps
 from experiments.record import RESULTS
 from sngan import cache
 
@@ -54,13 +55,18 @@ def history_of(
 def _readable(rows_of: Rows) -> tuple[pd.DataFrame, str]:
     """A run's rows with their types, one per step."""
     rows, wrong = rows_of()
-    rows = rows[[name for name in rows if name in COUNTS or "/" in name]]  # others could be called like one of KEYS
-    if rows.empty:
+    rows = rows.loc[:, [name in COUNTS or "/" in name for name in rows]]  # others could be called like one of KEYS
+    if not len(rows):
         return rows, wrong
     try:
+        frame(rows, "its rows", ["step"])
+        steps(rows["step"], "step")
+        for name in COUNTS[1:]:
+            if name in rows:
+                numbers(rows[name], name)
         return _typed(rows).drop_duplicates("step", keep="last"), wrong
-    except (KeyError, TypeError, ValueError) as error:
-        return pd.DataFrame(), f"a metric is no number ({error}), so no row is used"
+    except (KeyError, TypeError, ValueError) as error:  # InputError too
+        return pd.DataFrame(), f"a number is none ({error}), so no row is used"
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -88,8 +94,13 @@ _NONE = pd.DataFrame(columns=["run_id", "metrics_sha256"])
 
 
 def _kept(folder: Path) -> pd.DataFrame:
+    """What `_keep` has kept there; nothing if another program wrote it."""
     content = cache.read(folder / _CACHE)
-    return _typed(parquet.read_table(pyarrow.BufferReader(content)).to_pandas()) if content else _NONE
+    try:
+        kept = _typed(parquet.read_table(pyarrow.BufferReader(content)).to_pandas()) if content else _NONE
+        return frame(kept, "kept rows", ["run_id", "metrics_sha256", "step"]) if len(kept) else _NONE
+    except (pyarrow.ArrowException, KeyError, TypeError, ValueError):
+        return _NONE
 
 
 def _keep(rows: pd.DataFrame, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from experiments.record import RESULTS, run_folders, runs_root
 from experiments.study import check_name, single_runs
 from experiments.study import parse as parse_study
 from experiments.study import read as read_study
-from sngan.config import InputError
+from sngan.config import InputError, shown
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +76,11 @@ def load(
 def _report_folder(name: str, runs_dir: str) -> Path:
     """For the report of another program's runs. Raises InputError if it would replace that of records."""
     folder = runs_root(runs_dir) / name
-    if (folder / "study.yaml").exists() or run_folders(folder):
+    try:
+        holds_records = os.path.lexists(folder / "study.yaml") or bool(run_folders(folder))
+    except (OSError, ValueError) as error:  # a name that is too long
+        raise InputError(f"the report of {shown(name)} cannot be written: {error}") from error
+    if holds_records:
         raise InputError(f"{folder} holds records of a study; give the table another name, or another --runs-dir")
     return folder
 

@@ -11,7 +11,8 @@ import pandas as pd
 from analysis import checked
 from analysis.events import Columns, Thresholds, evaluated, find_events, healthy_at, healthy_from
 from analysis.terms import OURS, Terms
-from sngan.config import InputError
+from experiments.record import State
+from sngan.config import InputError, shown
 from sngan.datasets import classes_of
 
 ROLLING_STEPS, ROLLING_ROWS = 201, 11  # width of the rolling medians, and the fewest rows that they hold
@@ -92,6 +93,7 @@ WITHOUT_END = {  # what a run without an end counts for; of the others among COM
 OUTCOME = ("ended", "healthy_step", "healthy_end", "failure", "cause", "failure_step", "causes", "notes")
 OVER = ("finished", "diverged", "failed")
 _AXES = ("step", "d_updates")
+_NUMBERS_OF_A_RUN = ("trivial_fd", "trivial_fd_pixels", "lost_step")
 
 
 def summarize(
@@ -102,7 +104,8 @@ def summarize(
     `history` has a row per logged step with run_id, dataset, arm, setting, seed, step and metrics; rows may come
     in any order, of two rows of one step the last counts, None counts as NaN. `runs` has a row per planned run with
     run_id, state and, if they are known, `trivial_fd` (the trivial sampler's fd) and `lost_step` (from which step a
-    diverged run was lost; NaN: it was not): those of `analysis.load`. Its runs without rows are in the result too.
+    diverged run was lost; NaN: it was not; None: the rows tell): those of `analysis.load`. Its runs without rows are in
+    the result too, with dataset, arm, setting and seed if they are there.
     Without it every run counts as finished. `terms`: which side of quality is better, and whether it is compared by
     ratio or by difference.
 
@@ -119,26 +122,17 @@ def summarize(
     A statistic whose metric is absent, or that a run is too short or not positive enough for, is NaN. The common
     reference of the gradient norms is the median over steps 100 to 600 (5 to 25 % of runs shorter than 2,400 steps)
     of all runs of the same context (data set and setting, if there is no such column) and seed. Raises InputError for
-    missing key columns, a row without step, a step that is no whole number, or a metric that is no number.
+    missing key columns, a row without step, a step that is no whole number, a metric that is no number, an unknown
+    state, or a run that `runs` has twice.
 
     Source: S1 and S5 to S8. Deviation: rows hold means over `log_every` steps, so shares are of rows; spikes and
     explosions are judged by the rows' maxima if they are recorded.
     """
-    keys = ["run_id", "dataset", "arm", "setting", "seed"]
-    history = checked.frame(history, "history", [*keys, "step"])
-    keys += [name for name in ("variant", "context") if name in history]
-    if history["step"].isna().any():
-        raise InputError(f"{history['step'].isna().sum()} rows have no step")
-    metrics = [name for name in history if "/" in str(name)]
-    history = history.assign(
-        **{name: checked.names(history[name], name, all_there=name == "run_id") for name in keys},
-        step=checked.steps(history["step"], "step"),
-        **{name: checked.numbers(history[name], name) for name in metrics if history[name].dtype != float},
-    )
-    history = history.drop_duplicates(["run_id", "step"], keep="last").sort_values(["run_id", "step"], kind="stable")
+    history, keys = _checked(history)
+    outcomes = {} if runs is None else _planned(runs, keys)
+    thresholds = checked.instance(Thresholds() if thresholds is None else thresholds, Thresholds, "thresholds")
+    terms = checked.instance(terms, Terms, "terms")
     references = gradient_references(history)
-    thresholds = thresholds or Thresholds()
-    outcomes = {} if runs is None else {run["run_id"]: run for run in runs.to_dict("records")}
     rows = []
     for identity, run in _by_run(history, keys):
         row = identity | {"last_step": int(run["step"][-1])}
@@ -148,15 +142,58 @@ def summarize(
         row |= _gradient_statistics(run, reference) | _lipschitz_statistics(run) | _norm_statistics(run)
         rows.append(row | _outcome(run, row, outcomes.pop(row["run_id"], {}), reference, thresholds, terms))
     for run in outcomes.values():  # without a row
-        row = {name: run[name] for name in keys} | {"last_step": 0}
+        row = {name: run.get(name) for name in keys} | {"last_step": 0}
         rows.append(row | _outcome({"step": np.empty(0)}, row, run, np.nan, thresholds, terms))
     return pd.DataFrame(rows, columns=[*keys, "last_step", *STATISTICS, *OUTCOME, "grad_g_reference"])
+
+
+def _checked(history: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """One row per run and step, in order, and the columns that identify a run."""
+    keys = ["run_id", "dataset", "arm", "setting", "seed"]
+    history = checked.frame(history, "history", [*keys, "step"])
+    keys += [name for name in ("variant", "context") if name in history]
+    if history["step"].isna().any():
+        raise InputError(f"{history['step'].isna().sum()} rows have no step")
+    measured = [name for name in _measured(history) if history[name].dtype != float]
+    history = history.assign(
+        **{name: checked.names(history[name], name, all_there=name == "run_id") for name in keys},
+        **{name: checked.numbers(history[name], name) for name in measured},
+        step=checked.steps(history["step"], "step"),
+    )
+    history = history.drop_duplicates(["run_id", "step"], keep="last")
+    try:
+        return history.sort_values(["run_id", "step"], kind="stable"), keys
+    except TypeError as error:
+        raise InputError("run_id: expected names that have an order, such as text") from error
+
+
+def _planned(runs: pd.DataFrame, keys: list[str]) -> dict[Any, dict[str, Any]]:
+    """run_id -> what `runs` says of the run. What is None is not known."""
+    runs = checked.frame(runs, "runs", ("run_id", "state"))
+    for name in ("state", *keys):
+        if name in runs:
+            checked.names(runs[name], name, all_there=name in ("run_id", "state"))
+    if len(twice := runs[runs["run_id"].duplicated()]):
+        raise InputError(f"runs: {shown(twice.iloc[0]['run_id'])} is there more than once")
+    for state in dict.fromkeys(runs["state"]):
+        checked.one_of(state, map(str, State), "state", "those of a run")
+    if "lost_step" in runs:
+        checked.steps(runs["lost_step"].dropna(), "lost_step")
+    planned = {run["run_id"]: run for run in runs.to_dict("records")}
+    for run in planned.values():
+        known = [name for name in _NUMBERS_OF_A_RUN if run.get(name) is not None]
+        run |= {name: checked.number(run[name], name) for name in known}
+    return planned
+
+
+def _measured(history: pd.DataFrame) -> list[str]:
+    return [name for name in history if isinstance(name, str) and ("/" in name or name == "d_updates")]
 
 
 def _by_run(history: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Identity and columns of each run; `history` is in order of runs and steps. Metrics that a run lacks are left
     out."""
-    columns = {name: history[name].to_numpy() for name in history if name in _AXES or "/" in str(name)}
+    columns = {name: history[name].to_numpy() for name in ("step", *_measured(history))}
     ids = history["run_id"].to_numpy()
     begins = np.flatnonzero(np.append(ids[:1] == ids[:1], ids[1:] != ids[:-1]))
     identities = history.iloc[begins][keys].to_dict("records")

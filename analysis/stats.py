@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import checked
-from sngan.config import InputError, shown, suggestion
+from sngan.config import InputError
 
 LEVEL = 0.95
 APPROXIMATE_BELOW = 7  # pairs
@@ -47,23 +47,23 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
       `n_spread` seeds in which neither run failed. No interval and no p below 8 of them.
     - `interval`: how the interval of the shift was made; "approximate" below 7 pairs.
 
-    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number, an
-    arm or seed that is not there or no name, an arm's seed given twice, or a baseline that is not among the arms.
+    What cannot be computed is NaN. Raises InputError for missing columns, a score that is NaN, -inf or no number,
+    `failed` neither true nor false, an arm or seed that is no name, a seed given twice, a baseline that is no arm.
     """
-    scores = _checked(scores, baseline)
+    scores, arms, of = _checked(scores, baseline)
     table = scores.pivot(index="seed", columns="arm", values="score")
     lost = np.isinf(table)
     if "failed" in scores:
         lost |= scores.pivot(index="seed", columns="arm", values="failed").eq(True)
     rows = []
-    for arm in dict.fromkeys(scores["arm"]):
-        if arm == baseline:
+    for place, arm in enumerate(arms):
+        if place == of:
             continue
-        pairs = table[[arm, baseline]].dropna()
-        x, y = pairs[arm].to_numpy(float), pairs[baseline].to_numpy(float)
+        both = table[[place, of]].notna().all(axis=1)
+        x, y = table.loc[both, place].to_numpy(float), table.loc[both, of].to_numpy(float)
         differences = subtract(x, y)
         shift, kind = location_interval(differences)
-        steady = ~lost.loc[pairs.index, [arm, baseline]].any(axis=1).to_numpy()
+        steady = ~lost.loc[both, [place, of]].any(axis=1).to_numpy()
         ratio, p_spread = spread_ratio(x[steady], y[steady])
         if steady.sum() < SPREAD_FROM:
             ratio, p_spread = Interval(ratio.estimate, np.nan, np.nan), np.nan
@@ -71,8 +71,8 @@ def compare(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         rows.append(
             {
                 "arm": arm,
-                "baseline": baseline,
-                "n_pairs": len(pairs),
+                "baseline": arms[of],
+                "n_pairs": len(x),
                 "shift": shift.estimate,
                 "shift_low": shift.low,
                 "shift_high": shift.high,
@@ -101,17 +101,17 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def _checked(scores: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, list[Any], int]:
+    """The scores with the arms by their places, the arms, and the baseline's place."""
     scores = checked.frame(scores, "scores", ("arm", "seed", "score"))
     scores = scores.assign(
         arm=checked.names(scores["arm"], "arm"),
         seed=checked.names(scores["seed"], "seed"),
         score=checked.numbers(scores["score"], "score"),
+        **{name: checked.flags(scores[name], name) for name in ("failed",) if name in scores},
     )
-    arms = list(dict.fromkeys(scores["arm"]))
-    if baseline not in arms:
-        known = ", ".join(map(str, arms))
-        raise InputError(f"baseline {shown(baseline)} is not among the arms{suggestion(baseline, arms)} ({known})")
+    places = {arm: place for place, arm in enumerate(dict.fromkeys(scores["arm"]))}
+    of = places[checked.one_of(baseline, places, "baseline", "the arms")]
     bad = scores[scores["score"].isna() | (scores["score"] == -np.inf)]
     if len(bad):
         first = bad.iloc[0]
@@ -122,7 +122,7 @@ def _checked(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     twice = scores[scores.duplicated(["arm", "seed"])]
     if len(twice):
         raise InputError(f"arm {twice.iloc[0]['arm']} has seed {twice.iloc[0]['seed']} more than once")
-    return scores
+    return scores.assign(arm=[places[arm] for arm in scores["arm"]]), list(places), of
 
 
 def subtract(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -174,7 +174,7 @@ def location_interval(values: np.ndarray, level: float = LEVEL) -> tuple[Interva
         return Interval(np.nan, np.nan, np.nan), "none"
     i, j = np.triu_indices(n)
     with np.errstate(invalid="ignore"):
-        walsh = (values[i] + values[j]) / 2
+        walsh = values[i] / 2 + values[j] / 2  # a sum could be too large
     walsh = np.nan_to_num(walsh, nan=0.0, posinf=np.inf, neginf=-np.inf)  # inf and -inf cancel
     k, last = signed_rank_critical(n, level), len(walsh) - 1
     walsh = np.partition(walsh, sorted({last // 2, len(walsh) // 2} | ({k, last - k} if k is not None else set())))
@@ -183,8 +183,10 @@ def location_interval(values: np.ndarray, level: float = LEVEL) -> tuple[Interva
     if k is not None:
         return Interval(estimate, walsh[k], walsh[-1 - k]), "signed rank" + label
     if n > 1 and np.isfinite(values).all():
-        half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-        return Interval(estimate, values.mean() - half, values.mean() + half), "t" + label
+        unit = 2.0 ** (int(np.frexp(np.abs(values).max())[1]) - 1)  # exact; squares are not too large or too small
+        mean, sd = (values / unit).mean(), (values / unit).std(ddof=1)
+        half = stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n)
+        return Interval(estimate, float(mean - half) * unit, float(mean + half) * unit), "t" + label
     return Interval(estimate, np.nan, np.nan), "none"
 
 
@@ -200,7 +202,7 @@ def spread_ratio(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[In
     nothing = Interval(np.nan, np.nan, np.nan)
     if len(x) < 2:
         return nothing, np.nan
-    a, b = (np.abs(of - np.median(of)) for of in (x, y))
+    a, b = (np.abs(of / 8 - np.median(of / 8)) for of in (x, y))  # so that no sum is too large
     p = signed_rank_p(a - b)
     informative = (a > 0) | (b > 0)
     a, b = a[informative], b[informative]
@@ -256,7 +258,7 @@ def signed_rank_critical(n: int, level: float = LEVEL) -> int | None:
 def _median(ordered: np.ndarray) -> float:
     """Median of values that may be infinite, sorted at least about the middle."""
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return float(low if low == high else (low + high) / 2)
+    return float(low if low == high else low / 2 + high / 2)
 
 
 def rate_interval(count: int, n: int, level: float = LEVEL) -> Interval:

@@ -98,6 +98,8 @@ class Choice:
 def with_seeds(study: Study, seeds: Sequence[int]) -> Study:
     """The study's runs with these seeds. Its text, which is kept beside the runs, stays the whole file."""
     content = _content(study, "--seeds")
+    if (cells := study.cells // len({config.seed for config in study.configs}) * len(seeds)) > studies.MOST_CELLS:
+        raise InputError(f"--seeds: the grid has {cells:,} cells; at most {studies.MOST_CELLS:,} are possible")
     chosen = _parsed(_seeded(content, seeds), "--seeds")
     others = {config.run_id for config in study.configs} - {config.run_id for config in chosen.configs}
     return dataclasses.replace(chosen, text=study.text, not_chosen=frozenset(others))
@@ -174,8 +176,8 @@ def _value(name: str, text: str, setting: str) -> Any:
         raise InputError(f"--set {setting!r}: one parameter each; repeat --set for {text}")
     try:
         value = studies.scalar(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        why = " ".join(str(getattr(error, "problem", "")).split())
+    except InputError as error:
+        why = " ".join(str(error).split())
         raise InputError(f"--set {shown(setting)}: {shown(text)} is neither a number nor a word: {why}") from error
     with suppress(OverflowError):  # too large, as is said later
         return float(value) if type(value) is int and name in _REAL else value  # 1 and 1.0 are one study

@@ -33,6 +33,7 @@ from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, shown, unused_parameters
 from sngan.datasets import DATASETS, JUDGES
+from sngan.files import check_folder, check_writable
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 
@@ -469,6 +470,7 @@ class Report:
         source, name = self._source()
         self._check(kind_of(source)[0])
         if self.freeze:
+            check_writable(Path(self.freeze) / MANIFEST)
             recorded = self._recorded(source, together=False)[0]
             self._freeze(recorded)
             for text in recorded.warnings if not self.report else ():  # else the report has them
@@ -647,8 +649,12 @@ class Export:
         from experiments.display import counting
         from experiments.release import release
 
+        out = Path(self.out or folder / "weights").resolve()
+        if not out.name:
+            raise InputError("--out / is not a folder of its own: name one in another folder")
+        check_writable(out.with_name(f"{out.name}.zip"))
         with counting("cells read") as tell:
-            done = release(study, folder, Path(self.out or folder / "weights").resolve(), self.seed, tell)
+            done = release(study, folder, out, self.seed, tell)
         for run_id, why in ({} if study.text else record.recorded_configs(folder)[1]).items():
             _to_stderr(f"warning: {run_id} is left out: {why}")
         for cell in done.without:
@@ -699,6 +705,7 @@ class Bench:
 
     def run(self) -> int:
         out = Path(self.out) if self.out else record.runs_root(self.runs_dir) / "bench"
+        (check_writable if out.suffix == ".json" else check_folder)(out)
         if self.report:
             from analysis.bench import bench_report
 
@@ -731,6 +738,7 @@ class Yardstick:
 
         import torch
 
+        from sngan import cache
         from sngan.files import write_atomically
         from sngan.yardstick import train_weights
 
@@ -738,10 +746,12 @@ class Yardstick:
             raise InputError(f"--threads must be from 1 to 4096, got {self.threads}")
         torch.set_num_threads(self.threads)
         path = Path(self.out or record.runs_root(self.runs_dir) / "yardsticks" / f"{self.dataset}.safetensors")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        keep = path.with_name(f"{path.name}.partial")
+        check_writable(path)
+        check_writable(keep := path.with_name(f"{path.name}.partial"))
         content, accuracy = train_weights(self.dataset, self.data_dir, _to_stderr, keep=keep)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
+        cache.remove(keep)
         print(f"{path}: accuracy {accuracy:.4f}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
         return DONE
 
@@ -825,8 +835,6 @@ def _note_unused(config: RunConfig, arguments: list[str]) -> None:
 
 def wandb_filters(text: str) -> dict[str, Any]:
     """W&B's filters from its JSON, or from FIELD=VALUE of a run's configuration, separated by commas."""
-    import yaml
-
     from sngan.files import parse_json
 
     if text.startswith("{"):
@@ -834,7 +842,7 @@ def wandb_filters(text: str) -> dict[str, Any]:
     try:
         pairs = dict(part.split("=", 1) for part in text.split(",") if part)
         return {f"config.{name.strip()}": studies.scalar(value) for name, value in pairs.items()}
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except ValueError as error:  # InputError too
         raise InputError(f"--filter {shown(text)} is neither FIELD=VALUE,FIELD=VALUE nor JSON: {error}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,12 +89,12 @@ def folders_of(names: Iterable[str], have: Sequence[str]) -> list[Path]:
     Raises InputError if nothing is frozen in a folder of `have`.
     """
     own = [folder for folder in map(home, names) if folder and (folder / MANIFEST).exists()]
-    found = {folder.resolve(): folder for folder in own}
+    found = {os.path.realpath(folder): folder for folder in own}  # of a loop of links: itself
     for name in have:
         if not name:
             raise InputError("--have '': expected a folder of frozen runs")
         read_manifest(Path(name))
-        found.setdefault(Path(name).resolve(), Path(name))
+        found.setdefault(os.path.realpath(name), Path(name))
     return list(found.values())
 
 
@@ -134,11 +135,13 @@ def intact(folder: Path) -> dict[str, Any]:
     for part, entry in manifest["parts"].items():
         for file, digest in entry["files"].items():
             path = folder / "parts" / part / file
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
                 raise InputError(f"{folder / MANIFEST}: {file!r} leads out of the folder")
-            if not path.is_file():
-                raise InputError(f"{path} is missing")
-            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            try:
+                found = hashlib.sha256(read_within(path, folder)).hexdigest()
+            except FileNotFoundError as error:
+                raise InputError(f"{path} is missing") from error
+            if found != digest:
                 raise InputError(f"{path} is not what was frozen: its SHA-256 has changed")
     return manifest
 
@@ -178,7 +181,7 @@ def table_of(path: Path, words: Sequence[str] = ("run_id",)) -> pyarrow.Table:
     from pyarrow import parquet
 
     try:
-        table = parquet.ParquetFile(path).read()
+        table = parquet.ParquetFile(pyarrow.BufferReader(read_within(path, path.parent))).read()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not readable as Parquet: {' '.join(str(error).split())[:200]}") from error
     kinds = pyarrow.types

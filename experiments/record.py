@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -125,8 +126,8 @@ class Record:
             handle = os.open(self._lock.lock_file, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:
-            return None
+        except OSError as error:
+            return False if error.errno == errno.ELOOP else None  # links in a circle are no file
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: readers do not see each other
         except BlockingIOError:

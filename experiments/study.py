@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from experiments.record import recorded_configs, runs_root
 from sngan.arms import ARMS, PARAMETERS
@@ -37,8 +39,9 @@ _NUMBER = re.compile(
 _RANGE = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?", re.ASCII)
 _MOST_SEEDS = 100_000
 _MERGE = "tag:yaml.org,2002:merge"
-_MOST_CHARACTERS = 2_000_000  # of a study file, its anchors written out
-_MOST_CELLS = 100_000
+_DEEPEST = 50  # levels of a study file
+_MOST_CHARACTERS = 300_000  # of a study file, its anchors written out
+MOST_CELLS = 100_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,20 @@ class _Loader(yaml.SafeLoader):
     anchors that make more of a file than a file may hold.
     """
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.Node] = set()
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, f"nested more than {_DEEPEST} levels deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     def get_single_data(self) -> Any:
         node = self.get_single_node()
         if node is not None and _expanded(node, {}) > _MOST_CHARACTERS:
@@ -74,9 +91,20 @@ class _Loader(yaml.SafeLoader):
         return None if node is None else self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self._check_keys(node)
+        return super().construct_mapping(node, deep)
+
+    def _check_keys(self, node: yaml.Node) -> None:
+        """Of a mapping and all that are merged into it, before PyYAML merges them. Raises ConstructorError."""
+        if not isinstance(node, yaml.MappingNode) or node in self._checked:
+            return
+        self._checked.add(node)
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, value in node.value:
             key = _MERGE if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
+            if key == _MERGE:
+                for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    self._check_keys(merged)
             if isinstance(key, Hashable):  # others are refused by PyYAML
                 if key in seen:
                     key = "<<" if key == _MERGE else key
@@ -84,7 +112,6 @@ class _Loader(yaml.SafeLoader):
                         None, None, f"key {shown(key)} is given twice", node.start_mark
                     )
                 seen.add(key)
-        return super().construct_mapping(node, deep)
 
     def _number(self, node: yaml.ScalarNode) -> int | float:
         text = str(self.construct_scalar(node))
@@ -149,7 +176,7 @@ def find(study: str, runs_dir: str = "") -> Study:
         return read(Path(study))
     check_name(study)
     for path in (BUNDLED / f"{study}.yaml", runs_root(runs_dir) / study / "study.yaml"):
-        if path.exists():
+        if os.path.lexists(path):
             return read(path)
     if found := recorded(runs_root(runs_dir) / study):
         return found
@@ -195,18 +222,20 @@ def read(path: Path) -> Study:
 
 def content_of(text: str) -> dict[str, Any]:
     """The mapping that a study file holds, not yet checked. Raises InputError if it is no YAML, or holds none."""
-    try:
-        content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
-        raise InputError(f"not valid YAML: {error}") from error
+    content = scalar(text)
     if not isinstance(content, dict):
         raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
     return content
 
 
 def scalar(text: str) -> Any:
-    """A value as it would stand in a study file. Raises what PyYAML raises."""
-    return yaml.load(text, _Loader)
+    """A value as it would stand in a study file. Raises InputError if it is no YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
+        raise InputError(f"not valid YAML: {error}") from error
+    except (KeyError, AttributeError, TypeError) as error:  # as PyYAML's constructors raise them
+        raise InputError(f"not valid YAML: a value does not fit the tag that it is given ({error})") from error
 
 
 def parse(text: str) -> Study:
@@ -228,8 +257,8 @@ def parse(text: str) -> Study:
         raise InputError(f"description: expected text, got {shown(description)}; write it in quotes")
     grid = {key: _values(key, spec) for key, spec in _parameters(content).items()}
     cells = math.prod(map(len, grid.values()))
-    if cells > _MOST_CELLS:
-        raise InputError(f"the grid has {cells:,} cells; at most {_MOST_CELLS:,} are possible")
+    if cells > MOST_CELLS:
+        raise InputError(f"the grid has {cells:,} cells; at most {MOST_CELLS:,} are possible")
     configs: dict[str, RunConfig] = {}
     for cell in itertools.product(*grid.values()):
         config = from_parameters(dict(zip(grid, cell, strict=True)))

@@ -329,7 +329,10 @@ def _plain(number: float) -> str:
 
 def shown(value: object) -> str:
     """A value as Python writes it, for a message: of a long one the beginning."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more than 4,300 digits
+        return "a number that is too large"
     return text if len(text) <= 200 else f"{text[:200]}.."
 
 

@@ -6,22 +6,24 @@ import functools
 import gzip
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sngan import cache
-from sngan.config import InputError
-from sngan.datasets import DATASETS, Dataset
-from sngan.files import write_atomically
+from sngan.config import InputError, shown
+from sngan.datasets import DATASETS, Dataset, is_data_set
+from sngan.files import read_file, write_atomically
 from sngan.streams import numpy_generator
 
 N_STACKED = 128_000  # images of stacked_mnist
@@ -46,7 +48,6 @@ def data_root(data_dir: str = "") -> Path:
     return Path(data_dir or os.environ.get("SNGAN_DATA") or cache.folder("data"))
 
 
-@functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
 def load(name: str, data_dir: str = "", part: Part = "train") -> ImageData:
     """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` if missing.
 
@@ -55,15 +56,28 @@ def load(name: str, data_dir: str = "", part: Part = "train") -> ImageData:
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one per channel, the same in every run; the label is the three digits read as
     a number. Images of these and of MNIST's kind are mapped from a copy in the platform's cache folder that bears its
-    digest, so that the processes of a machine share them. Raises InputError for an unknown name, if files are missing
-    and cannot be downloaded, and for files that are not the published ones, byte for byte once they are unpacked.
+    digest, so that the processes of a machine share them. Raises InputError for an unknown name or part, if files are
+    missing and cannot be downloaded, and for files that are not the published ones, byte for byte once they are
+    unpacked.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    if not is_data_set(name):
+        raise InputError(f"unknown data set {shown(name)}; known: {', '.join(DATASETS)}")
+    if part not in get_args(Part):
+        raise InputError(f"unknown part {shown(part)} of {name}; known: {', '.join(get_args(Part))}")
+    if not isinstance(data_dir, str | os.PathLike):
+        raise InputError(f"{shown(data_dir)} is no path of a folder")
     if part == "test" and not DATASETS[name].has_test:
         raise InputError(f"{name} has no test images")
+    return _loaded(name, os.fspath(data_dir), part)
+
+
+@functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set
+def _loaded(name: str, data_dir: str, part: Part) -> ImageData:
     images, labels = LOADERS[DATASETS[name].loader](name, data_dir, part)
     return ImageData(name, images, labels, _digest(images))
+
+
+load.cache_clear = _loaded.cache_clear  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _digest(images: Tensor) -> str:
@@ -107,65 +121,90 @@ def _stacked(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
 def _torchvision(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     """Grey images in the format of MNIST: the published files, byte for byte."""
     from torchvision import datasets
-    from torchvision.datasets.mnist import read_image_file, read_label_file
 
     row, root = DATASETS[name], data_root(data_dir)
     dataset_class = getattr(datasets, row.torchvision)
     folder = root / row.torchvision / "raw"
-    files = [Path(file).stem for file, _ in dataset_class.resources]
-    images_path, labels_path = (folder / file for file in files if file.startswith("train") == (part == "train"))
+    files = [folder / Path(file).stem for file, _ in dataset_class.resources]
+    paths = [path for path in files if path.name.startswith("train") == (part == "train")]
     missing: list[str] = []
     try:
-        for path in (images_path, labels_path):
-            _unpack(path, row)
-        missing = [path.name for path in (images_path, labels_path) if not path.exists()]
-        if missing:
+        found = {path: _content(path, row) for path in paths}
+        if missing := [path.name for path, content in found.items() if content is None]:
+            for path in (
+                file for file in files if file not in paths
+            ):  # they are downloaded as well, and a pipe would never end
+                _content(path, row)
             dataset_class(str(root), download=True)  # shows a bar
-        for path in (images_path, labels_path):
-            _check_published(path, row)
-        images, labels = read_image_file(str(images_path)), read_label_file(str(labels_path))
+            found = {path: _content(path, row) for path in paths}
+        images, labels = (_table(found[path] or b"") for path in paths)
         if images.shape[1:] != (row.side, row.side) or labels.shape != images.shape[:1] or labels.max() >= row.classes:
             raise ValueError(f"{tuple(images.shape)} images, {len(labels)} labels up to {labels.max()}; expected "
                              f"(N, {row.side}, {row.side}) and N labels below {row.classes}")  # fmt: skip
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split())
         what = f"{', '.join(missing)} missing, and no download: {what}" if missing else what
         raise InputError(
-            f"cannot get {name}: {what}. It needs the files {', '.join(f'{file}[.gz]' for file in files)} in {folder}. "
-            f"Delete what is damaged there and put them there, or name another root that holds {row.torchvision}/raw "
-            "with --data-dir or SNGAN_DATA, or run once with a network to download them"
+            f"cannot get {name}: {what}. It needs the files {', '.join(f'{path.name}[.gz]' for path in files)} in "
+            f"{folder}. Delete what is damaged there and put them there, or name another root that holds "
+            f"{row.torchvision}/raw with --data-dir or SNGAN_DATA, or run once with a network to download them"
         ) from error
-    images = images[:, None].contiguous()
+    images, labels = images[:, None], labels.long()
     if part == "test":  # the yardstick's, read once in a while
         return images, labels
     digest = _digest(images)
     return _shared(f"{name}-{digest[:16]}", tuple(images.shape), lambda: images, digest), labels
 
 
-def _unpack(path: Path, row: Dataset) -> None:
-    """Write the file from its .gz, if only that is there. Raises ValueError if that is damaged or another file's."""
+def _content(path: Path, row: Dataset) -> bytes | None:
+    """The file's bytes, or else those of its .gz, which are written there if that can be. None if neither is there.
+
+    Raises ValueError if it cannot be read, or is not the published one.
+    """
+    most = row.published[path.name][0] + 1 if row.published else -1
     packed = path.with_name(f"{path.name}.gz")
-    if path.exists() or not packed.exists() or not row.published:
-        return
+    if (content := _read(path, most)) is not None:
+        _check_content(content, path, path.name, row)
+        return content
+    if (compressed := _read(packed)) is None:
+        return None
     try:
-        with gzip.open(packed) as file:
-            content = file.read(row.published[path.name][0] + 1)
+        with gzip.open(io.BytesIO(compressed)) as file:
+            content = file.read(most)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{packed} is damaged or truncated ({error})") from error
     _check_content(content, packed, path.name, row)
-    write_atomically(path, content)
+    with suppress(OSError):  # in a folder that cannot be written it is unpacked every time
+        write_atomically(path, content)
+    return content
 
 
-def _check_published(path: Path, row: Dataset) -> None:
-    """Raises ValueError if the file is not the published one."""
-    if row.published:
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file")
-        _check_content(path.read_bytes(), path, path.name, row)
+def _read(path: Path, most: int = -1) -> bytes | None:
+    """None if there is no such file. Raises ValueError if it cannot be read, as a link that leads nowhere."""
+    try:
+        return read_file(path, most)
+    except FileNotFoundError:
+        if link := next((one for one in (path, *path.parents) if os.path.islink(one) and not one.exists()), None):
+            raise ValueError(f"{link} is a link that leads nowhere") from None
+        return None
+
+
+def _table(content: bytes) -> Tensor:
+    """A file in the format of MNIST: 0, 0, 8, the number of dimensions, these as big-endian integers, and the bytes.
+
+    Raises ValueError for another format.
+    """
+    if content[:3] != b"\0\0\x08":
+        raise ValueError("this is not the format of MNIST")
+    n_dims = int.from_bytes(content[3:4], "big")
+    shape = np.frombuffer(content, ">i4", n_dims, offset=4)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * n_dims).reshape(shape).copy())
 
 
 def _check_content(content: bytes, path: Path, name: str, row: Dataset) -> None:
     """Raises ValueError if these bytes of a file are not those of the published one of this name."""
+    if not row.published:
+        return
     size, sha256 = row.published[name]
     found = hashlib.sha256(content).hexdigest()
     if found == sha256:

@@ -130,6 +130,11 @@ JUDGES = tuple(name for name, row in DATASETS.items() if row.classifier)
 """Data sets with a classifier of their own"""
 
 
+def is_data_set(name: object) -> bool:
+    """Whether this is the name of one; no list is, of which a table cannot be asked."""
+    return isinstance(name, str) and name in DATASETS
+
+
 def classes_of(dataset: str) -> int:
     """Number of classes that samples of a data set can hit; 10 for another program's."""
     return DATASETS[dataset].classes if dataset in DATASETS else 10

@@ -22,8 +22,9 @@ from sngan.values import numbers, whole
 
 # rows of a block of pairs: what fits into a CPU's cache, and what keeps a CUDA device busy (80 MB for 5,000 columns)
 BLOCKS = {"cpu": 128, "cuda": 2048}
+_MOST_MODES = 10_000_000
 _LARGEST = float(np.finfo(np.float32).max)  # of features
-_SMALL = 1e-100
+_ROOM = 2.0**480  # features of this size have squares that are finite, and so has their smallest difference
 
 
 def frechet_distance(real: Any, fake: Any) -> float:
@@ -68,7 +69,9 @@ def kernel_distance_error(real: Any, fake: Any, blocks: int = 10) -> float:
         raise ValueError(f"a standard error needs at least 2 blocks, got {blocks}")
     real, fake = _features(real, fake, fewest=2 * blocks, why=f"2 in each of {blocks} blocks")
     parts = zip(real.tensor_split(blocks), fake.tensor_split(blocks), strict=True)
-    return float(np.std([_mmd2(*part) for part in parts], ddof=1) / blocks**0.5)
+    distances = [_mmd2(*part) for part in parts]
+    scale = _power_of_two(max(map(abs, distances)))  # their squares may be too large
+    return float(np.std([distance / scale for distance in distances], ddof=1) * scale / blocks**0.5)
 
 
 class PRDC(NamedTuple):
@@ -91,7 +94,9 @@ def prdc(real: Any, fake: Any, k: int = 5) -> PRDC:
     Deviation: the balls of Kynkaanniemi et al. are closed; these are those of Naeem et al.'s code, for all four.
     """
     k = whole(k, "k", 1)
-    real, fake = _enlarged(*_features(real, fake, fewest=k + 1, why=f"the {k} neighbours of a sample and itself"))
+    real, fake = _features(real, fake, fewest=k + 1, why=f"the {k} neighbours of a sample and itself")
+    enlarge = _ROOM / _power_of_two(float(max(real.abs().max(), fake.abs().max())))
+    real, fake = real * enlarge, fake * enlarge
     radii_real, radii_fake = _squared_radii(real, k), _squared_radii(fake, k)
     centre = torch.cat([real, fake]).mean(0)
     balls = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)  # per fake: how many reals' balls it is in
@@ -130,6 +135,8 @@ def mode_coverage(labels: Any, n_modes: int, reference: Any = None) -> ModeCover
     reference of another length, with negative or non-finite entries, or of sum zero.
     """
     n_modes = whole(n_modes, "n_modes", 1)
+    if n_modes > _MOST_MODES:
+        raise ValueError(f"n_modes must be at most {_MOST_MODES:,}, got {n_modes}")
     values = numbers(labels, "labels").cpu().numpy()
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"labels must be a vector of at least one label, got shape {values.shape}")
@@ -144,6 +151,7 @@ def mode_coverage(labels: Any, n_modes: int, reference: Any = None) -> ModeCover
         raise ValueError(f"reference must be a histogram of length {n_modes}, got shape {target.shape}")
     if not np.isfinite(target).all() or target.min() < 0 or not target.any():
         raise ValueError("reference must have finite entries, none negative and at least one positive")
+    target = target / _power_of_two(target.max())  # the sum may be too large
     p, q = counts / counts.sum(), target / target.sum()
     return ModeCoverage(
         modes=int((counts > 0).sum()),
@@ -159,11 +167,17 @@ def diversity(real: Any, fake: Any) -> float:
     1 where fakes vary as reals do, 0 for one image repeated. At least 2 samples of each; reals that are all equal
     have no distance to compare with and raise ValueError. Rounding is below 1e-6 of the value.
     """
-    real, fake = _enlarged(*_features(real, fake))
+    real, fake = _features(real, fake)
     if (real == real[0]).all():
         raise ValueError(f"the {len(real)} rows of real are all equal; diversity needs at least 2 different ones")
-    mean_real, mean_fake = (_mean_over_distinct_pairs(torch.cdist, x - x.mean(0)) for x in (real, fake))
-    return mean_fake / mean_real
+    means, scales = [], []
+    for x in (real, fake):
+        centred = x - x.mean(0)
+        scales.append(_power_of_two(float(centred.abs().max())))
+        means.append(_mean_over_distinct_pairs(torch.cdist, centred * (_ROOM / scales[-1])))
+    if math.isinf(found := means[1] / means[0] * (scales[1] / scales[0])):
+        raise ValueError("the rows of real differ by so little that the ratio has no number")
+    return found
 
 
 def _features(real: Any, fake: Any, fewest: int = 2, why: str = "a spread") -> tuple[Tensor, Tensor]:
@@ -186,13 +200,9 @@ def _features(real: Any, fake: Any, fewest: int = 2, why: str = "a spread") -> t
     return real, fake
 
 
-def _enlarged(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both by the same power of two, if they are so small that squares of their differences would be lost."""
-    largest = max(float(x.abs().max()) for x in (real, fake))
-    if not 0 < largest < _SMALL:
-        return real, fake
-    factor = 2.0 ** -max(-1000, math.frexp(largest)[1])
-    return real * factor, fake * factor
+def _power_of_two(number: float) -> float:
+    """Of about the number's size, by which dividing costs no digit; 1 for 0."""
+    return 2.0 ** min(max(-500, math.frexp(number)[1]), 1023) if number else 1.0
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from numbers import Real
 from operator import index
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
 from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
-from sngan.values import numbers, whole
+from sngan.values import numbers, submodules, whole
 
 _ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm)  # their weights are gains, no matrices
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -40,13 +41,11 @@ def matrix_sigma(weight: Any, dim: int = 0) -> Tensor:
     a diverged run can still be recorded. Complex weights have a real sigma like others. Raises ValueError for an empty
     weight, one that is no numbers, and a dim that it lacks.
     """
-    matrix = _as_matrix(weight, dim)
-    scale = matrix.abs().max()
+    scale, matrix = _scaled(_as_matrix(weight, dim))
     if not scale.isfinite():
         return torch.full_like(scale, torch.nan)
     if not scale:
         return torch.zeros_like(scale)
-    matrix = matrix / scale
     gram = matrix @ matrix.mH if matrix.shape[0] <= matrix.shape[1] else matrix.mH @ matrix
     return scale * torch.linalg.eigvalsh(gram)[-1].clamp_min(0).sqrt()
 
@@ -56,9 +55,18 @@ def _as_matrix(weight: Any, dim: int) -> Tensor:
     weight = numbers(weight, "weight", complex_too=True)
     if weight.numel() == 0:
         raise ValueError(f"expected a non-empty weight, got shape {tuple(weight.shape)}")
-    if weight.ndim > 1 and dim not in range(-weight.ndim, weight.ndim):
+    if weight.ndim < 2:
+        return weight.reshape(1, -1)
+    if whole(dim, "dim", -weight.ndim) >= weight.ndim:
         raise ValueError(f"dim must be one of the weight's {weight.ndim}, got {dim!r}")
-    return weight.movedim(dim, 0).flatten(1) if weight.ndim > 1 else weight.reshape(1, -1)
+    return weight.movedim(int(dim), 0).flatten(1)
+
+
+def _scaled(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest absolute entry, of complex ones of their parts, () float64, and the matrix divided by it."""
+    parts = torch.view_as_real(matrix) if matrix.is_complex() else matrix
+    scale = parts.abs().max()
+    return scale, torch.view_as_complex(parts / scale) if matrix.is_complex() else matrix / scale
 
 
 class Spectrum(NamedTuple):
@@ -81,11 +89,10 @@ def singular_values(weight: Any, dim: int = 0) -> Tensor:
 
 def _scaled_singular_values(weight: Any, dim: int) -> tuple[Tensor, Tensor]:
     """The largest absolute entry, and the singular values of the matrix divided by it: () and (rank,) float64."""
-    matrix = _as_matrix(weight, dim)
-    scale = matrix.abs().max()
+    scale, matrix = _scaled(_as_matrix(weight, dim))
     if not (scale.isfinite() and scale > 0):
         return scale, torch.ones(min(matrix.shape), dtype=torch.float64, device=matrix.device)
-    return scale, torch.linalg.svdvals(matrix / scale)
+    return scale, torch.linalg.svdvals(matrix)
 
 
 @torch.no_grad()
@@ -101,7 +108,12 @@ def spectrum(weight: Any, dim: int = 0) -> Spectrum:
 
 @torch.no_grad()
 def batch_norm_gain(norm: nn.Module) -> Tensor:
-    """gamma / sqrt(running variance + eps) of a batch norm in eval mode, (channels,) float64."""
+    """gamma / sqrt(running variance + eps) of a batch norm in eval mode, (channels,) float64.
+
+    Raises ValueError for what has no running variance.
+    """
+    if not isinstance(getattr(norm, "running_var", None), Tensor):
+        raise ValueError(f"{type(norm).__name__} has no running variance, by which eval mode would divide")
     variance = norm.running_var.double()  # type: ignore[operator,union-attr]
     gamma = norm.weight.double() if norm.weight is not None else torch.ones_like(variance)  # type: ignore[operator,union-attr]
     return gamma / (variance + norm.eps).sqrt()  # type: ignore[operator]
@@ -140,8 +152,13 @@ class ConvSigma:
             raise ValueError(f"input_hw of a {type(module).__name__}: expected {len(module.kernel_size)} positive "
                              f"sizes, got {input_hw!r}")  # fmt: skip
         self._module = module
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(f"generator: expected a torch.Generator, got {generator!r}")
         generator = generator or torch.Generator().manual_seed(_START_SEED)
-        start = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
+        try:
+            start = torch.randn(module.in_channels, *size, generator=generator, dtype=torch.float64)
+        except RuntimeError as error:
+            raise ValueError(f"an input of size {size} is too large: {error}") from error
         self._vector = self._start = start / start.norm()
         try:
             shape = self.apply(self._start, torch.zeros_like(self._weight(), device="cpu")).shape
@@ -156,9 +173,9 @@ class ConvSigma:
 
     @vector.setter
     def vector(self, vector: Tensor) -> None:
+        vector = numbers(vector, "vector")
         if vector.shape != self._start.shape or not vector.isfinite().all() or not vector.any():
             raise ValueError(f"vector: expected finite numbers, not all zero, of shape {tuple(self._start.shape)}")
-        vector = vector.double()
         if abs(vector.norm().item() - 1) > 1e-9:  # a unit vector stays as it is, bit for bit
             vector = vector / vector.abs().max()
             vector = vector / vector.norm()
@@ -182,6 +199,8 @@ class ConvSigma:
     @torch.no_grad()
     def __call__(self, iterations: int = 200, tolerance: float = 1e-6) -> Tensor:
         whole(iterations, "iterations", 1)
+        if not isinstance(tolerance, Real) or not tolerance >= 0:
+            raise ValueError(f"tolerance: expected a number from 0 on, got {tolerance!r}")
         weight = self._weight()
         scale = weight.abs().max()
         if not scale.isfinite():
@@ -265,7 +284,7 @@ def standing_still(module: nn.Module) -> Iterator[None]:
     """Parametrizations in eval mode, so that reading a weight moves no vector; the modes are put back after."""
     parametrizations = [
         p
-        for m in module.modules()
+        for _, m in submodules(module)
         if parametrize.is_parametrized(m)
         for chain in m.parametrizations.values()  # type: ignore[union-attr,operator]
         for p in chain.modules()  # type: ignore[union-attr]
@@ -282,7 +301,7 @@ def standing_still(module: nn.Module) -> Iterator[None]:
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """(name, owner, used weight) of every weight with at least two dimensions; `.weight` is left off the name."""
-    for path, owner in module.named_modules():
+    for path, owner in submodules(module):
         if isinstance(owner, parametrize.ParametrizationList) or path.split(".")[-1] == "parametrizations":
             continue
         if isinstance(owner, _ELEMENTWISE):
@@ -323,6 +342,8 @@ def log_sigmas(module: nn.Module) -> dict[str, float]:
     their name, as in "lstm.weight_ih_l0"); the gains of layer norms are no matrices and left out. With a
     parametrization, or torch's older hooks (spectral norm, weight norm, pruning), it is the sigma of the weight as
     eval mode uses it. An empty weight has sigma 0. Nothing is moved: no buffer, mode, gradient or random state.
+    A weight is a parameter with "weight" in its name. Raises ValueError for what is no network, or has parts that are
+    compiled to TorchScript or not yet initialized.
     """
     with standing_still(module):
         return {

@@ -7,7 +7,11 @@ Source: Miyato et al. 2018, section 2.1 and Algorithm 1; Yoshida & Miyato 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +20,12 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 from torch.nn.utils.spectral_norm import SpectralNorm as _SpectralNormHook
 
-from sngan.values import whole
+from sngan.sigma import standing_still
+from sngan.values import submodules, whole
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 _START_ITERATIONS = 15  # torch's number at registration
 
 # None: torch's global generator; a function gives each layer, by name, a generator of its own
@@ -27,8 +33,11 @@ GeneratorSource = torch.Generator | Callable[[str], torch.Generator] | None
 
 
 def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every Conv*, ConvTranspose* and Linear, in forward order of registration."""
-    for name, layer in module.named_modules():
+    """(name, layer) of every Conv*, ConvTranspose* and Linear, in forward order of registration.
+
+    Raises ValueError for what is no network, or has parts that are compiled to TorchScript or not yet initialized.
+    """
+    for name, layer in submodules(module):
         if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
             yield name, layer
 
@@ -56,9 +65,11 @@ def _old_spectral_norm(layer: nn.Module) -> bool:
     return any(isinstance(h, _SpectralNormHook) and h.name == "weight" for h in layer._forward_pre_hooks.values())
 
 
-def _hooked(layer: nn.Module) -> bool:
-    """Whether a hook computes the weight before each forward pass (older spectral or weight norm, pruning)."""
-    return not parametrize.is_parametrized(layer, "weight") and "weight" not in layer._parameters
+def _check_parameter(where: str, layer: nn.Module) -> None:
+    """Raises ValueError for a weight that is no parameter, such as one that a hook computes (weight norm, pruning)."""
+    if not parametrize.is_parametrized(layer, "weight") and layer._parameters.get("weight") is None:
+        raise ValueError(f"{where} has a weight that is no parameter: a hook computes it, which is to be removed "
+                         "first, or it is a buffer, or there is none")  # fmt: skip
 
 
 def raw_weight(layer: nn.Module) -> Tensor:
@@ -94,9 +105,11 @@ def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[
     Raises ValueError for a weight without values, or so small or large that its type has no room for their squares.
     """
     where = f"layer {name!r}" if name else "the layer"
-    if matrix.is_meta:
-        raise ValueError(f"{where} has a weight without values (device meta)")
+    _check_type(where, matrix)
     generator = source(name) if callable(source) else source
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError("generator: expected a torch.Generator, or a function that gives one for a layer's name, "
+                         f"got {generator!r}")  # fmt: skip
 
     def draw(size: int) -> Tensor:
         device = matrix.device if generator is None else generator.device
@@ -105,12 +118,22 @@ def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[
 
     u, v = draw(matrix.shape[0]), draw(matrix.shape[1])
     _power_iteration(matrix, u, v, _START_ITERATIONS)
-    norm, sigma = matrix.norm().item(), _sigma(matrix, u, v).item()
-    if matrix.any() and not (sigma >= _smallest_sigma(matrix.dtype) and norm < torch.inf):
+    norm, largest = matrix.norm().item(), matrix.abs().max().item()  # sigma lies between them
+    if matrix.any() and not (largest >= _smallest_sigma(matrix.dtype) and norm < torch.inf):
         kind = str(matrix.dtype).removeprefix("torch.")
         raise ValueError(f"{where} has a weight of norm {norm:.3g}: not finite, or too small or large for a power "
                          f"iteration in {kind}, which needs the squares of its values")  # fmt: skip
     return u, v
+
+
+def _check_type(where: str, weight: Tensor) -> None:
+    """Raises ValueError for a weight of which no power iteration can be made, whatever its values."""
+    kinds = [str(dtype).removeprefix("torch.") for dtype in (*_TYPES, weight.dtype)]
+    if weight.is_meta:
+        raise ValueError(f"{where} has a weight without values (device meta)")
+    if weight.dtype not in _TYPES or weight.layout != torch.strided:
+        raise ValueError(f"{where} has a weight in {kinds[-1]} ({weight.layout}); a power iteration needs a dense one "
+                         f"in {', '.join(kinds[:-1])}")  # fmt: skip
 
 
 def _smallest_sigma(dtype: torch.dtype) -> float:
@@ -119,17 +142,44 @@ def _smallest_sigma(dtype: torch.dtype) -> float:
     return max((sums.tiny / sums.eps) ** 0.5, torch.finfo(dtype).tiny)
 
 
-def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own.
+def _separate(module: nn.Module) -> None:
+    """Let a module share nothing with its copies but tensors and submodules.
 
-    Its class holds its parametrized tensors as properties, and a deep copy shares it: what torch adds to the class or
-    deletes from it for one of them would change all.
+    The class of a parametrized module holds its parametrized tensors as properties, and a deep copy shares it: what
+    torch adds to the class or deletes from it for one of them would change all. A shallow copy shares the tables of
+    parameters, buffers and submodules as well.
     """
     if parametrize.is_parametrized(module):
         kind = type(module)
         module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # type: ignore[assignment]
+    for name in ("_parameters", "_buffers", "_modules"):
+        vars(module)[name] = copy.copy(vars(module)[name])
+    if isinstance(chains := module._modules.get("parametrizations"), nn.ModuleDict):
+        module._modules["parametrizations"] = chains = copy.copy(chains)
+        vars(chains)["_modules"] = copy.copy(chains._modules)
 
 
+@contextmanager
+def _whole_or_not_at_all(modules: Iterable[nn.Module], what: str) -> Iterator[None]:
+    """The modules are as before if something is raised within; what torch raises becomes ValueError."""
+    before = [(m, type(m), dict(vars(m))) for m in dict.fromkeys(modules)]
+    tables = [(table, copy.copy(table)) for *_, content in before for table in content.values() if type(table) is dict]
+    try:
+        yield
+    except BaseException as error:
+        for module, kind, content in before:
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(content)
+        for table, content in tables:
+            table.clear()
+            table.update(content)
+        if isinstance(error, Exception):
+            raise ValueError(f"{what}, and nothing was changed: {error}") from error
+        raise
+
+
+@torch.inference_mode(False)
 @torch.no_grad()
 def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None) -> nn.Module:
     """Divide the weight of every Conv*, ConvTranspose* and Linear by its power-iteration sigma, in place.
@@ -146,40 +196,46 @@ def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generato
 
     Raises ValueError if there is no such layer, if the weight of one is no plain parameter (it has a spectral norm
     already, another parametrization, weight norm, a pruning mask), if a weight is zero, not finite, or too small or
-    large for its type, and for n_power_iterations that is no whole number above 0; nothing is changed then.
-    Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
+    large for its type, and for n_power_iterations that is no whole number above 0, a generator that is none, and what
+    torch cannot do; nothing is changed then. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
     """
     n_power_iterations = whole(n_power_iterations, "n_power_iterations", 1)
-    layers = list(weight_layers(module))
+    layers, starts, fixed = list(weight_layers(module)), [], torch.Generator().manual_seed(0)
     if not layers:
         raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to normalize")
     for name, layer in layers:
         where = f"layer {name or type(layer).__name__!r}"
         if spectral_norm_of(layer) is not None or _old_spectral_norm(layer):
             raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
-        if parametrize.is_parametrized(layer, "weight") or _hooked(layer):
+        if parametrize.is_parametrized(layer, "weight"):
             raise ValueError(f"{where} has a weight that something else computes already; remove that first")
+        _check_parameter(where, layer)
         weight = raw_weight(layer)
-        if not weight.is_meta and not (weight.isfinite().all() and weight.any()):
+        _check_type(where, weight)
+        if not (weight.isfinite().all() and weight.any()):
             raise ValueError(f"{where} has a weight of norm {weight.norm().item()}; "
                              "spectral norm needs a finite non-zero weight")  # fmt: skip
-        _start_vectors(name, as_matrix(weight, matrix_dim(layer)), torch.Generator().manual_seed(0))  # it can be done
-    for name, layer in layers:
-        eps = torch.finfo(raw_weight(layer).dtype).tiny
-        _own_class(layer)
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):
-            spectral_norm(layer, n_power_iterations=n_power_iterations, eps=eps, dim=matrix_dim(layer))
-        if generator is not None:
-            parametrization = spectral_norm_of(layer)
-            assert parametrization is not None
-            u, v = _start_vectors(name, as_matrix(raw_weight(layer), matrix_dim(layer)), generator)
-            parametrization._u.copy_(u)
-            parametrization._v.copy_(v)
+        source = fixed if generator is None else generator
+        starts.append(_start_vectors(name, as_matrix(weight, matrix_dim(layer)), source))
+    with _whole_or_not_at_all((layer for _, layer in layers), "spectral norm cannot be applied"):
+        for (_, layer), (u, v) in zip(layers, starts, strict=True):
+            eps = torch.finfo(raw_weight(layer).dtype).tiny
+            _separate(layer)
+            with torch.random.fork_rng(devices=[], enabled=generator is not None):
+                spectral_norm(layer, n_power_iterations=n_power_iterations, eps=eps, dim=matrix_dim(layer))
+            if generator is not None:
+                parametrization = spectral_norm_of(layer)
+                assert parametrization is not None
+                parametrization._u.copy_(u)
+                parametrization._v.copy_(v)
     return module
 
 
 def hold_power_iteration(module: nn.Module) -> nn.Module:
-    """From here on reading a weight no longer moves u and v; `advance_power_iteration` does. Returns `module`."""
+    """From here on reading a weight no longer moves u and v; `advance_power_iteration` does. Returns `module`.
+
+    Of convolutions and linear layers, as those that `apply_spectral_norm` normalizes.
+    """
     for _, layer in weight_layers(module):
         if (parametrization := spectral_norm_of(layer)) is not None:
             parametrization.n_power_iterations = 0
@@ -188,11 +244,14 @@ def hold_power_iteration(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def advance_power_iteration(module: nn.Module, rounds: int = 1) -> None:
-    """`rounds` rounds of power iteration in every spectrally normalized layer (Algorithm 1, once per update)."""
+    """`rounds` rounds of power iteration in every spectrally normalized layer (Algorithm 1, once per update).
+
+    Raises ValueError for rounds that are no whole number from 0 on.
+    """
+    rounds = whole(rounds, "rounds", 0)
     for _, layer in weight_layers(module):
         if (parametrization := spectral_norm_of(layer)) is not None:
-            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
-            _power_iteration(matrix, parametrization._u, parametrization._v, rounds)
+            _power_iteration(_normalized(layer, parametrization), parametrization._u, parametrization._v, rounds)
 
 
 @torch.no_grad()
@@ -201,11 +260,23 @@ def sigma_estimates(module: nn.Module) -> dict[str, Tensor]:
     estimates = {}
     for name, layer in weight_layers(module):
         if (parametrization := spectral_norm_of(layer)) is not None:
-            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
+            matrix = _normalized(layer, parametrization)
             estimates[name] = _sigma(matrix, parametrization._u, parametrization._v)
     return estimates
 
 
+def _normalized(layer: nn.Module, parametrization: _SpectralNorm) -> Tensor:
+    """The matrix that the spectral norm divides: as its own `dim` says, after the parametrizations before it."""
+    chain: Any = layer.parametrizations["weight"]  # type: ignore[index]
+    weight = chain.original
+    if chain[0] is not parametrization:
+        with standing_still(layer):
+            for before in itertools.takewhile(lambda other: other is not parametrization, chain):
+                weight = before(weight)
+    return as_matrix(weight, parametrization.dim)
+
+
+@torch.inference_mode(False)
 @torch.no_grad()
 def remove_spectral_norm(module: nn.Module) -> nn.Module:
     """Replace every spectrally normalized weight by the plain W / (u'Wv) of eval mode, in place.
@@ -217,26 +288,34 @@ def remove_spectral_norm(module: nn.Module) -> nn.Module:
     Raises ValueError for a weight that carries further parametrizations, which would be lost; nothing is changed then.
     """
     constrained, hooked = [], []
-    for path, owner in module.named_modules():
+    for path, owner in submodules(module):
         if parametrize.is_parametrized(owner):
             for name, chain in owner.parametrizations.items():  # type: ignore[union-attr,operator]
                 if any(isinstance(p, _SpectralNorm) for p in chain):
                     constrained.append((owner, name, chain))
-                    if len(chain) > 1:
-                        raise ValueError(f"layer {path!r} has parametrizations of its {name} beside its spectral norm; "
-                                         "remove those first")  # fmt: skip
-        names = [h.name for h in owner._forward_pre_hooks.values() if isinstance(h, _SpectralNormHook)]
-        hooked += [(owner, name) for name in names]
-    for owner, name, chain in constrained:
-        _own_class(owner)
-        chain.eval()
-        plain, original = getattr(owner, name).detach().clone(), chain.original
-        parametrize.remove_parametrizations(owner, name, leave_parametrized=False)
-        setattr(owner, name, nn.Parameter(plain, original.requires_grad) if name in owner._parameters else plain)
-    for owner, name in hooked:
-        trained = owner.get_parameter(f"{name}_orig").requires_grad
-        nn.utils.remove_spectral_norm(owner, name)
-        owner.get_parameter(name).requires_grad_(trained)
+                    is_plain = any("original" in table for table in (chain._parameters, chain._buffers))
+                    if len(chain) > 1 or not is_plain:
+                        raise ValueError(f"layer {path!r} has something else on its {name} beside its spectral norm, "
+                                         "such as a parametrization or a pruning mask; remove that first")  # fmt: skip
+        for name in [h.name for h in owner._forward_pre_hooks.values() if isinstance(h, _SpectralNormHook)]:
+            hooked.append((owner, name))
+            if owner._parameters.get(f"{name}_orig") is None:
+                raise ValueError(f"layer {path!r} has something else on its {name} beside its spectral norm: "
+                                 f"{name}_orig is no plain parameter; remove that first")  # fmt: skip
+    changed = [owner for owner, *_ in (*constrained, *hooked)]
+    changed += [part for *_, chain in constrained for part in chain.modules()]
+    with _whole_or_not_at_all(changed, "spectral norm cannot be removed"):
+        for owner, name, chain in constrained:
+            _separate(owner)
+            chain.eval()
+            plain, original = getattr(owner, name).detach().clone(), chain.original
+            parametrize.remove_parametrizations(owner, name, leave_parametrized=False)
+            setattr(owner, name, nn.Parameter(plain, original.requires_grad) if name in owner._parameters else plain)
+        for owner, name in hooked:
+            _separate(owner)
+            trained = owner.get_parameter(f"{name}_orig").requires_grad
+            nn.utils.remove_spectral_norm(owner, name)
+            owner.get_parameter(name).requires_grad_(trained)
     return module
 
 
@@ -259,6 +338,8 @@ class SpectralPenalty(nn.Module):
             raise ValueError(f"n_power_iterations must be a whole number, got {n_power_iterations}; "
                              "the penalty's weight is no argument: it multiplies what a call returns")  # fmt: skip
         self.n_power_iterations = whole(n_power_iterations, "n_power_iterations", 1)
+        if not any(weight_layers(module)):
+            raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to penalize")
         # in a tuple, so that nn.Module does not register the layers as its own
         self._layers = tuple(
             (name, layer)
@@ -267,8 +348,7 @@ class SpectralPenalty(nn.Module):
         )
         with torch.no_grad():
             for i, (name, layer) in enumerate(self._layers):
-                if _hooked(layer):
-                    raise ValueError(f"layer {name!r} has a weight that a hook computes; remove the hook first")
+                _check_parameter(f"layer {name!r}", layer)
                 u, v = _start_vectors(name, as_matrix(layer.weight, matrix_dim(layer)), generator)  # type: ignore[arg-type]
                 self.register_buffer(f"u{i}", u)
                 self.register_buffer(f"v{i}", v)
@@ -277,6 +357,7 @@ class SpectralPenalty(nn.Module):
 
     def _triples(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         for i, (name, layer) in enumerate(self._layers):
+            _check_parameter(f"layer {name!r}", layer)
             matrix = as_matrix(layer.weight, matrix_dim(layer))  # type: ignore[arg-type]
             yield name, matrix, self._following(f"u{i}", matrix), self._following(f"v{i}", matrix)
 
@@ -300,7 +381,7 @@ class SpectralPenalty(nn.Module):
         return {name: _sigma(matrix, u, v) for name, matrix, u, v in self._triples()}
 
     def forward(self) -> Tensor:
-        """() scalar, differentiable in the weights."""
+        """() scalar, differentiable in the weights, in float32 where they are in half precision."""
         self.advance()
         # copies: the next call changes the vectors in place, and the backward pass needs today's
         sigmas = [_sigma(m, u.clone(), v.clone()) for _, m, u, v in self._triples()]
@@ -308,7 +389,7 @@ class SpectralPenalty(nn.Module):
             return torch.zeros(())
         stacked = torch.stack(sigmas)
         self._following("penalized", stacked).copy_(stacked.detach())
-        return 0.5 * stacked.square().sum()
+        return 0.5 * stacked.to(torch.promote_types(stacked.dtype, torch.float32)).square().sum()
 
     @torch.no_grad()
     def task_ratios(self, weight: float) -> dict[str, Tensor]:

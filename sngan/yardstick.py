@@ -5,25 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sngan import cache
 from sngan.architectures import YARDSTICK, sized
-from sngan.config import InputError
+from sngan.config import InputError, shown
 from sngan.data import load, normalized
-from sngan.datasets import DATASETS, JUDGES, Dataset
+from sngan.datasets import DATASETS, JUDGES, Dataset, is_data_set
+from sngan.files import read_file
 from sngan.precision import products
 from sngan.streams import numpy_generator, torch_generator
 
@@ -123,17 +127,15 @@ def load_yardstick(
     Raises InputError for an unknown data set, if weights are not those whose hash is known, if images are
     needed and unavailable, and if a trained classifier is less accurate than its row allows.
     """
-    if dataset not in DATASETS:
-        raise InputError(f"no yardstick for data set {dataset!r}; known: {', '.join(DATASETS)}")
+    if not is_data_set(dataset):
+        raise InputError(f"no yardstick for data set {shown(dataset)}; known: {', '.join(DATASETS)}")
     name, row = DATASETS[dataset].judge, DATASETS[DATASETS[dataset].judge].classifier
     if row and row.sha256:
         content = _shipped(FOLDER / f"{name}.safetensors", row.sha256)
         accuracy = row.accuracy
     else:
         content, accuracy = _cached(name, data_dir, say)
-    network = _classifier(name)
-    network.load_state_dict(from_bytes(content))
-    network.eval().requires_grad_(False).to(device)
+    network = _trained(name, content).eval().requires_grad_(False).to(device)
     return Yardstick(name, DATASETS[dataset], network, hashlib.sha256(content).hexdigest(), accuracy)
 
 
@@ -143,6 +145,13 @@ def _classifier(dataset: str) -> Classifier:
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         torch.manual_seed(torch_generator(0, "yardstick").initial_seed())
         return Classifier(row.channels, row.side, row.classes)
+
+
+def _trained(dataset: str, content: bytes) -> Classifier:
+    """With weights from a safetensors file."""
+    network = _classifier(dataset)
+    network.load_state_dict(from_bytes(content))
+    return network
 
 
 def train_weights(
@@ -155,19 +164,26 @@ def train_weights(
     has some, of others a fifth. Adam on a one-cycle schedule; images are moved by up to 2 pixels either
     way, and half of them get another black, another white and noise: generated digits on grey are digits too. At the
     end the features are scaled to a mean square of 1, which changes no prediction. After each epoch the state is kept
-    in the file `keep`, from which the same training continues, to the same bytes; it is deleted at the end.
+    in the file `keep`, from which the same training continues, to the same bytes. Whoever has written the weights
+    deletes it. `say` is told if nothing can be kept there, or what is there cannot be used.
 
     Raises InputError for a data set that has no yardstick of its own, if images are unavailable, and if the
     accuracy is below the lowest that the row allows.
     """
-    row = DATASETS[dataset].classifier if dataset in DATASETS else None
+    row = DATASETS[dataset].classifier if is_data_set(dataset) else None
     if row is None:
-        raise InputError(f"{dataset!r} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
+        raise InputError(f"{shown(dataset)} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
     x_train, y_train, x_test, y_test = split(dataset, data_dir)
     epochs, name = epochs or row.epochs, f"yardstick for {dataset}"
-    training = _Training(_classifier(dataset), x_train, y_train, epochs)
-    if keep and training.resume(keep):
-        say(f"{name}: continues after epoch {training.epoch} of {epochs}")
+    new = partial(_Training, dataset, x_train, y_train, epochs)
+    training = new()
+    if keep and (why := cache.refusal(keep)):
+        say(f"{name}: nothing is kept before the end, since {why}; if it is stopped, it starts again")
+        keep = None
+    if keep and keep.exists():
+        if why := training.resume(keep):
+            training = new()
+        say(f"{name}: {f'starts again, as {why}' if why else f'continues after epoch {training.epoch} of {epochs}'}")
     network, accuracy = training.network, _accuracy(training.network, x_test, y_test)
     try:
         while training.epoch < epochs:
@@ -179,11 +195,11 @@ def train_weights(
             say(f"{name}: epoch {training.epoch} of {epochs}, {accuracy:.2%} of {len(x_test):,} held-out images")
     except KeyboardInterrupt:
         kept = f"what {training.epoch} of {epochs} epochs gave is kept in {keep}, and the same command continues there"
-        say(f"{name}: stopped; {kept if keep and keep.exists() else 'nothing of it is kept'}")
+        say(f"{name}: stopped; {kept if keep and training.epoch and cache.is_own(keep) else 'nothing of it is kept'}")
         raise
-    if keep:
-        keep.unlink(missing_ok=True)
     if accuracy < row.lowest_accuracy:
+        if keep:
+            cache.remove(keep)
         raise InputError(
             f"the classifier that should judge {dataset}'s samples is right about only {accuracy:.1%} of the held-out "
             f"images; at least {row.lowest_accuracy:.1%} are expected. Are images and labels those of {dataset}?"
@@ -195,11 +211,19 @@ def train_weights(
 class _Training:
     """Epoch after epoch, all that is random from the stream `yardstick` of seed 0; `share` of this epoch is done."""
 
-    def __init__(self, network: Classifier, images: Tensor, labels: Tensor, epochs: int) -> None:
+    def __init__(self, dataset: str, images: Tensor, labels: Tensor, epochs: int) -> None:
         self._images, self._labels, self._epochs = images, labels, epochs
+        self._of = {  # on all of which the bits depend
+            "data set": dataset,
+            "images": hashlib.sha256(images.numpy().data).hexdigest(),
+            "labels": hashlib.sha256(labels.numpy().data).hexdigest(),
+            "epochs": epochs,
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        }
         self._rng, self._generator = numpy_generator(0, "yardstick"), torch_generator(0, "yardstick")
-        self.network, self.epoch, self.share = network, 0, 0.0
-        self._optimizer = torch.optim.Adam(network.parameters(), lr=_LR)
+        self.network, self.epoch, self.share = _classifier(dataset), 0, 0.0
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=_LR)
         self._steps, self._said = len(images) // _BATCH_SIZE, time.monotonic() - _SAY_EVERY + _FIRST
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, _LR, total_steps=epochs * self._steps)
 
@@ -222,11 +246,10 @@ class _Training:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "of": [self._epochs, len(self._images), str(torch.__version__), torch.get_num_threads()],
+            "of": self._of,
             "epoch": self.epoch,
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
             "order": json.dumps(self._rng.bit_generator.state),
             "generator": self._generator.get_state(),
         }
@@ -235,20 +258,26 @@ class _Training:
         torch.save(self._state(), buffer := io.BytesIO())
         cache.write(path, buffer.getbuffer())
 
-    def resume(self, path: Path) -> bool:
-        """Whether there was a state of the same training."""
+    def resume(self, path: Path) -> str:
+        """Continue from the state that is kept there. Or why that cannot be, in words; then start a new training."""
         if (content := cache.read(path)) is None:
-            return False
-        state = torch.load(io.BytesIO(content), weights_only=True)
-        if state["of"] != self._state()["of"]:  # another program's, whose bits may be others
-            return False
-        self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._rng.bit_generator.state = json.loads(state["order"])
-        self._generator.set_state(state["generator"])
-        self.epoch = state["epoch"]
-        return True
+            return f"{path} is damaged, or another user could have written it"
+        try:
+            state = torch.load(io.BytesIO(content), weights_only=True)
+            of = {what: state["of"].get(what) for what in self._of}
+            if others := [
+                f"{what} {shown(of[what])}, not {ours}" for what, ours in self._of.items() if of[what] != ours
+            ]:
+                return f"{path} is of another training: {'; '.join(others)}"
+            self.network.load_state_dict(state["network"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._rng.bit_generator.state = json.loads(state["order"])
+            self._generator.set_state(state["generator"])
+            self.epoch = range(self._epochs + 1).index(state["epoch"])
+            self._schedule.last_epoch = self.epoch * self._steps  # which says all
+        except Exception:  # whatever it holds
+            return f"{path} holds no state of a training"
+        return ""
 
 
 def _minutes(seconds: float) -> str:
@@ -310,25 +339,34 @@ def _cached(dataset: str, data_dir: str, say: Callable[[str], None]) -> tuple[by
     """Weights and accuracy from the cache, trained first if there are none: <dataset>-<images>.weights."""
     folder, name = cache.folder("yardsticks"), f"yardstick for {dataset}"
     path = folder / f"{dataset}-{load(dataset, data_dir).digest[:16]}.weights"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+    keep = path.with_suffix(".partial")
+    refusal = cache.refusal(keep)
     with _alone(path.with_suffix(".lock"), lambda: say(f"{name}: waits for the process that trains it")):
-        if (kept := cache.read(path)) is not None:
-            accuracy, _, content = kept.partition(b"\n")
-            return content, float(accuracy)
-        if path.exists():
-            raise InputError(
-                f"{path} is damaged, or another user could have written it. Delete it, and it is trained again, or "
-                "set XDG_CACHE_HOME to a folder of your own"
-            )
+        if os.path.lexists(path):
+            return _kept(path, dataset)
         epochs = DATASETS[dataset].classifier.epochs  # type: ignore[union-attr]
-        say(f"{name}: training the classifier that judges samples, once, for {epochs} epochs; "
-            f"kept in {folder}; stopped, it continues after its last epoch")  # fmt: skip
-        content, accuracy = train_weights(dataset, data_dir, say, keep=path.with_suffix(".partial"))
+        kept = "" if refusal else f"; kept in {folder}; stopped, it continues after its last epoch"
+        say(f"{name}: training the classifier that judges samples, once, for {epochs} epochs{kept}")
+        content, accuracy = train_weights(dataset, data_dir, say, keep=keep)
         cache.write(path, f"{accuracy}\n".encode() + content)
-        if not path.exists():
-            say(f"{name}: {folder} cannot be written, so it is trained again next time")
+        if cache.is_own(path):
+            cache.remove(keep)
+        else:
+            say(f"{name}: nothing can be kept in {folder}, so it is trained again next time")
     return content, accuracy
+
+
+def _kept(path: Path, dataset: str) -> tuple[bytes, float]:
+    """Weights and accuracy from a file of the cache. Raises InputError if it does not hold them, or is not believed."""
+    with suppress(ValueError, RuntimeError, KeyError, SafetensorError):
+        accuracy, _, content = (cache.read(path) or b"").partition(b"\n")
+        _trained(dataset, content)
+        if 0 <= float(accuracy) <= 1:
+            return content, float(accuracy)
+    raise InputError(
+        f"{path} is damaged, or another user could have written it. Delete it, and it is trained again; or set "
+        "XDG_CACHE_HOME to a folder of your own; or, if you trust all who could, chmod go-w it and its folder"
+    )
 
 
 @contextmanager
@@ -351,8 +389,8 @@ def _shipped(path: Path, sha256: str) -> bytes:
     """The file's bytes. Raises InputError if it cannot be read or is another one."""
     advice = "Install the package again"
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_file(path)
+    except (FileNotFoundError, InputError) as error:
         raise InputError(f"the weights of the classifier that judges samples are missing: {error}. {advice}") from error
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(f"{path} is not the file that it should be: its SHA-256 is {found}, not {sha256}. {advice}")

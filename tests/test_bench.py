@@ -21,7 +21,7 @@ def test_bench_of_the_report_measures_time_and_memory(tmp_path: Path, capsys: py
 
 def test_a_signal_ends_the_report_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, pid = tmp_path / "python", tmp_path / "pid"
-    program.write_text(f"#!/bin/sh\necho $$ > {pid}\nkill -TERM $PPID\nexec sleep 100\n")
+    program.write_text(f"#!/bin/sh\necho $$ > {pid}\nsleep 0.3\nkill -TERM $PPID\nexec sleep 100\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
     with stop_on_signals(), pytest.raises(KeyboardInterrupt, match="SIGTERM"):

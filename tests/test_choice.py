@@ -156,3 +156,8 @@ def test_single_runs_have_no_grid_to_choose_from(tmp_path: Path, mixed_study: Pa
     (mixed_study / "study.yaml").unlink()
     with pytest.raises(InputError, match="without a study file"):
         Choice(seeds="0").find("tiny", str(mixed_study.parent))
+
+
+def test_a_grid_that_seeds_make_too_large_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"the grid has 300,000 cells; at most 100,000"):
+        with_seeds(find("demo"), range(100_000))

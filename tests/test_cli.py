@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pandas as pd
 import pytest
@@ -298,6 +300,74 @@ def test_a_yardstick_by_one_command(command: Callable, tmp_path: Path, monkeypat
     accuracy, sha256 = re.search(r"accuracy ([\d.]+), .* SHA-256 (\w+)", output).groups()  # type: ignore[union-attr]
     assert float(accuracy) >= 0.98
     assert sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+UNWRITABLE: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a link to a pipe": lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+    "a file in a folder's place": lambda path: path.parent.joinpath("file").write_text(""),
+    "no folder for files": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+@pytest.mark.parametrize("command_of", ["yardstick", "partial", "bench", "bench --report", "export", "freeze"])
+def test_an_output_that_cannot_be_written_is_refused_at_once(
+    kind: str, command_of: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is there stays."""
+    for name in ("sngan.yardstick.train_weights", "experiments.bench.loop.bench", "analysis.bench.bench_report",
+                 "experiments.release.release", "analysis.load.load"):  # fmt: skip
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("begins"))
+    (tmp_path / "out").mkdir()
+    there = {
+        "partial": "x.partial", "bench": "x.json", "bench --report": "x.json", "export": "x.zip",
+        "freeze": "manifest.json",
+    }.get(command_of, "x")  # fmt: skip
+    folder = {"a file in a folder's place": tmp_path / "out" / "file" / "new", "no folder for files": Path("/proc/new")}
+    path = folder.get(kind, tmp_path / "out") / there
+    UNWRITABLE[kind](tmp_path / "out" / there)
+    before = {found: found.lstat() for found in (tmp_path / "out").iterdir()}
+    out = (
+        path.parent if command_of == "freeze" else path.with_suffix("") if command_of in ("partial", "export") else path
+    )
+    arguments = {
+        "yardstick": ["yardstick", "digits", "--out", out],
+        "partial": ["yardstick", "digits", "--out", out],
+        "bench": ["bench", "--out", out],
+        "bench --report": ["bench", "--report", "--out", out],
+        "export": ["export", write_study(tmp_path), "--out", out],
+        "freeze": ["report", write_study(tmp_path), "--no-report", "--freeze", out],
+    }[command_of]
+    code, _, errors = command(*arguments, "--runs-dir", tmp_path / "runs")
+    assert code == 2
+    assert re.fullmatch(r"sngan: /.* (is not replaced: name a file|cannot be written: .*)\n", errors)
+    assert {found: found.lstat() for found in (tmp_path / "out").iterdir()} == before
+
+
+def test_bench_names_a_folder_of_records_that_is_none(command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    for more in ([], ["--report"], ["--out", tmp_path / "runs"]):
+        code, _, errors = command("bench", *more, "--runs-dir", tmp_path / "runs")
+        assert (code, errors.endswith(f"cannot be written: {tmp_path / 'runs'} is not a folder\n")) == (2, True)
+
+
+def test_weights_that_could_not_be_written_at_the_end_are_not_lost(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = DATASETS["digits"]
+    assert row.classifier
+    changed = replace(row.classifier, epochs=1, lowest_accuracy=0.0)
+    monkeypatch.setitem(DATASETS, "digits", replace(row, classifier=changed))
+    out = tmp_path / "new" / "x"
+    with monkeypatch.context() as patch:
+        patch.setattr("sngan.files.write_atomically", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        assert command("yardstick", "digits", "--out", out)[::2] == (2, ANY)
+    code, _, errors = command("yardstick", "digits", "--out", out)
+    assert code == 0
+    assert errors == "yardstick for digits: continues after epoch 1 of 1\n"
+    assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plan", "mnist-core"], ["status", "demo"]])

@@ -1,9 +1,13 @@
 import gzip
 import hashlib
 import os
-from collections.abc import Callable
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import torch
 from conftest import small
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.datasets import MNIST
 
 from experiments.run import execute
 from sngan import data
@@ -34,6 +39,18 @@ def test_normalized_covers_minus_one_to_one() -> None:
     assert normalized(pixels, torch.float64).tolist() == pytest.approx([-1, 127 / 127.5 - 1, 1])
 
 
+@contextmanager
+def in_time(seconds: int = 30) -> Iterator[None]:
+    """Fails what hangs."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"hangs for {seconds} s"))
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def write_idx(folder: Path, n: int = 60, classes: int = 10) -> np.ndarray:
     """MNIST's files in the format of its authors: big-endian header, then bytes."""
     images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
@@ -52,11 +69,6 @@ def test_mnist_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
     found = load("mnist", str(tmp_path))
     np.testing.assert_array_equal(found.images[:, 0], images)
     assert found.digest == load("mnist", str(tmp_path)).digest
-
-
-def umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
 
 
 @pytest.mark.usefixtures("any_files")
@@ -82,12 +94,24 @@ def test_processes_share_one_copy_that_nobody_can_change(tmp_path: Path, monkeyp
     data.load.cache_clear()
     assert torch.equal(load("stacked_mnist", str(tmp_path)).images, kept)
     assert path.read_bytes() == before
-    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
     path.unlink()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     data.load.cache_clear()
     assert torch.equal(load("stacked_mnist", str(tmp_path)).images, kept)
     assert not any("stacked" in p.name for p in path.parent.iterdir())
+
+
+@pytest.mark.usefixtures("any_files")
+def test_a_pipe_among_the_shared_copies_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = write_idx(tmp_path / "MNIST" / "raw")
+    load("mnist", str(tmp_path))
+    (path,) = (tmp_path / "cache").rglob("mnist-*")
+    path.unlink()
+    os.mkfifo(path)
+    data.load.cache_clear()
+    with in_time():
+        np.testing.assert_array_equal(load("mnist", str(tmp_path)).images[:, 0], images)
 
 
 @pytest.mark.usefixtures("any_files")
@@ -146,6 +170,16 @@ def pack(path: Path, content: bytes | None = None, cut: int = 0) -> None:
     path.unlink()
 
 
+def in_place(make: Callable[[Path], object], name: str = "train-labels-idx1-ubyte") -> Callable[[Path], object]:
+    """Something else where the file was, or its .gz."""
+
+    def do(raw: Path) -> None:
+        (raw / name.removesuffix(".gz")).unlink()
+        make(raw / name)
+
+    return do
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "the test images": (
         lambda raw: (raw / "train-images-idx3-ubyte").write_bytes((raw / "t10k-images-idx3-ubyte").read_bytes()),
@@ -160,9 +194,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another .gz": (lambda raw: pack(raw / "train-labels-idx1-ubyte", b"12"), r"\.gz is not the published"),
     "a large .gz": (lambda raw: pack(raw / "train-labels-idx1-ubyte", bytes(10**6)), "more bytes than"),
     "no .gz": (lambda raw: pack(raw / "train-images-idx3-ubyte", cut=10**6), r"\.gz"),
-    "a folder": (
-        lambda raw: [(raw / "train-images-idx3-ubyte").unlink(), (raw / "train-images-idx3-ubyte").mkdir()],
-        "is not a file",
+    "a folder": (in_place(Path.mkdir), "labels-idx1-ubyte is not a file"),
+    "a folder as .gz": (in_place(Path.mkdir, "train-labels-idx1-ubyte.gz"), r"\.gz is not a file"),
+    "a pipe": (in_place(os.mkfifo), "labels-idx1-ubyte is not a file"),
+    "a pipe as .gz": (in_place(os.mkfifo, "train-labels-idx1-ubyte.gz"), r"\.gz is not a file"),
+    "a link to itself": (
+        in_place(lambda path: path.symlink_to(path.name)),
+        "ubyte cannot be read: Too many levels of symbolic links",
+    ),
+    "a link to nothing": (in_place(lambda path: path.symlink_to("none")), "ubyte is a link that leads nowhere"),
+    "a .gz that is a link to nothing": (
+        in_place(lambda path: path.symlink_to("none"), "train-images-idx3-ubyte.gz"),
+        r"\.gz is a link that leads nowhere",
     ),
     "missing": (
         lambda raw: (raw / "train-labels-idx1-ubyte").unlink(),
@@ -181,7 +224,7 @@ def flip(path: Path, place: int) -> None:
 def test_only_the_published_files_are_mnist(kind: str, published: Path) -> None:
     do, message = DAMAGES[kind]
     do(published)
-    with pytest.raises(InputError, match=message) as caught:
+    with in_time(), pytest.raises(InputError, match=message) as caught:
         load("mnist", str(published.parents[1]))
     assert "Delete what is damaged there and put them there" in str(caught.value)
     load("mnist", str(published.parents[1]), part="test")  # of which nothing is damaged
@@ -193,6 +236,44 @@ def test_files_that_were_packed_again_are_unpacked(published: Path) -> None:
     pack(published / "train-images-idx3-ubyte")
     assert load("mnist", str(published.parents[1])).images.shape == (60, 1, 28, 28)
     assert (published / "train-images-idx3-ubyte").read_bytes() == before
+
+
+def test_a_gz_serves_where_it_cannot_be_unpacked(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load("mnist", str(published.parents[1]))
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        pack(published / name)
+    monkeypatch.setattr("sngan.data.write_atomically", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    data.load.cache_clear()
+    found = load("mnist", str(published.parents[1]))
+    assert (found.digest, found.labels.tolist()) == (expected.digest, expected.labels.tolist())
+    assert not (published / "train-images-idx3-ubyte").exists()
+
+
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz"])
+def test_what_may_not_be_read_is_not_called_damaged_or_missing(
+    name: str, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name.endswith(".gz"):
+        pack(published / name.removesuffix(".gz"))
+    opened = Path.open
+
+    def refused(path: Path, *arguments: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", refused)  # as root may read everything
+    with pytest.raises(InputError, match=f"cannot get mnist: {published / name} cannot be read: Permission denied"):
+        load("mnist", str(published.parents[1]))
+
+
+def test_no_download_goes_into_a_pipe(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are downloaded if one is missing."""
+    monkeypatch.setattr(MNIST, "download", lambda self: (published / "t10k-labels-idx1-ubyte.gz").write_bytes(b""))
+    (published / "train-labels-idx1-ubyte").unlink()
+    in_place(os.mkfifo, "t10k-labels-idx1-ubyte.gz")(published)
+    with in_time(), pytest.raises(InputError, match=r"t10k-labels-idx1-ubyte\.gz is not a file"):
+        load("mnist", str(published.parents[1]))
 
 
 def test_without_network_the_message_names_files_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +297,35 @@ def test_test_images_are_other_files(tmp_path: Path) -> None:
         load("digits", part="test")
 
 
-def test_unknown_data_set() -> None:
-    with pytest.raises(InputError, match="known: digits"):
-        load("cifar10")
+@pytest.mark.parametrize("name", ["cifar10", "", ["mnist"], {}, None, 3])
+def test_unknown_data_set(name: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"unknown data set {name!r}; known: digits")):
+        load(name)
+
+
+@pytest.mark.parametrize("part", ["tset", "Train", "", ["test"], None])
+@pytest.mark.parametrize("name", ["mnist", "stacked_mnist", "digits"])
+def test_unknown_part(name: str, part: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"unknown part {part!r} of {name}; known: train, test")):
+        load(name, part=part)
+
+
+def test_a_root_is_a_path() -> None:
+    for root in (["data"], None, 3):
+        with pytest.raises(InputError, match="is no path of a folder"):
+            load("digits", root)  # type: ignore[arg-type]
+    assert load("digits", Path("data")) is load("digits", "data")  # type: ignore[arg-type]
+
+
+def test_what_is_no_table_of_bytes_is_refused(tmp_path: Path, any_files: None) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw)
+    path = raw / "train-labels-idx1-ubyte"
+    whole = path.read_bytes()
+    for content in (b"", b"\0\0", b"\0\0\x08", b"\0\0\x08\1", whole[:-1], whole + b"x", b"\0\0\x0d" + whole[3:]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot get mnist"):
+            load("mnist", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["mnist"])

@@ -10,7 +10,7 @@ from xml.dom import minidom
 import pytest
 
 from sngan.config import InputError
-from sngan.files import leads_out, parse_json, read_within, visible, write_atomically
+from sngan.files import check_folder, check_writable, leads_out, parse_json, read_within, visible, write_atomically
 
 
 def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
@@ -39,6 +39,52 @@ def test_a_write_that_fails_leaves_what_was_there(
         write_atomically(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "there"
+    if kind == "a device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("needs root, and the right to make devices")
+    else:
+        (os.mkfifo if kind == "a pipe" else os.mkdir)(path)
+    (tmp_path / "link").symlink_to(path)
+    before = path.lstat()
+    with pytest.raises(OSError, match=r"This is a .*, and not replaced"):
+        write_atomically(path, "content")
+    for refused in (path, tmp_path / "link"):
+        with pytest.raises(InputError, match=r"is a .*, which is not replaced: name a file"):
+            check_writable(refused)
+    write_atomically(tmp_path / "link", "content")  # which alone is replaced
+    assert path.lstat() == before
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "link", path]
+
+
+def test_where_no_file_can_be_written_is_known_before_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "nowhere").symlink_to("none")
+    for path in (tmp_path / "file", tmp_path / "new", tmp_path / "a" / "b" / "new"):
+        check_writable(path)
+    check_folder(tmp_path / "a" / "b")
+    for path, why in (
+        (tmp_path / "file" / "new", "file is not a folder"),
+        (tmp_path / "file" / "a" / "new", "file is not a folder"),
+        (tmp_path / "nowhere" / "new", "nowhere is not a folder"),
+        (tmp_path / ("x" * 250), "cannot be written: File name too long"),
+        (Path("/proc/new"), "cannot be written: No such file"),
+        (Path("/"), "is a folder"),
+        (Path(), "is a folder"),
+    ):
+        with pytest.raises(InputError, match=why):
+            check_writable(path)
+    for folder in (tmp_path / "file", tmp_path / "file" / "a", Path("/proc/new")):
+        with pytest.raises(InputError, match="cannot be written"):
+            check_folder(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "nowhere"}
+    assert (tmp_path / "file").read_text() == "content"
 
 
 def _write_again_and_again(path: Path) -> None:
@@ -88,9 +134,11 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # would never end
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
-    for name in ("pipe", "folder", "loop"):
-        with pytest.raises(InputError, match=name):
+    for name, why in (("pipe", "is not a file"), ("folder", "is not a file"), ("loop", "cannot be read: Too many")):
+        with pytest.raises(InputError, match=f"^{tmp_path / name} {why}"):
             read_within(tmp_path / name, tmp_path)
+    with pytest.raises(InputError, match="is no path: "):
+        read_within(tmp_path / "a\0b", tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" + b"0" * 5000, b'"\\ud800"'])
@@ -113,3 +161,14 @@ def test_what_steers_a_terminal_or_has_no_place_in_xml_is_visible() -> None:
             assert text == chr(code) or text.isascii(), code
             if code < 0x3000 or not code % 97 or 0xD000 < code < 0x10000:
                 minidom.parseString(f"<a>{escape(text)}</a>")
+
+
+def test_a_file_that_no_run_could_have_written_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.touch()
+    os.truncate(path, 40 * 2**30)
+    with pytest.raises(InputError, match="has 42,949,672,960 bytes"):
+        read_within(path, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe is not a file$"):
+        read_within(tmp_path / "pipe", tmp_path)

@@ -1,6 +1,7 @@
 """Files as people have them: each format gives the same table."""
 
 import bz2
+import gzip
 import json
 import lzma
 import math
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 from others import MAPPING, chart, read_text, some_table
 
-from analysis.sources.columns import Reading
+from analysis.load import load
+from analysis.sources import formats
+from analysis.sources.columns import COLUMNS, Reading
 from analysis.sources.table import read
 from sngan.config import InputError
 
@@ -145,3 +148,41 @@ def test_a_chart_that_w_and_b_exported(tmp_path: Path) -> None:
     both = chart().replace("ppo-seed2 - FID", "ppo-seed2 - fid")
     study = read_text(tmp_path, both, run_name=run_name)
     assert "what some runs call 'fid' is taken for 'FID': each run of this chart has one metric" in study.warnings
+
+
+def test_what_cannot_be_unpacked_is_named(tmp_path: Path) -> None:
+    text = b"arm,seed,quality\n" + b"a,1,2.5\n" * 99
+    damaged = bytearray(gzip.compress(text))
+    damaged[15:25] = b"\xff" * 10
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("folder/", "")
+        archive.writestr("folder/a.csv", text)
+    packed = (tmp_path / "a.csv.zip").read_bytes()
+    assert len(formats.read(tmp_path / "a.csv.zip", COLUMNS).frame) == 99
+    encrypted = bytearray(packed)
+    for i in (packed.rfind(b"PK\x03\x04") + 6, packed.rfind(b"PK\x01\x02") + 8):
+        encrypted[i] |= 1
+    for name, content, message in (
+        ("damaged.csv.gz", damaged, "decompressing"),
+        ("encrypted.csv.zip", encrypted, "encrypted"),
+        ("bomb.jsonl.gz", gzip.compress(b" " * 2**28, 9), "unpacks to more than 200 times its size"),
+        ("a.csv.zst", b"(\xb5/\xfd", "unpack it first"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            formats.read(tmp_path / name, COLUMNS)
+
+
+@pytest.mark.parametrize("row", [{"arm": "\ud800"}, {"arm": "a", "q\udcff": 1}])
+def test_half_a_character_is_named(row: dict, tmp_path: Path) -> None:
+    for name, content in (("a.jsonl", row | {"seed": 0, "quality": 1}), ("a.json", [row | {"seed": 0, "quality": 1}])):
+        (tmp_path / name).write_text(json.dumps(content))
+        with pytest.raises(InputError, match="surrogates not allowed"):
+            formats.read(tmp_path / name, COLUMNS)
+
+
+def test_paths_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    for path in (tmp_path / "loop.csv", tmp_path / "a\0.csv", tmp_path / ("a" * 5000 + ".csv")):
+        with pytest.raises(InputError, match=r"cannot read|cannot be written"):
+            load(f"table:{path}")

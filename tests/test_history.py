@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from analysis.load import load
 from analysis.sources import records
 from experiments.record import Record, run_folders
+from sngan import cache
 
 
 def test_history_is_the_rows_on_disk(mixed_study: Path) -> None:
@@ -67,3 +69,38 @@ def test_results_are_read_once(mixed_study: Path, monkeypatch: pytest.MonkeyPatc
     assert set(read) & results == {record.run_id}
     assert (changed.runs["damage"] != "").sum() == 1
     assert not changed.history.equals(first.history)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.assign(step="word"),
+        lambda rows: rows.assign(step=rows["step"] + 0.5),
+        lambda rows: rows.assign(step=-1),
+        lambda rows: rows.drop(columns="step"),
+        lambda rows: rows.assign(d_updates="word"),
+        lambda rows: rows.assign(images_seen="word"),
+        lambda rows: rows.set_axis([{"loss/g": "loss/d"}.get(name, name) for name in rows], axis=1),
+    ],
+)
+def test_a_run_whose_rows_are_no_numbers_is_left_out(
+    change: Callable, mixed_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = load(mixed_study), records.rows
+    bad = before.runs.loc[before.runs["state"] == "finished", "run_id"].iloc[0]
+    (mixed_study / ".history.cache").unlink()
+    monkeypatch.setattr(
+        records, "rows", lambda path: (change(real(path)[0]), "") if path.parent.name == bad else real(path)
+    )
+    after = load(mixed_study)
+    assert set(before.history["run_id"]) - set(after.history["run_id"]) == {bad}
+    assert "no row is used" in after.runs.set_index("run_id").loc[bad, "damage"]
+
+
+@pytest.mark.parametrize("columns", [{"a": [1]}, {"run_id": ["x"], "metrics_sha256": ["y"]}])
+def test_a_cache_of_something_else_is_not_believed(columns: dict, mixed_study: Path) -> None:
+    before = load(mixed_study).history
+    pd.DataFrame(columns).to_parquet(mixed_study / "a.parquet")
+    for content in (b"PAR1junk", (mixed_study / "a.parquet").read_bytes()):
+        cache.write(mixed_study / ".history.cache", content)
+        pd.testing.assert_frame_equal(load(mixed_study).history, before)

@@ -211,7 +211,7 @@ def test_mistakes_are_named(metric) -> None:
         ((real, fake[0]), r"fake must be a matrix \(samples, features\), got shape \(6,\)"),
         ((real, 1e200 * fake), r"fake has an entry of size .*e\+200; at most 3.4e\+38"),
         ((real + 0j, fake), "real must be real numbers"),
-        ((np.ma.masked_array(real, mask=real > 1), fake), "real has [0-9]+ masked entries"),
+        ((np.ma.masked_array(real, mask=real > 1), fake), "real has masked entries"),
         ((real.astype(str), fake), "real must be numbers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -226,7 +226,7 @@ def test_mistakes_of_their_own() -> None:
         (lambda: prdc(real, real, 3.0), "k must be a whole number, got 3.0"),
         (lambda: kernel_distance_error(real, real, 2.5), "blocks must be a whole number"),
         (lambda: mode_coverage([0], 3.0), "n_modes must be a whole number"),
-        (lambda: mode_coverage(np.ma.masked_array([0, 1], mask=[0, 1]), 3), "labels has 1 masked entries"),
+        (lambda: mode_coverage(np.ma.masked_array([0, 1], mask=[0, 1]), 3), "labels has masked entries"),
         (lambda: mode_coverage(["0"], 3), "labels must be numbers"),
         (lambda: kernel_distance_error(real, real), "at least 20 are needed for 2 in each of 10 blocks"),
         (lambda: kernel_distance_error(real, real, 1), "at least 2 blocks"),
@@ -249,6 +249,26 @@ def test_what_knows_no_scale_is_the_same_at_every_scale(scale: float) -> None:
     real, fake = normal(0, 30, 3), normal(1, 40, 3)
     assert prdc(scale * real, scale * fake) == prdc(real, fake)
     assert diversity(scale * real, scale * fake) == pytest.approx(diversity(real, fake))
+    assert diversity(scale * real, fake) == pytest.approx(diversity(real, fake) / scale)
+
+
+def test_an_outlier_among_tiny_features_hides_nothing() -> None:
+    real, fake, outlier = normal(0, 30, 3), normal(1, 40, 3), np.ones((1, 3))
+    assert prdc(np.vstack([real * 1e-165, outlier]), fake * 1e-165) == prdc(
+        np.vstack([real * 1e-30, outlier]), fake * 1e-30
+    )
+
+
+def test_numbers_whose_squares_or_sums_are_too_large() -> None:
+    real, fake = normal(0, 30, 3), normal(1, 40, 3)
+    assert kernel_distance_error(real * 1e30, fake * 1e30, 4) == pytest.approx(
+        1e60 * kernel_distance_error(real * 1e20, fake * 1e20, 4), rel=1e-6
+    )
+    assert mode_coverage([0, 1, 2, 2], 3, [1e308] * 3) == mode_coverage([0, 1, 2, 2], 3)
+    with pytest.raises(ValueError, match="n_modes must be at most"):
+        mode_coverage([0], 10**30)
+    with pytest.raises(ValueError, match="differ by so little"):
+        diversity(real * 1e-315, fake)
 
 
 @pytest.mark.slow

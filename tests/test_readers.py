@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import pickle
+import signal
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +24,7 @@ from analysis.sources.frozen import thaw
 from analysis.sources.table import read as read_table
 from experiments import checkpoint, final, ledger
 from experiments.choice import Choice, with_values
+from experiments.cli import wandb_filters
 from experiments.gpu.merge import merge
 from experiments.record import Record
 from experiments.rows import readable_rows
@@ -28,7 +32,7 @@ from experiments.run import execute
 from experiments.study import find, parse_seeds, read
 from sngan import cache
 from sngan.config import InputError
-from sngan.files import parse_json
+from sngan.files import parse_json, read_within
 
 # --- two hundred files ---
 
@@ -173,20 +177,20 @@ def test_records(reader: str, finished: Record) -> None:
         path.write_bytes(before)
 
 
-def _at(path: Path, call: Callable[[Path], object]) -> Callable[[bytes], object]:
+def _at(path: Path, call: Callable[[Path], object]) -> tuple[Path, Callable[[Path], object]]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return lambda content: (path.write_bytes(content), call(path))
+    return path, call
 
 
 def _signed(path: Path) -> dict:
     """A manifest that says itself that nothing was changed."""
-    content = parse_json(path.read_bytes(), "it")
+    content = parse_json(read_within(path, path.parent), "it")
     if isinstance(content, dict):
         path.write_text(json.dumps(content | {"sha256": ledger.fingerprint(content)}))
     return ledger.read_manifest(path.parent)
 
 
-READERS: dict[str, Callable[[Path], Callable[[bytes], object]]] = {
+READERS: dict[str, Callable[[Path], tuple[Path, Callable[[Path], object]]]] = {
     "a study file": lambda tmp: _at(tmp / "a.yaml", read),
     "the file beside records": lambda tmp: _at(tmp / "a" / "study.yaml", lambda path: find("a", str(tmp))),
     "a manifest": lambda tmp: _at(tmp / "manifest.json", lambda path: ledger.read_manifest(tmp)),
@@ -212,7 +216,34 @@ READERS: dict[str, Callable[[Path], Callable[[bytes], object]]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_files(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _feed(READERS[reader](tmp_path))
+    path, call = READERS[reader](tmp_path)
+    _feed(lambda content: (path.write_bytes(content), call(path)))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_file(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that nobody writes to, a link to itself, a folder, a device without an end, and 40 GB of nothing.
+
+    The latter are read as a table, and from the cache, which only this user can have written.
+    """
+    monkeypatch.chdir(tmp_path)
+    path, call = READERS[reader](tmp_path)
+    odd: list[Callable[[], object]] = [
+        lambda: os.mkfifo(path),
+        lambda: path.symlink_to(path),
+        lambda: path.mkdir(),
+        lambda: path.symlink_to("/dev/zero"),
+        lambda: (path.touch(), os.truncate(path, 40 * 2**30)),
+    ]
+    for make in odd[:-1] if reader.startswith(("a table, ", "a cache", "events")) else odd:
+        make()
+        signal.alarm(60)  # ends the test where something waits
+        try:
+            with suppress(InputError):
+                call(path)
+        finally:
+            signal.alarm(0)
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 TEXTS: dict[str, Callable[[str, Path], object]] = {
@@ -220,6 +251,7 @@ TEXTS: dict[str, Callable[[str, Path], object]] = {
     "seeds": lambda text, tmp: parse_seeds(text, "--seeds"),
     "a mapping": lambda text, tmp: parse_mapping(text),
     "a value": lambda text, tmp: with_values(read(write_study(tmp)), [f"lr={text}"]),
+    "W&B's filters": lambda text, tmp: wandb_filters(text),
     "a study's name": lambda text, tmp: find(text, str(tmp)),
     "a folder": lambda text, tmp: Choice(have=(text,)).named(text, str(tmp)),
 }

@@ -43,6 +43,10 @@ def test_known_cases() -> None:
     assert matrix_sigma([[0, 2], [1, 0]]).item() == 2
     with pytest.raises(ValueError, match="non-empty"):
         matrix_sigma(torch.empty(0, 3))
+    for dim in (1.0, True, None, np.array(1.0)):
+        with pytest.raises(ValueError, match="dim must be a whole number"):
+            matrix_sigma([[1.0, 2.0]], dim)
+    assert matrix_sigma(np.array([[1e-309 + 1e-309j]])).item() == pytest.approx(math.sqrt(2) * 1e-309)
     with pytest.raises(ValueError, match="dim must be one of the weight's 2, got 2"):
         matrix_sigma([[0, 2], [1, 0]], dim=2)
 
@@ -359,6 +363,21 @@ def test_conv_sigma_names_what_it_cannot_measure() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             conv_sigma(layer, size)
+    with pytest.raises(ValueError, match="too large"):
+        ConvSigma(nn.Conv2d(1, 1, 3), (10**6, 10**6))
+    with pytest.raises(ValueError, match="generator: expected"):
+        ConvSigma(nn.Conv2d(1, 1, 3), (8, 8), 5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tolerance: expected"):
+        ConvSigma(nn.Conv2d(1, 1, 3), (8, 8))(tolerance=math.nan)
+    with pytest.raises(ValueError, match="no running variance"):
+        batch_norm_gain(nn.BatchNorm2d(3, track_running_stats=False))
+    for module, what in (
+        ([], "expected a network"),
+        (nn.LazyLinear(3), "has no weights yet"),
+        (torch.jit.script(nn.Linear(2, 2)), "TorchScript"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            log_sigmas(module)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="iterations"):
         conv_sigma(nn.Conv2d(1, 1, 3), (8, 8), 0)
     assert conv_sigma(nn.Conv1d(2, 3, 3), 9).dtype == torch.float64

@@ -1,4 +1,8 @@
 import copy
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +12,13 @@ from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 
+from sngan.sigma import log_sigmas, matrix_sigma
 from sngan.spectral import (
     SpectralPenalty,
     advance_power_iteration,
     apply_spectral_norm,
     hold_power_iteration,
+    raw_weight,
     remove_spectral_norm,
     sigma_estimates,
 )
@@ -261,7 +267,7 @@ def test_the_penalty_follows_its_weights_to_another_type() -> None:
     penalty().backward()
     assert set(penalty.task_ratios(0.1)) == {""}
     layer.half()
-    assert penalty().dtype == torch.float16
+    assert penalty().dtype == torch.float32  # half precision has no room for squares
 
 
 @pytest.mark.parametrize("number", [0.01, 2.0, 0, -1, True, "1", None])
@@ -287,7 +293,12 @@ def test_what_cannot_be_normalized_is_named() -> None:
         (apply_spectral_norm(nn.Linear(2, 2)), "spectral norm already"),
         (nn.utils.spectral_norm(nn.Linear(2, 2)), "spectral norm already"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "something else computes"),
-        (prune.identity(nn.Linear(2, 2), "weight"), "something else computes"),
+        (prune.identity(nn.Linear(2, 2), "weight"), "a hook computes"),
+        (nn.LazyLinear(2), "has no weights yet"),
+        (torch.jit.script(nn.Linear(2, 2)), "TorchScript"),
+        (nn.Linear(2, 2).to(torch.float8_e4m3fn), "weight in float8_e4m3fn"),
+        (0.01, "expected a network"),
+        (nn.Linear, "expected a network"),
         (zero, "finite non-zero"),
         (nn.Linear(2, 2, device="meta"), "without values"),
     ):
@@ -322,3 +333,119 @@ def test_removal_of_torchs_older_hook() -> None:
     expected = layer.eval()(x).detach()
     assert_close(remove_spectral_norm(layer)(x), expected)
     assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_of_any_size_a_weight_is_normalized_to_one_or_refused(dtype: torch.dtype) -> None:
+    for exponent in range(-330, 309, 3):
+        layer = nn.Linear(5, 6, bias=False).to(dtype)
+        layer.weight.data = (layer.weight.double() * 10.0**exponent).to(dtype)
+        true = log_sigmas(layer)[""]
+        if not 0 < true < math.inf:
+            continue
+        with suppress(ValueError):
+            penalty = SpectralPenalty(layer, 20)
+            penalty()
+            assert penalty.sigma_estimates()[""].item() == pytest.approx(true, rel=0.05)
+        with suppress(ValueError):
+            apply_spectral_norm(layer, 20)
+            layer(torch.ones(1, 5, dtype=dtype))
+            assert log_sigmas(layer)[""] == pytest.approx(1, rel=0.05)
+
+
+def inferred(*sizes: int) -> nn.Linear:
+    with torch.inference_mode():
+        return nn.Linear(*sizes)
+
+
+class Particular(nn.Linear):
+    def __init_subclass__(cls, *, needed: int, **others: object) -> None: ...
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("second", "generator", "error"),
+    [
+        (nn.Linear, 42, ValueError),
+        (nn.Linear, 0, ValueError),
+        (nn.Linear, "cpu", ValueError),
+        (nn.Linear, lambda name: {"0": torch.Generator()}[name], KeyError),
+        (Particular, None, ValueError),
+        (inferred, None, ValueError),
+    ],
+)
+def test_a_network_is_normalized_as_a_whole_or_not_at_all(second: Any, generator: Any, error: type) -> None:
+    network, x = nn.Sequential(nn.Linear(3, 3), second(3, 3)), torch.rand(2, 3)
+    before, outputs = [type(layer) for layer in network], network(x)
+    with pytest.raises(error):
+        apply_spectral_norm(network, generator=generator)
+    assert [type(layer) for layer in network] == before
+    assert torch.equal(network(x), outputs)
+    assert list(network.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda new, old: prune.l1_unstructured(old, "weight_orig", 0.5),
+        lambda new, old: parametrize.register_parametrization(old, "weight_orig", nn.Tanh()),
+        lambda new, old: prune.l1_unstructured(new.parametrizations.weight, "original", 0.5),
+        lambda new, old: parametrize.register_parametrization(new, "weight", nn.Tanh()),
+    ],
+)
+def test_removal_leaves_a_network_with_something_else_on_its_weights_as_it_is(add: Callable) -> None:
+    network = nn.Sequential(apply_spectral_norm(nn.Linear(3, 3)), nn.utils.spectral_norm(nn.Linear(3, 3)))
+    add(network[0], network[1])
+    network.eval()
+    x, keys = torch.rand(2, 3), list(network.state_dict())
+    outputs = network(x)
+    with pytest.raises(ValueError, match="something else on its weight"):
+        remove_spectral_norm(network)
+    assert list(network.state_dict()) == keys
+    assert torch.equal(network(x), outputs)
+
+
+def test_a_shallow_copy_is_normalized_without_its_original() -> None:
+    layer, x = nn.Linear(3, 3), torch.rand(1, 3)
+    outputs = layer(x)
+    apply_spectral_norm(copy.copy(layer))
+    assert torch.equal(layer(x), outputs)
+
+
+def test_a_weight_that_inference_mode_has_freed_is_trained() -> None:
+    layer = apply_spectral_norm(nn.Linear(3, 3))
+    with torch.inference_mode():
+        remove_spectral_norm(layer)
+    layer(torch.rand(2, 3)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+class Tenfold(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 10 * weight
+
+
+@pytest.mark.parametrize(
+    ("layer", "dim"), [(nn.ConvTranspose2d(3, 5, 4), 0), (nn.Conv2d(3, 5, 4), 1), (nn.Conv2d(3, 5, 4), 0)]
+)
+def test_estimates_of_spectral_norms_of_others(layer: nn.Module, dim: int) -> None:
+    parametrize.register_parametrization(layer, "weight", Tenfold())
+    nn.utils.parametrizations.spectral_norm(layer, dim=dim)
+    advance_power_iteration(layer, 100)
+    assert sigma_estimates(layer)[""].item() == pytest.approx(
+        10 * matrix_sigma(raw_weight(layer), dim).item(), rel=1e-4
+    )
+
+
+def test_the_penalty_names_what_became_of_its_network_and_has_room_for_squares() -> None:
+    layer = nn.Linear(200, 200).half()
+    nn.init.constant_(layer.weight, 17.2)
+    penalty = SpectralPenalty(layer)
+    assert penalty().item() == pytest.approx(0.5 * log_sigmas(layer)[""] ** 2, rel=0.01)
+    prune.l1_unstructured(layer, "weight", 0.5)
+    with pytest.raises(ValueError, match="no parameter"):
+        penalty()
+    with pytest.raises(ValueError, match="has no Conv"):
+        SpectralPenalty(nn.LSTM(2, 2))
+    with pytest.raises(ValueError, match="rounds must be a whole number"):
+        advance_power_iteration(layer, 1.0)  # type: ignore[arg-type]

@@ -112,6 +112,25 @@ def test_failed_runs_rank_worst_and_are_never_dropped() -> None:
     assert both["shift"] == -1  # two failed runs are equally bad
 
 
+@pytest.mark.parametrize("n", [2, 5, 10])
+@pytest.mark.parametrize("unit", [2.0**1023, -(2.0**1023), 2.0**600, 2.0**-600])
+@pytest.mark.filterwarnings("error")
+def test_scores_of_every_size_are_compared(unit: float, n: int) -> None:
+    """Sums and squares of which a double does not hold."""
+    base, arm = np.random.default_rng(5).uniform(1.4, 1.9, (2, n))
+    expected = compare(scores(base=list(base), arm=list(arm)), "base")
+    found = compare(scores(base=list(unit * base), arm=list(unit * arm)), "base")
+    shift = ["shift", "shift_low", "shift_high"]
+    assert np.isfinite(expected[shift]).all(axis=None)
+    rescaled = found[shift] / unit
+    assert (
+        rescaled[shift if unit > 0 else [shift[0], shift[2], shift[1]]].values.tolist()
+        == expected[shift].values.tolist()
+    )
+    same = ["p_location", "spread_ratio", "spread_low", "spread_high", "p_spread", "n_spread", "interval"]
+    pd.testing.assert_frame_equal(found[same], expected[same], check_exact=True)
+
+
 def test_p_values_are_adjusted_over_the_rows() -> None:
     rng = np.random.default_rng(1)
     base = rng.normal(size=12)

@@ -133,12 +133,12 @@ _MERGED = "\n".join(f"  p{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}], k{
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (of(f"  p0: &a0 [1]\n{_TENFOLD}"), "anchors expand to more than 2,000,000 characters"),
+        (of(f"  p0: &a0 [1]\n{_TENFOLD}"), "anchors expand to more than 300,000 characters"),
         (of(f"  p0: &a0 {{k0: 1}}\n{_MERGED}"), "anchors expand to more than"),
         (of("  seed: {values: &v [1, *v]}"), "anchors expand to more than"),
         (of("  <<: &p {seed: *p}"), "anchors expand to more than"),
-        (of(f"  lr: {{value: {'x' * 2_000_000}}}"), "more than 2,000,000 characters, which is no study file"),
-        (of(f"  lr: {{value: {'x' * 1_000_000}}}"), r"got 'x{199}\.\. \(str\)$"),
+        (of(f"  lr: {{value: {'x' * 300_000}}}"), "more than 300,000 characters, which is no study file"),
+        (of(f"  lr: {{value: {'x' * 200_000}}}"), r"got 'x{199}\.\. \(str\)$"),
         (
             of("".join(f"  {name}: {{values: {list(range(40))}}}\n" for name in ("seed", "lr", "steps", "z_dim"))),
             "the grid has 2,560,000 cells; at most 100,000 are possible",
@@ -146,7 +146,7 @@ _MERGED = "\n".join(f"  p{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}], k{
         (of("  ? [1, 2]\n  : {value: 1}"), "unhashable key"),
         (of("  seed: {value: 1}", "description: [1, 2]\n"), r"description: expected text, got \[1, 2\]"),
         (of("  seed: {value: 1}", "description: 2026-11-28\n"), "description: expected text, got datetime"),
-        (of("  " + "{a: " * 10_000), "recursion"),
+        (of("  " + "{a: " * 10_000), "nested more than 50 levels deep"),
     ],
 )
 def test_what_would_take_all_memory_or_time_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -166,3 +166,26 @@ def test_where_a_study_is_looked_for(tmp_path: Path) -> None:
     assert find("mine", str(tmp_path)).name == "mine"
     with pytest.raises(InputError, match="cannot read"):
         find(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("value", ["!!bool foo", "!!timestamp foo", "!!map foo", "!!int abc", "!!float abc"])
+def test_a_value_that_its_tag_does_not_fit_is_named(value: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not valid YAML"):
+        parse(of(f"  lr: {{value: {value}}}\n"))
+    with pytest.raises(InputError, match="not valid YAML"):
+        scalar(value)
+
+
+def test_a_key_given_twice_in_what_is_merged_is_an_error() -> None:
+    for merged in ("{lr: {value: 0.1}, lr: {value: 0.2}}", "[{seed: {value: 1}}, {lr: {value: 1}, lr: {value: 2}}]"):
+        with pytest.raises(InputError, match="key 'lr' is given twice"):
+            parse(of(f"  <<: {merged}\n"))
+    twice = parse(of("  seed: &a {<<: {value: 1}, value: 2}\n  n_dis: {<<: *a}\n"))  # merged, then merged again
+    assert [(config.seed, config.n_dis) for config in twice.configs] == [(2, 2)]
+
+
+def test_a_study_file_that_is_a_loop_of_links_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "study.yaml").symlink_to("study.yaml")
+    with pytest.raises(InputError, match="cannot read the study file"):
+        find("a", str(tmp_path))

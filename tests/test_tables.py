@@ -20,13 +20,14 @@ def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
 
 
 def test_no_cell_and_no_head_of_a_csv_is_a_formula() -> None:
-    frame = pd.DataFrame({"=a": ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "x=1"], "fd": [-1.5, 2, 3, 4, 5, 6, -np.inf],
-                          "n": range(-1, 6), "-b": [None, 1, -2.5, "-3", True, np.nan, "x"]})  # fmt: skip
+    frame = pd.DataFrame({"=a": ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "x=1", " =1", "＝1"],
+                          "fd": [-1.5, 2, 3, 4, 5, 6, -np.inf, 1, 1], "n": range(-1, 8),
+                          "-b": [None, 1, -2.5, "-3", True, np.nan, "x", "x", "x"]})  # fmt: skip
     rows = list(csv.reader(io.StringIO(Table("t", "", "", frame).csv(), newline="")))
     assert rows[0] == ["'=a", "fd", "n", "'-b"]
-    assert [row[0] for row in rows[1:]] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", r"'\rx", "x=1"]
+    assert [row[0] for row in rows[1:]] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", r"'\rx", "x=1", "' =1", "'＝1"]
     assert rows[1][1:] == ["-1.5", "-1", ""]
-    assert [row[3] for row in rows[2:]] == ["1", "-2.5", "'-3", "True", "", "x"]
+    assert [row[3] for row in rows[2:]] == ["1", "-2.5", "'-3", "True", "", *"xxx"]
 
 
 @pytest.mark.parametrize(

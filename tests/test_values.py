@@ -1,13 +1,22 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch.masked import masked_tensor
 
 from sngan.values import numbers, whole
 
 
-@pytest.mark.parametrize("value", [3.0, "3", None, True, np.bool_(True), [3], 2.5, float("nan")])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(3.0, "3", None, True, np.bool_(True), [3], 2.5, float("nan")),
+        *(np.array(3.0), np.array([3, 3]), torch.tensor(3.0), torch.tensor(True), torch.tensor([3, 3])),
+    ],
+    ids=str,
+)
 def test_what_is_no_whole_number(value: object) -> None:
     with pytest.raises(ValueError, match="k must be a whole number, got"):
         whole(value, "k", 1)
@@ -27,11 +36,16 @@ def test_whole_numbers_of_any_type() -> None:
         ([[1, 2], [3]], "x must be numbers"),
         ([[None]], "x must be numbers"),
         (np.array([object()]), "x must be numbers"),
+        (np.array([["3", 4.0]], dtype=object), "there is '3' among them"),
+        (pd.Series(["3", "4"], dtype="category"), "there is '3' among them"),
+        ([np.ma.masked_array([1e9, 2.0], [True, False])], "x has masked entries"),
+        ([1.0, np.ma.masked], "x has masked entries"),
+        (masked_tensor(torch.ones(2), torch.tensor([True, False])), "x is a masked tensor"),
         (np.zeros(2, "M8[s]"), "x must be numbers"),
         ({"a": 1}, "x must be numbers"),
         (np.ones(2, complex), "x must be real numbers"),
         (torch.ones(2, dtype=torch.complex64), "x must be real numbers"),
-        (np.ma.masked_array([1, 2], mask=[0, 1]), "x has 1 masked entries"),
+        (np.ma.masked_array([1, 2], mask=[0, 1]), "x has masked entries"),
         (torch.ones(2, device="meta"), "without values"),
         (torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged), "unequal lengths"),
     ],

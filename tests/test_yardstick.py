@@ -1,22 +1,25 @@
 """The classifiers that judge samples: their published accuracy and hashes, and what they make of an image."""
 
 import hashlib
+import io
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from sklearn.datasets import load_digits
-from test_data import write_idx
+from test_data import in_time, write_idx
 
-from sngan import datasets, yardstick
+from sngan import cache, datasets, yardstick
 from sngan.config import InputError
 from sngan.data import data_root, load
 from sngan.datasets import DATASETS, JUDGES
@@ -179,8 +182,18 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path, mon
         load_yardstick("mnist")
     with pytest.raises(InputError, match="known: digits"):
         load_yardstick("cifar10")
-    with pytest.raises(InputError, match="no yardstick of its own"):
-        train_weights("stacked_mnist")
+    (tmp_path / "fashion_mnist.safetensors").mkdir()
+    with pytest.raises(InputError, match="is not a file"):
+        load_yardstick("fashion_mnist")
+
+
+@pytest.mark.parametrize("name", ["cifar10", ["digits"], {}, None])
+def test_unknown_data_sets(name: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"no yardstick for data set {name!r}; known: digits")):
+        load_yardstick(name)
+    for other in (name, "stacked_mnist"):
+        with pytest.raises(InputError, match=re.escape(f"{other!r} has no yardstick of its own")):
+            train_weights(other)
 
 
 @pytest.fixture
@@ -265,6 +278,153 @@ def test_stopped_it_continues_after_its_last_epoch_to_the_same_bytes(
     assert len([text for text in said if "stopped; what 1 of 4 epochs gave is kept in" in text]) == 1
     assert any(re.search(r"0\.5 of 4 epochs, about \d+ s left", text) for text in said)
     assert not list((tmp_path / "cache").rglob("*.partial"))
+
+
+def stopped(at: str, keep: Path, **how: Any) -> list[str]:
+    """What a training says, of four epochs on noise, until it is stopped at some words."""
+    said: list[str] = []
+
+    def stop(text: str) -> None:
+        said.append(text)
+        if at in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_weights(**{"dataset": "fashion_mnist", "epochs": 4, "say": stop, "keep": keep, **how})
+    return said
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_another_training_kept_is_not_continued_and_a_line_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATASETS, "other", DATASETS["fashion_mnist"])
+    keep, raw = tmp_path / "keep", tmp_path / "other" / "FashionMNIST" / "raw"
+    stopped("epoch 1 of 4,", keep)
+    write_idx(raw, n=300)
+    labels = raw / "train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    again = f"starts again, as {keep} is of another training: "
+    for how, why in (
+        ({"dataset": "other"}, "data set 'fashion_mnist', not other"),
+        ({"data_dir": str(tmp_path / "other")}, "labels '[0-9a-f]{64}', not [0-9a-f]{64}"),
+        ({"epochs": 2}, "epochs 4, not 2"),
+        ({"dataset": "digits"}, "data set 'fashion_mnist', not digits; images .*; labels "),
+    ):
+        (said,) = stopped("starts again", keep, **how)
+        assert re.search(f"{again}{why}", said)
+    expected = train_weights("digits", say=lambda text: None)
+    assert train_weights("digits", say=lambda text: None, keep=keep) == expected
+    stopped("epoch 1 of 4,", keep)
+    torch.set_num_threads(2)
+    assert stopped("starts again", keep) == [f"yardstick for fashion_mnist: {again}threads 1, not 2"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_whatever_was_kept_the_training_starts(tmp_path: Path) -> None:
+    keep, expected = tmp_path / "keep", train_weights("fashion_mnist", say=lambda text: None, epochs=4)
+    stopped("epoch 1 of 4,", keep)
+    state = torch.load(io.BytesIO(cache.read(keep) or b""), weights_only=True)
+    states: list[object] = [
+        *(None, [], {}, 3, {"of": [4, 300]}, {"of": state["of"]}),
+        *(state | {"epoch": odd} for odd in (-1, 5, "2", None, 0.5)),
+        *({name: value for name, value in state.items() if name != left_out} for left_out in state),
+        *(state | {name: {"step": 3, "param_groups": []}} for name in ("network", "optimizer")),
+        state | {"order": "{"},
+    ]
+    contents = [b"", b"abc", b"PK\x03\x04"]
+    for odd in states:
+        torch.save(odd, buffer := io.BytesIO())
+        contents.append(buffer.getvalue())
+    for content in contents:
+        cache.write(keep, content)
+        (said,) = stopped("starts again", keep)
+        assert f"starts again, as {keep} holds no state of a training" in said
+    assert train_weights("fashion_mnist", say=lambda text: None, epochs=4, keep=keep) == expected
+    keep.chmod(0o666)
+    (said,) = stopped("starts again", keep)
+    assert f"starts again, as {keep} is damaged, or another user could have written it" in said
+
+
+def _a_file(folder: Path) -> None:
+    folder.rmdir()
+    folder.write_text("a file")
+
+
+PLACES: dict[str, tuple[Callable[[Path], object], str]] = {  # for a folder that is there
+    "a file": (_a_file, "is not a folder"),
+    "a folder": (lambda folder: (folder / "keep").mkdir(), "is a folder, which is not replaced"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "keep"), "a pipe or a socket, which is not replaced"),
+    "others' too": (lambda folder: folder.chmod(0o777), "other users can write in"),
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("place", PLACES)
+def test_where_nothing_can_be_kept_a_line_says_so_and_the_training_ends(place: str, tmp_path: Path) -> None:
+    make, why = PLACES[place]
+    keep, expected = tmp_path / "place" / "keep", train_weights("fashion_mnist", say=lambda text: None)
+    keep.parent.mkdir()
+    make(keep.parent)
+    said: list[str] = []
+    with in_time(60):
+        assert train_weights("fashion_mnist", say=said.append, keep=keep) == expected
+    assert re.search(f"nothing is kept before the end, since .*{why}.*; if it is stopped, it starts again", said[0])
+    assert stopped("epoch 1 of 4,", keep)[-1] == "yardstick for fashion_mnist: stopped; nothing of it is kept"
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """One who may not enter the folders of tests; without root's rights the same by their modes."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    os.seteuid(12345)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("place", ["a file", "another user's"])
+def test_a_cache_that_keeps_nothing_does_not_stop_it(place: str, tmp_path: Path) -> None:
+    data, said = load("fashion_mnist"), list[str]()
+    if place == "a file":
+        (tmp_path / "cache" / "sngan").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache" / "sngan" / "yardsticks").write_text("")
+    with pytest.MonkeyPatch.context() as patch, another_user() if place != "a file" else nullcontext():
+        patch.setattr(yardstick, "load", lambda *_, **__: data)
+        judge = load_yardstick("fashion_mnist", say=said.append)
+    assert judge.accuracy >= 0
+    assert "nothing can be kept in" in said[-1]
+    assert "kept in" not in said[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_that_were_kept_are_some_or_are_refused(tmp_path: Path) -> None:
+    load_yardstick("fashion_mnist", say=lambda text: None)
+    (path,) = (tmp_path / "cache" / "sngan" / "yardsticks").glob("*.weights")
+    good = cache.read(path) or b""
+    weights = good.partition(b"\n")[2]
+    tensors = safetensors.torch.load(weights)
+    others = safetensors.torch.save({name: value for name, value in tensors.items() if "dense" not in name})
+    shaped = safetensors.torch.save({name: value[:1].contiguous() for name, value in tensors.items() if value.ndim})
+    for content in (
+        *(b"", b"abc", b"0.5", b"0.5\n", b"0.5\nabc", b"abc\n" + weights, b"nan\n" + weights, b"7\n" + weights),
+        *(b"\xff\n" + weights, b"0.5\n" + weights[:-1], b"0.5\n" + others, b"0.5\n" + shaped),
+    ):
+        cache.write(path, content)
+        with pytest.raises(InputError, match=rf"{path} is damaged, or .* Delete it, and it is trained again"):
+            load_yardstick("fashion_mnist")
+    cache.write(path, good)
+    path.chmod(0o666)
+    with pytest.raises(InputError, match=r"another user could have written it.*chmod go-w"):
+        load_yardstick("fashion_mnist")
+    for make in (Path.mkdir, os.mkfifo, lambda path: path.symlink_to("none")):
+        path.rmdir() if path.is_dir() else path.unlink()
+        make(path)
+        with in_time(), pytest.raises(InputError, match="is damaged, or"):
+            load_yardstick("fashion_mnist")
 
 
 @pytest.mark.usefixtures("quick")

@@ -69,10 +69,13 @@ def _markdown_cell(text: str) -> str:
     return _plain(text).replace("|", "\\|")
 
 
+_MEANT = re.compile(r"[\\`*$~]|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|^[#>+-](?=[ #])|(?<=^\d)[.)](?= )")
+
+
 def _plain(text: str) -> str:
-    """One line that Markdown takes for text without HTML, images and links, whatever names it holds."""
-    line = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
-    return line.replace("](", "]\\(").replace("][", "]\\[").replace("]:", "]\\:").replace("`", "\\`")
+    """One line that Markdown takes for text: no HTML, images, links, formulas or emphasis, whatever names it holds."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _MEANT.sub(r"\\\g<0>", line)
 
 
 def _code(text: str) -> str:

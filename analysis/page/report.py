@@ -66,7 +66,7 @@ def write(
     known, or the width is out of range.
     """
     study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
-    thresholds = thresholds or Thresholds()
+    thresholds = Thresholds() if thresholds is None else thresholds
     single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
     study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
     if unknown := set(kinds) - {"png", "svg", "pdf"}:

@@ -162,7 +162,8 @@ class Table:
 def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else visible(value)
+    is_formula = value.startswith(("\t", "\r")) or value.lstrip().startswith(tuple("=+-@＝＋－＠"))
+    return f"'{visible(value)}" if is_formula else visible(value)
 
 
 def _is_number(values: pd.Series) -> bool:

@@ -13,7 +13,9 @@ import json
 import lzma
 import os
 import re
+import stat
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -29,12 +31,19 @@ from sngan.files import visible
 _DELIMITERS = (",", ";", "\t")
 _ENCODINGS = ("utf-8", "utf-16")
 _JSON = (".jsonl", ".ndjson", ".json")
+_COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_ROOM, _MOST_TIMES = 2**26, 200  # that a compressed file may unpack to: so many bytes, and so many times its size
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, RuntimeError),  # RuntimeError: nested too deep, or encrypted
+    *(zipfile.BadZipFile, lzma.LZMAError, zlib.error, pyarrow.ArrowException),
+)
 
 
 def name_of(path: Path) -> str:
     """What a table is called: its file's name without what says its format."""
     formats = r"(\.(csv|tsv|txt|jsonl|ndjson|json|parquet|pq))?(\.(gz|bz2|zip|xz|zst))?$"
-    name = visible(os.fsencode(path.resolve().name).decode(errors="backslashreplace"))
+    whole = str(path) if "\0" in str(path) else os.path.realpath(path)  # of a loop of links: itself
+    name = visible(os.fsencode(os.path.basename(whole)).decode(errors="backslashreplace"))
     name = re.sub(formats, "", name, flags=re.IGNORECASE) or name
     try:
         os.fsencode(name)
@@ -60,8 +69,13 @@ def read(path: Path, wanted: Collection[str]) -> Cells:
     scalars: a row per step, the tags as columns, and `run`, the folder. Raises InputError if it cannot be read as what
     its name says.
     """
-    if not path.exists():
-        raise InputError(f"cannot read {path}: there is no such file")
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise InputError(f"cannot read {visible(str(path))}: {why}") from error
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise InputError(f"cannot read {path}: it is not a file")
     if path.is_dir() or "tfevents" in path.name:
         return _events(path)
     if set(map(str.lower, path.suffixes)) & {*_JSON}:
@@ -72,14 +86,42 @@ def read(path: Path, wanted: Collection[str]) -> Cells:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The file, decompressed."""
+    """The file, decompressed; reading raises ValueError where that is far more than the file itself has."""
     suffix = path.suffix.lower()
+    if suffix == ".zst":
+        raise ValueError("it is compressed with Zstandard, which is not read here: unpack it first")
     if suffix == ".zip":
         archive = zipfile.ZipFile(path)
-        if not archive.namelist():
+        if not (names := [name for name in archive.namelist() if not name.endswith("/")]):
             raise ValueError("the archive is empty")
-        return archive.open(archive.namelist()[0])
-    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
+        file: Any = archive.open(names[0])
+    elif suffix in _COMPRESSED:
+        file = _COMPRESSED[suffix](path, "rb")
+    else:
+        return path.open("rb")
+    return io.BufferedReader(_Unpacked(file, _ROOM + _MOST_TIMES * path.stat().st_size))
+
+
+class _Unpacked(io.RawIOBase):
+    """What a compressed file holds, up to so many bytes."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file, self._left = file, most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {_MOST_TIMES} times its size; unpack it first if that is meant")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _csv(path: Path, wanted: Collection[str]) -> Cells:
@@ -103,7 +145,7 @@ def _csv(path: Path, wanted: Collection[str]) -> Cells:
                     column_types=dict.fromkeys(places, pyarrow.string()), include_columns=[places[i] for i in chosen]
                 ),
             )
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, lzma.LZMAError, pyarrow.ArrowException) as error:
+    except _UNREADABLE as error:
         said = " ".join(str(error).split())  # pandas' parser errors are ValueErrors
         if isinstance(error, UnicodeError) or "UTF8" in said:
             said = "it is neither UTF-8 nor UTF-16"
@@ -138,10 +180,10 @@ def _json(path: Path) -> Cells:
         with _open(path) as file:
             text = file.read().decode("utf-8-sig")
         if text.lstrip().startswith("["):
-            found = json.loads(text, **kinds)
+            found = _parsed(text, kinds)
         else:
             found = [_line(i, line, kinds) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"cannot read {path} as JSON lines, one object per line: {error}") from error
     rows = []
     for i, row in enumerate(found, start=1):
@@ -154,9 +196,16 @@ def _json(path: Path) -> Cells:
 
 def _line(i: int, line: str, kinds: dict[str, Any]) -> Any:
     try:
-        return json.loads(line, **kinds)
+        return _parsed(line, kinds)
     except ValueError as error:
         raise ValueError(f"line {i}: {error}") from error
+
+
+def _parsed(text: str, kinds: dict[str, Any]) -> Any:
+    found = json.loads(text, **kinds)
+    if "\\u" in text:  # half a character, of which there are two for some
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -178,11 +227,13 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
 
 def _parquet(path: Path, wanted: Collection[str]) -> Cells:
     try:
-        columns = parquet.read_schema(path).names
-        chosen = [name for name in columns if name in wanted] or columns
-        if twice := [name for name in chosen if chosen.count(name) > 1]:
-            raise InputError(f"{path} has {chosen.count(twice[0])} columns called {twice[0]!r}: rename all but one")
-        table = parquet.read_table(path, columns=chosen)
+        with path.open("rb") as file:  # Arrow takes no path that is not UTF-8
+            whole = parquet.ParquetFile(file)
+            columns = whole.schema_arrow.names
+            chosen = [name for name in columns if name in wanted] or columns
+            if twice := [name for name in chosen if chosen.count(name) > 1]:
+                raise InputError(f"{path} has {chosen.count(twice[0])} columns called {twice[0]!r}: rename all but one")
+            table = whole.read(columns=chosen)
         texts = {name: compute.fill_null(table[name].cast(pyarrow.string()), "").to_pandas() for name in chosen}
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"cannot read {path} as Parquet: {error}") from error
@@ -211,7 +262,7 @@ def _events(path: Path) -> Cells:
                 if value.ndim == 0 and value.dtype.kind in "fiu":
                     logged.setdefault(event.step, {})[_tag(tag)] = repr(value.item())
         name = file.parent.name if path.is_file() else str(file.relative_to(path))
-        rows = [{"run": path.resolve().name if name == "." else name, "step": str(step), **row}
+        rows = [{"run": os.path.basename(os.path.realpath(path)) if name == "." else name, "step": str(step), **row}
                 for step, row in sorted(logged.items())]  # fmt: skip
         if rows:
             frames.append(pd.DataFrame(rows, dtype=str))

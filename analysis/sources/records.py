@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read(folder: Path) -> Study:
     launched = folder / "study.yaml"
     if leads_out(launched, folder):
         raise InputError(f"{launched} leads out of {folder}: put the file itself there")
-    if launched.exists():
+    if os.path.lexists(launched):
         plan = read_study(launched)
     else:
         configs, wrong = recorded_configs(folder)

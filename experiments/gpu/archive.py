@@ -22,6 +22,7 @@ from experiments.export import WEIGHTS, discriminator_weights
 from experiments.record import RESULTS, Record
 from experiments.study import parse
 from sngan.config import InputError
+from sngan.files import MOST_BYTES
 
 _DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, KeyError)  # what wrong bytes raise
 MOST, BYTES = 6, 10 * 2**20  # archives, and of each
@@ -89,8 +90,11 @@ def unpack(archive: Path, runs_dir: Path) -> Iterator[str]:
 
     Runs that are there already stay. Files of other names than a record's are never written.
     """
+    if not archive.is_file():
+        yield f"{archive.name} is not a file, and is left out"
+        return
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:") as tar:
             for member in tar:
                 found = _NAME.fullmatch(member.name)
                 content = tar.extractfile(member) if member.isreg() else None
@@ -114,8 +118,10 @@ def _place(study_folder: Path, name: str, content: bytes) -> str:
     if folder.exists():
         return f"{run_id} is there already, and stays as it is"
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as tar:
             members = [member for member in tar if member.isreg() and _FILES.fullmatch(member.name)]
+            if large := [member.name for member in members if member.size > MOST_BYTES]:
+                return f"{run_id} has more than {MOST_BYTES:,} bytes in {large[0]}, and is left out"
             contents = {member.name: tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
     except _DAMAGE as error:
         return f"{run_id} is damaged, and left out ({error})"

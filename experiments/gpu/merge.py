@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from experiments.output import outlive_readers
 from experiments.record import run_folders, to_json
 from experiments.study import read
 from sngan.config import InputError
-from sngan.files import write_atomically
+from sngan.files import parse_json, read_within, write_atomically
 
 RESULTS = Path("experiments/results")
 
@@ -63,13 +62,13 @@ def _freeze(study: Path, run_ids: list[str], folder: Path) -> None:
 def _keep_report(path: Path, folder: Path) -> str:
     """Add a report to those of its device, oldest first. Returns the file's name, or why it was left out."""
     try:
-        report = json.loads(path.read_text())
+        report = parse_json(read_within(path, path.parent), str(path))
         device = re.sub(r"[^a-z0-9]+", "-", str(report["device"] or "unknown").lower()).strip("-")
         kept = folder / f"{device}{'-rehearsal' * bool(report['rehearsal'])}.json"
-        reports = json.loads(kept.read_text()) if kept.exists() else []
+        reports = parse_json(read_within(kept, folder), str(kept)) if kept.exists() else []
         reports = [other for other in reports if other["started"] != report["started"]] + [report]
         reports.sort(key=lambda one: one["started"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # InputError too
         return f"the report {path} is left out: it, or the file of its device in {folder}, is unreadable ({error!r})"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, to_json(reports, indent=1) + "\n")
