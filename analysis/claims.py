@@ -671,7 +671,7 @@ CLAIMS = (
     Claim("C17", "SN widens the range of learning rates that work.", f"{_SN}, Fig. 1", _OUTCOME, "distance", _c17),
 )  # fmt: skip
 _SPANNING = ("C6", "C17")  # judged over contexts that differ in the optimizer's settings
-_NAMED = {"C7a": "failures", "C7b": "spread", "C14a": "C14", "C14b": "C14"}  # what the study's file names a context of
+NAMED = {"C7a": "failures", "C7b": "spread", "C14a": "C14", "C14b": "C14"}  # what the study's file names a context of
 _UNNAMED = "a context that the study's file names (primary: {C14: ..})"
 _COLUMNS = [
     *("claim", "context", "family", "statement", "verdict", "reason", "p", "p_adjusted", "p_contradicted"),
@@ -799,8 +799,8 @@ def _to_judge(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None
         elif claim.id in _SPANNING:
             yield from ((claim, cell, claim.family) for cell in _spanning(table, widely=claim.id == "C6"))
         else:
-            named = primary.get(_NAMED.get(claim.id, ""), next(iter(contexts)) if len(contexts) == 1 else "")
-            if claim.id in _NAMED and named not in contexts and (named or claim.id.startswith("C14")):
+            named = primary.get(NAMED.get(claim.id, ""), next(iter(contexts)) if len(contexts) == 1 else "")
+            if claim.id in NAMED and named not in contexts and (named or claim.id.startswith("C14")):
                 lacks = f"a run of {named} that has ended" if named else _UNNAMED
                 parts = [Part(claim.statement, untested=f"needs {lacks}")]
                 yield claim._replace(parts=lambda cell, parts=parts: parts), _Cell(table, named, ""), claim.family

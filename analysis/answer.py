@@ -1,0 +1,83 @@
+"""What README says of the reference study: how far it is, and once it is whole its verdicts.
+
+`python -m analysis.answer` prints it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.claims import CLAIMS, NAMED, judge
+from analysis.page.tables import interval
+from analysis.sources.frozen import thaw
+from analysis.stability import summarize
+from experiments.ledger import kept_in, read_manifest, todays
+from experiments.study import Study, find
+from sngan.config import InputError
+
+REFERENCE = "mnist-short"
+_ASKED = (*NAMED, "C17")  # what is judged in a context that the study's file names, and over all learning rates
+
+
+def answer(plan: Study, folder: Path) -> list[str]:
+    """Lines of Markdown on the study that is frozen in `folder`.
+
+    As long as runs are missing, no outcome is looked at: the lines say how many seeds there are, and what will be
+    judged. Raises InputError if nothing is frozen there.
+    """
+    planned = {config.run_id: config for config in plan.configs}
+    kept = todays(kept_in(folder, read_manifest(folder)), planned).keys() & planned.keys()
+    missing = {config.seed for run_id, config in planned.items() if run_id not in kept}
+    seeds = {config.seed for config in plan.configs}
+    if missing:
+        return _closed(plan, len(kept), len(seeds - missing), len(seeds))
+    study = thaw(folder)
+    return _open(judge(study, summarize(study.history, study.runs)), len(kept), len(seeds))
+
+
+def _closed(plan: Study, n_runs: int, n_seeds: int, of_seeds: int) -> list[str]:
+    lines = [
+        f"`{plan.name}` is still growing: {n_seeds} of its {of_seeds} seeds are complete ({n_runs} of "
+        f"{len(plan.configs)} runs), and none of its outcomes has been looked at. Its rules were fixed beforehand. It "
+        "will say, for each of these claims, whether it is supported, contradicted or open, with effect, interval and "
+        "number of seeds:",
+        "",
+        "| claim | judged at |",
+        "|---|---|",
+    ]
+    for claim in CLAIMS:
+        if claim.id in _ASKED:
+            context = plan.primary.get(NAMED.get(claim.id, ""), {})
+            where = ", ".join(f"{name} {value}" for name, value in context.items()) or "all learning rates together"
+            lines.append(f"| {claim.statement} | {where} |")
+    return lines
+
+
+def _open(claims: pd.DataFrame, n_runs: int, n_seeds: int) -> list[str]:
+    lines = [
+        f"From {n_runs} runs, {n_seeds} seeds per cell. A claim is supported, or contradicted, if its whole interval "
+        "lies on that side of a threshold fixed beforehand, and its adjusted p is at most 0.05:",
+        "",
+        "| claim | judged at | verdict | effect [95 %] | n |",
+        "|---|---|---|---|---|",
+    ]
+    for row in claims[claims["claim"].isin(_ASKED) & claims["decides"]].to_dict("records"):
+        verdict = f"**{row['verdict']}**" + (f" ({row['reason']})" if row["reason"] else "")
+        effect = interval(row["effect"], row["low"], row["high"])
+        lines.append(f"| {row['statement']} | {row['context']} | {verdict} | {row['part']}: {effect} | {row['n']} |")
+    return lines
+
+
+def main() -> None:
+    try:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else f"experiments/results/{REFERENCE}/data")
+        print("\n".join(answer(find(REFERENCE), folder)))
+    except InputError as error:
+        sys.exit(f"answer: {error}")
+
+
+if __name__ == "__main__":
+    main()

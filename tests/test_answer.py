@@ -1,0 +1,33 @@
+"""What README says of the reference study."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.answer import answer
+from analysis.load import load
+from analysis.sources.frozen import freeze
+from analysis.synthetic import write_records
+from experiments.study import read
+from sngan.config import InputError
+
+
+def test_no_outcome_is_told_before_the_last_run(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "many", runs=42, rows=40)  # 7 seeds of 6 arms
+    plan = read(folder / "study.yaml")
+    last = folder / plan.configs[-1].run_id
+    last.rename(tmp_path / "last")
+    with pytest.raises(InputError, match="no frozen study"):
+        answer(plan, tmp_path / "frozen")
+    freeze(load(folder), tmp_path / "frozen")
+    growing = "\n".join(answer(plan, tmp_path / "frozen"))
+    assert "6 of its 7 seeds are complete (41 of 42 runs)" in growing
+    assert not [word for word in ("**", "supported |", "[") if word in growing]
+    (tmp_path / "last").rename(last)
+    freeze(load(folder), tmp_path / "frozen")
+    whole = answer(plan, tmp_path / "frozen")
+    assert whole[0].startswith("From 42 runs, 7 seeds per cell.")
+    rows = [line.split(" | ") for line in whole if line.startswith("| SN")]
+    assert {len(row) for row in rows} == {5}
+    assert "**" in rows[0][2]
+    assert rows[0][4] == "7 |"
