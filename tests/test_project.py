@@ -1,29 +1,22 @@
-"""The project as a whole: who imports whom, what README promises, what the wheel holds, what is never committed."""
+"""The project as a whole: who imports whom, what the wheel holds, what is never committed."""
 
 import ast
 import graphlib
+import importlib.metadata
 import os
 import re
-import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from experiments.cli import parse
-from sngan.architectures import ARCHITECTURES
-from sngan.arms import ARMS
-from sngan.datasets import DATASETS, JUDGES
-
 PACKAGES = ("sngan", "experiments", "analysis")
 TABLES = ("sngan.arms", "sngan.architectures", "sngan.datasets", "sngan.quantities")
 NAMED_TUPLES = ("_replace", "_asdict", "_fields")
 SHARED = ("sngan.config", "sngan.files", "sngan.cache")
-README = (ROOT / "README.md").read_text()
 
 
 def imports(path: Path) -> set[str]:
@@ -79,7 +72,7 @@ def test_private_names_stay_within_their_module() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
                 ours |= {alias.asname or alias.name for alias in node.names}
-        found = [name for name in ours if name.startswith("_")]
+        found = [name for name in ours if re.match("_[a-z]", name)]
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
                 found += [node.attr] if re.match("_[a-z]", node.attr) and node.attr not in NAMED_TUPLES else []
@@ -97,6 +90,7 @@ SPANNING = {  # tests of what several modules do together
         "gpu",
         "hostile",
         "readers",
+        "readmes",
         "page",
         "planted",
         "project",
@@ -168,93 +162,6 @@ def test_what_a_module_loads(modules: str, forbidden: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-# --- README ---
-
-
-def readme_commands() -> list[str]:
-    """Every `sngan ..` that README shows: lines of shell blocks, and code in tables and text."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    inline = re.findall(r"`(sngan [^`]+)`", README)
-    return sorted({line for line in [*lines, *inline] if line.startswith("sngan ")})
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_readme_commands_are_understood(line: str) -> None:
-    words = ["demo" if word == "STUDY" else word for word in shlex.split(line)[1:]]
-    parse(words)
-
-
-def test_readme_shows_every_command_and_names_only_what_is_there() -> None:
-    shown = {line.split()[1] for line in readme_commands()}
-    assert shown == {
-        *("train", "plan", "sweep", "status", "dashboard", "report", "sample", "export", "bench", "yardstick"),
-    }  # fmt: skip
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
-
-
-def test_readmes_file_tree_is_the_tree() -> None:
-    tree = README.split("## Files")[1].split("```")[1]
-    for package in PACKAGES:
-        section = re.search(rf"^{package}/.*\n((?:  .*\n)*)", tree, re.MULTILINE)
-        assert section
-        listed = set(re.findall(r"[a-z_]+\.py\b", section.group(1)))
-        assert listed == {path.name for path in modules(package)} - {"__init__.py", "__main__.py"}
-
-
-def arms_table() -> list[str]:
-    rows = ["| arm | norm in D | constraint on D | its parameters | source |", "|---|---|---|---|---|"]
-    for name, arm in ARMS.items():
-        parameters = ", ".join(f"`{field}` {value}" for field, value in arm.parameters.items())
-        rows.append(f"| `{name}` | {arm.norm} | `{arm.constraint}` | {parameters} | {arm.source} |")
-    return rows
-
-
-def architectures_table() -> list[str]:
-    rows = ["| networks | for images | z | widths of G, D | what | source |", "|---|---|---|---|---|---|"]
-    for name, row in ARCHITECTURES.items():
-        cells = (f"`{name}`", f"{row.side} x {row.side}", str(row.z_dim), f"{row.g_width}, {row.d_width}")
-        rows.append(f"| {' | '.join(cells)} | {row.label} | {row.source} |")
-    return rows
-
-
-def yardsticks_table() -> list[str]:
-    rows = ["| yardstick | judges | accuracy | on | weights, SHA-256 |", "|---|---|---|---|---|"]
-    for name in JUDGES:
-        row = DATASETS[name].classifier
-        assert row
-        judged = [f"each channel of `{other}`" if of.each_channel else f"`{other}`"
-                  for other, of in DATASETS.items() if of.judge == name]  # fmt: skip
-        size = (ROOT / "sngan" / "yardsticks" / f"{name}.safetensors").stat().st_size
-        held_out = "the test images" if DATASETS[name].has_test else "a seeded fifth, held out"
-        cells = (f"`{name}`", ", ".join(judged), f"{100 * row.accuracy:.2f} %", held_out)
-        rows.append(f"| {' | '.join(cells)} | {size / 1000:.0f} kB, `{row.sha256[:8]}..` |")
-    return rows
-
-
-@pytest.mark.parametrize("table", [arms_table, architectures_table, yardsticks_table])
-def test_readmes_tables_are_the_codes(table: Callable[[], list[str]]) -> None:
-    """SNGAN_UPDATE_SNAPSHOTS=1 writes the code's; a table is known by its first line."""
-    path, expected = ROOT / "README.md", table()
-    before, _, rest = path.read_text().partition(expected[0] + "\n")
-    found = re.match(r"(\|.*\n)*", rest)
-    assert rest
-    assert found
-    if os.environ.get("SNGAN_UPDATE_SNAPSHOTS"):
-        path.write_text(before + "\n".join(expected) + "\n" + rest[found.end() :])
-    else:
-        assert [expected[0], *found.group().splitlines()] == expected
-
-
-@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_readmes_python_runs(snippet: str) -> None:
-    exec(compile(snippet, "README.md", "exec"), {})
-
-
 # --- what is delivered ---
 
 
@@ -298,11 +205,51 @@ def test_the_built_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     used = subprocess.run([python, "-c", "import experiments; print(experiments.__file__)"], cwd=tmp_path, env=quiet,
                           capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert Path(used.strip()).is_relative_to(site)
+    for package in PACKAGES:  # a user's own, which do not hide ours from the command
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('this is the user's own')")
     assert "9 cells, 9 runs: 9 missing" in run("plan", "demo")
     train = ["train", "--dataset", "digits", "--steps", "20", "--batch-size", "16", "--g-width", "8", "--n-fake", "99"]
     folder = Path(run(*train, "--wandb", "disabled", "--device", "cpu").strip())
     assert (tmp_path / folder / "checkpoint.pt").is_file()
     assert Path(run("report", "single").strip()).name == "index.html"
+
+
+def test_the_parts_need_torch_numpy_and_scipy_alone(tmp_path: Path) -> None:
+    """In an environment that has these three, and what they require themselves."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    (site,) = tmp_path.glob("lib/python*/site-packages")
+    for name in required("torch", "numpy", "scipy"):
+        for file in importlib.metadata.files(name) or []:
+            there = Path(importlib.metadata.distribution(name).locate_file(file.parts[0]))
+            if file.parts[0] not in ("..", "__pycache__") and not (site / there.name).exists():
+                (site / there.name).symlink_to(there)
+    code = (
+        "import torch; from torch import nn; from sngan.spectral import *; from sngan.sigma import *; "
+        "from sngan.metrics import *; D = apply_spectral_norm(nn.Linear(4, 3)); log_sigmas(remove_spectral_norm(D)); "
+        "prdc(torch.rand(9, 2), torch.rand(9, 2)); import importlib.util; "
+        "assert not any(map(importlib.util.find_spec, ['pandas', 'wandb', 'torchvision', 'yaml', 'rich', 'sklearn']))"
+    )
+    clean = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([tmp_path / "bin" / "python", "-c", code], cwd=tmp_path, env=clean, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def required(*names: str) -> set[str]:
+    """These distributions, and all that they require here."""
+    found, left = set(), list(names)
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        left += [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in lines if "extra ==" not in line]
+    return found
 
 
 def test_nothing_is_committed_that_belongs_to_one_machine() -> None:

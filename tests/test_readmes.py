@@ -1,0 +1,163 @@
+"""What the READMEs promise: commands, links, tables, snippets and the tree of files are those of the code."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, small
+
+from analysis.answer import REFERENCE, answer
+from experiments.cli import parse
+from experiments.export import export
+from experiments.record import Record
+from experiments.run import execute
+from experiments.study import find
+from experiments.study import parse as parse_study
+from sngan import __version__
+from sngan.architectures import ARCHITECTURES
+from sngan.arms import ARMS
+from sngan.datasets import DATASETS, JUDGES
+
+PACKAGES = ("sngan", "experiments", "analysis")
+NAMES = ("README.md", *(f"{package}/README.md" for package in PACKAGES), "CONTRIBUTING.md", "CHANGELOG.md")
+TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
+ALL = "\n".join(TEXTS.values())
+
+
+def shown_commands() -> list[str]:
+    """Every `sngan ..` that is shown: lines of shell blocks, and code in tables and text."""
+    blocks = re.findall(r"```sh\n(.*?)```", ALL, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`(sngan [^`]+)`", ALL)
+    return sorted(
+        {line for line in [*lines, *inline] if line.startswith("sngan ") and not line.endswith(("--version", "--help"))}
+    )
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_are_understood(line: str) -> None:
+    parse(["demo" if word == "STUDY" else word for word in shlex.split(line)[1:]])
+
+
+def test_every_command_is_shown() -> None:
+    table = TEXTS["experiments/README.md"].split("## Commands")[1].split("##")[0]
+    shown = re.findall(r"^\| `sngan (\w+)", table, re.MULTILINE)
+    assert shown == [
+        *("train", "study", "plan", "sweep", "status", "dashboard", "report", "sample", "export", "bench", "yardstick"),
+    ]  # fmt: skip
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", ALL, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", TEXTS[name]):
+        path, _, place = link.partition("#")
+        there = (ROOT / name).parent / path if path else ROOT / name
+        assert there.exists(), link
+        if place:
+            headings = re.findall(r"^#+ (.*)", there.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert place in slugs, link
+
+
+def test_the_first_screen_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 110
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_file_tree_is_the_tree(package: str) -> None:
+    tree = TEXTS[f"{package}/README.md"].split("## Files")[1].split("```")[1]
+    files = {path.name for path in (ROOT / package).glob("**/*.py")} - {"__init__.py", "__main__.py"}
+    assert set(re.findall(r"[a-z_0-9]+\.py\b", tree)) == files
+
+
+def arms_table() -> list[str]:
+    rows = ["| arm | norm in D | constraint on D | its parameters | source |", "|---|---|---|---|---|"]
+    for name, arm in ARMS.items():
+        parameters = ", ".join(f"`{field}` {value}" for field, value in arm.parameters.items())
+        rows.append(f"| `{name}` | {arm.norm} | `{arm.constraint}` | {parameters} | {arm.source} |")
+    return rows
+
+
+def architectures_table() -> list[str]:
+    rows = ["| networks | for images | z | widths of G, D | what | source |", "|---|---|---|---|---|---|"]
+    for name, row in ARCHITECTURES.items():
+        cells = (f"`{name}`", f"{row.side} x {row.side}", str(row.z_dim), f"{row.g_width}, {row.d_width}")
+        rows.append(f"| {' | '.join(cells)} | {row.label} | {row.source} |")
+    return rows
+
+
+def yardsticks_table() -> list[str]:
+    rows = ["| yardstick | judges | accuracy | on | weights, SHA-256 |", "|---|---|---|---|---|"]
+    for name in JUDGES:
+        row = DATASETS[name].classifier
+        assert row
+        judged = [f"each channel of `{other}`" if of.each_channel else f"`{other}`"
+                  for other, of in DATASETS.items() if of.judge == name]  # fmt: skip
+        size = (ROOT / "sngan" / "yardsticks" / f"{name}.safetensors").stat().st_size
+        held_out = "the test images" if DATASETS[name].has_test else "a seeded fifth, held out"
+        cells = (f"`{name}`", ", ".join(judged), f"{100 * row.accuracy:.2f} %", held_out)
+        rows.append(f"| {' | '.join(cells)} | {size / 1000:.0f} kB, `{row.sha256[:8]}..` |")
+    return rows
+
+
+@pytest.mark.parametrize("table", [arms_table, architectures_table, yardsticks_table])
+def test_tables_are_the_codes(table: Callable[[], list[str]]) -> None:
+    """SNGAN_UPDATE_SNAPSHOTS=1 writes the code's; a table is known by its first line."""
+    path, expected = ROOT / "sngan" / "README.md", table()
+    before, _, rest = path.read_text().partition(expected[0] + "\n")
+    found = re.match(r"(\|.*\n)*", rest)
+    assert rest
+    assert found
+    if os.environ.get("SNGAN_UPDATE_SNAPSHOTS"):
+        path.write_text(before + "\n".join(expected) + "\n" + rest[found.end() :])
+    else:
+        assert [expected[0], *found.group().splitlines()] == expected
+
+
+def test_the_answer_is_that_of_the_frozen_study() -> None:
+    """SNGAN_UPDATE_SNAPSHOTS=1 writes it."""
+    path = ROOT / "README.md"
+    expected = "\n".join(answer(find(REFERENCE), ROOT / "experiments" / "results" / REFERENCE / "data"))
+    start, end = "<!-- made by `python -m analysis.answer` -->\n", "\n<!-- end -->"
+    before, _, rest = path.read_text().partition(start)
+    said, _, after = rest.partition(end)
+    if os.environ.get("SNGAN_UPDATE_SNAPSHOTS"):
+        path.write_text(before + start + expected + end + after)
+    else:
+        assert said == expected
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", ALL, re.DOTALL))
+def test_python_runs(snippet: str) -> None:
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_an_export_is_loaded_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = re.findall(r"```python no-run\n(.*?)```", ALL, re.DOTALL)
+    config = small(steps=10)
+    execute(config, "demo", tmp_path / "runs" / "demo", lambda message: None)
+    folder = export(Record(tmp_path / "runs" / "demo" / config.run_id))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(compile(snippet.replace("RUN", config.run_id), "README.md", "exec"), found)
+    assert found["images"].shape == (16, 1, 28, 28)
+
+
+def test_study_files_are_studies() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", ALL, re.DOTALL)
+    assert len(text.splitlines()) <= 10
+    assert len(parse_study(text).configs) == 28
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert f"## {__version__}" in TEXTS["CHANGELOG.md"]
