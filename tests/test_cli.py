@@ -22,11 +22,13 @@ from conftest import ROOT, small, trained, write_study
 from analysis.page.report import Written
 from analysis.study import Study
 from experiments.cli import records_of, wandb_filters
-from experiments.record import Record, run_folders
-from sngan.config import InputError
+from experiments.record import Record, State, run_folders
+from experiments.run import execute
+from sngan import __version__
+from sngan.config import TRAINING_VERSION, InputError
 from sngan.datasets import DATASETS
 
-COMMANDS = ("train", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
+COMMANDS = ("train", "study", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -509,3 +511,63 @@ def test_what_is_sampled_or_exported_is_a_run_or_a_word_says_what_it_is(command:
     assert json.loads((renamed / "export" / "export.json").read_text())["run_id"] == one.name
     (other / "config.json").unlink()
     assert command("sample", other) == (2, "", f"sngan: {other} holds no run: config.json is missing\n")
+
+
+def test_versions(command: Callable) -> None:
+    code, output, _ = command("--version")
+    assert (code, output) == (0, f"sngan {__version__}, version {TRAINING_VERSION} of the training code\n")
+
+
+def test_a_study_file_is_written_and_never_over_another(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("study", "new", "mine")[:2] == (0, "mine.yaml\nedit it, then: sngan plan mine.yaml\n")
+    assert "28 runs" in command("plan", "mine.yaml")[1]
+    assert command("study", "new", "mine")[0] == 2
+    assert "take another name" in command("study", "new", "demo")[2]
+    assert command("study", "wandb", "mine.yaml")[1] == "mine.wandb.yaml\nwandb sweep mine.wandb.yaml\n"
+    assert "28 runs" in command("plan", "mine.wandb.yaml")[1]
+
+
+def test_a_file_and_a_name_that_plan_different_runs_say_so(command: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "demo.yaml"
+    path.write_text((ROOT / "experiments" / "studies" / "demo.yaml").read_text())
+    assert command("plan", path, "--runs-dir", tmp_path)[2] == ""
+    path.write_text(path.read_text().replace("[0, 1, 2]", "[0, 1]"))
+    assert (
+        "plans 6 runs, but the name demo stands for 9 runs, of which 6 are among these"
+        in (command("plan", path, "--runs-dir", tmp_path)[2])
+    )
+    (tmp_path / "demo").mkdir()
+    path.rename(tmp_path / "demo" / "study.yaml")
+    assert "demo plans 9 runs, but the file with the records" in command("plan", "demo", "--runs-dir", tmp_path)[2]
+
+
+def test_failed_runs_alone_are_listed(command: Callable, tmp_path: Path) -> None:
+    path, configs = (
+        write_study(tmp_path, arm=["dcgan", "sn"], steps=10),
+        [small(arm=arm, steps=10) for arm in ("dcgan", "sn")],
+    )
+    execute(configs[0], "tiny", tmp_path / "tiny", lambda message: None)
+    record = Record(tmp_path / "tiny" / configs[1].run_id)
+    record.start_over(configs[1])
+    record.write_status({"state": State.FAILED, "step": 3, "error": "out of luck", "attempts": []})
+    _, output, _ = command("status", path, "--failed", "--runs-dir", tmp_path)
+    assert "out of luck" in output
+    assert configs[0].run_id not in output
+    assert "1 finished, 1 failed" in output
+    _, output, _ = command("status", path, "--watch", "--runs-dir", tmp_path)  # all have ended: it does not wait
+    assert output.strip() == "2 cells, 2 runs: 1 finished, 1 failed"
+    assert command("status", path, "--watch", "--failed", "--runs-dir", tmp_path)[0] == 2
+
+
+def test_the_beginning_of_an_id_is_enough(command: Callable, tmp_path: Path) -> None:
+    for seed in (0, 10):
+        execute(small(seed=seed, steps=10), "tiny", tmp_path / "tiny", lambda message: None)
+    code, output, _ = command("sample", "digits-dcgan-C-s10", "--runs-dir", tmp_path)
+    assert code == 0
+    assert small(seed=10, steps=10).run_id in output
+    code, _, errors = command("sample", "digits-dcgan", "--runs-dir", tmp_path)
+    assert code == 2
+    assert "begins the ids of 2 runs" in errors

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import write_study
 
-from experiments.study import BUNDLED, bundled_names, find, parse, read, scalar
+from experiments.study import BUNDLED, bundled_names, find, for_wandb, is_for_wandb, parse, read, scalar, template
 from sngan.config import InputError
 
 HEAD = "name: x\nmethod: grid\n"
@@ -189,3 +189,29 @@ def test_a_study_file_that_is_a_loop_of_links_is_there(tmp_path: Path) -> None:
     (tmp_path / "a" / "study.yaml").symlink_to("study.yaml")
     with pytest.raises(InputError, match="cannot read the study file"):
         find("a", str(tmp_path))
+
+
+def test_the_short_form_is_the_long_one() -> None:
+    short = "name: a\nparameters: {seed: 0..2, arm: [dcgan, sn], lr: 0.001, dataset: {value: digits}}"
+    grid = "seed: {values: [0, 1, 2]}, arm: {values: [dcgan, sn]}, lr: {value: 0.001}, dataset: {value: digits}"
+    assert parse(short).configs == parse(f"name: a\nmethod: grid\nparameters: {{{grid}}}").configs
+    assert [c.seed for c in parse("name: a\nparameters: {seed: '3, 0..1'}").configs] == [3, 0, 1]
+
+
+def test_a_short_file_in_wandbs_form_is_the_same_study() -> None:
+    short = parse("name: a\ndescription: Why?\nprimary: {failures: {lr: 0.1}}\nparameters: {seed: 0..1, lr: [0.1, 1]}")
+    content = yaml.safe_load(for_wandb(short))
+    assert set(content) == {"name", "description", "program", "command", "method", "metric", "controller", "parameters"}
+    assert all(set(spec) <= {"value", "values"} for spec in content["parameters"].values())
+    assert content["command"][2:] == ["-m", "experiments", "train", "--study", "a", "${args}"]
+    again = parse(for_wandb(short))
+    assert (again.configs, again.primary, again.description) == (short.configs, short.primary, "Why?")
+    assert (is_for_wandb(short), is_for_wandb(again)) == (False, True)
+    assert all(is_for_wandb(find(name)) for name in bundled_names())
+
+
+def test_the_template_is_a_study() -> None:
+    study = parse(template("mine"))
+    assert (study.name, len(study.configs)) == ("mine", 28)
+    with pytest.raises(InputError, match="is not usable"):
+        template("../x")

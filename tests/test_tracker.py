@@ -87,7 +87,7 @@ def test_what_a_run_is_called_and_configured(offline: Record) -> None:
     assert run["project"] == "sngan"
     assert run["run_group"] == offline.config().cell
     assert run["job_type"] == "train"
-    assert "tiny" in run["tags"]
+    assert {"tiny", "sn_dcgan", "seed-0"} <= set(run["tags"])
     config = recorded_config(found)
     assert {key: config[key] for key in offline.config().identity()} == offline.config().identity()
     assert (config["study"], config["run_id"]) == ("tiny", offline.run_id)
@@ -111,6 +111,15 @@ def test_the_summary_has_last_and_extreme_values(offline: Record) -> None:
     assert summary["eval/fd"] == {"last": fd[-1], "min": min(fd)}
     sigma = [row["sigma_raw/conv2"] for row in offline.rows()]
     assert summary["sigma_raw/conv2"] == {"last": sigma[-1], "max": max(sigma)}
+    assert not [key for key in summary if key.startswith(("class_counts", "spectrum/"))]  # bins of histograms
+
+
+def test_the_code_is_the_program(offline: Record) -> None:
+    found = inspect(wandb_file(offline))
+    assert found["environment"][0]["program"] == "experiments/__main__.py"
+    (code,) = [artifact for artifact in found["artifact"] if artifact["type"] == "code"]
+    held = {entry["path"] for entry in code["manifest"]["contents"]}
+    assert {"sngan/train.py", "experiments/__main__.py", "analysis/claims.py"} <= held
 
 
 def test_spectra_and_classes_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ class Tracker:
         import wandb
 
         in_git = (_CHECKOUT / ".git").exists()  # its commit, and what differs from it as diff.patch
-        git: dict[str, Any] = {"git_root": str(_CHECKOUT)} if in_git else {"disable_git": True}
+        git: dict[str, Any] = {"git_root": str(_CHECKOUT), "save_code": True} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
             silent=True, console="off", init_timeout=PATIENCE_SECONDS,
             finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, program=_PROGRAM, **git,

@@ -66,7 +66,7 @@ def names(configs: Sequence[RunConfig]) -> dict[str, str]:
         named = {}
         for run_id, of in used.items():
             values = [_in_short(of[name]) for name in differing if name in of]
-            named[run_id] = "-".join([f"s{of['seed']:02d}", *values, _cut(of["arm"], most)])
+            named[run_id] = "-".join([f"s{of['seed']:02d}", *values, _cut(str(of["arm"]), most)])
         if len({name[:_ROOM] for name in named.values()}) == len(named):
             return named
     return {run_id: f"{run_id.rpartition('-')[2]}-{name}" for run_id, name in named.items()}  # its hash
