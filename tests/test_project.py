@@ -90,6 +90,7 @@ SPANNING = {  # tests of what several modules do together
         "gpu",
         "hostile",
         "readers",
+        "notebook",
         "readmes",
         "page",
         "planted",
