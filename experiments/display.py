@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from types import TracebackType
-from typing import Any, assert_never
+from typing import IO, Any, assert_never
 
 from rich import console
 from rich.progress import (
@@ -33,6 +33,16 @@ _WIDE = 120  # columns; a narrower terminal has no room for bars
 
 class Console(console.Console):
     """Rich's, in which only its own styles and bars steer the terminal."""
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes. While a bar is shown, Rich's stands before our stream, which makes text visible itself."""
+        file = super().file
+        return getattr(file, "rich_proxied_file", file)
+
+    @file.setter
+    def file(self, file: IO[str]) -> None:
+        console.Console.file.fset(self, file)  # type: ignore[attr-defined]
 
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from experiments.gpu import kit
 from experiments.gpu.merge import merge
 from experiments.gpu.processes import start, stop
 from experiments.record import RESULTS
+from sngan.datasets import DATASETS
 
 
 def check(*arguments: object) -> list[str]:
@@ -65,10 +68,18 @@ def test_a_damaged_kit_is_said_in_the_report(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def real_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real wheels, with 60 made-up images in MNIST's place."""
+    """The real wheels, with 60 made-up images in MNIST's place, which a wheel more lets all processes take for it."""
     folder = tmp_path_factory.mktemp("kit")
     write_idx(folder / "data" / "MNIST" / "raw")
-    kit.make(folder / "kit", str(folder / "data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], published={}))
+        kit.make(folder / "kit", str(folder / "data"))
+    with zipfile.ZipFile(folder / "kit" / "wheels" / "any_files.whl", "w") as wheel:
+        wheel.writestr(
+            "sitecustomize.py",
+            "from dataclasses import replace\nfrom sngan.datasets import DATASETS\n"
+            "DATASETS['mnist'] = replace(DATASETS['mnist'], published={})\n",
+        )
     return folder / "kit"
 
 
