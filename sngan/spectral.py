@@ -122,7 +122,8 @@ def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[
     if matrix.any() and not (largest >= _smallest_sigma(matrix.dtype) and norm < torch.inf):
         kind = str(matrix.dtype).removeprefix("torch.")
         raise ValueError(f"{where} has a weight of norm {norm:.3g} and largest entry {largest:.3g}: not finite, or "
-                         f"too small or large for a power iteration in {kind}, which needs the squares of its values")  # fmt: skip
+                         f"too small or large for a power iteration in {kind}, which needs the squares of its "
+                         "values")  # fmt: skip
     return u, v
 
 
