@@ -131,9 +131,7 @@ def _torchvision(name: str, data_dir: str, part: Part) -> tuple[Tensor, Tensor]:
     try:
         found = {path: _content(path, row) for path in paths}
         if missing := [path.name for path, content in found.items() if content is None]:
-            for path in (
-                file for file in files if file not in paths
-            ):  # they are downloaded as well, and a pipe would never end
+            for path in {*files} - {*paths}:  # they are downloaded as well, and a pipe would never end
                 _content(path, row)
             dataset_class(str(root), download=True)  # shows a bar
             found = {path: _content(path, row) for path in paths}

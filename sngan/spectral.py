@@ -121,8 +121,9 @@ def _start_vectors(name: str, matrix: Tensor, source: GeneratorSource) -> tuple[
     norm, largest = matrix.norm().item(), matrix.abs().max().item()  # sigma lies between them
     if matrix.any() and not (largest >= _smallest_sigma(matrix.dtype) and norm < torch.inf):
         kind = str(matrix.dtype).removeprefix("torch.")
-        raise ValueError(f"{where} has a weight of norm {norm:.3g}: not finite, or too small or large for a power "
-                         f"iteration in {kind}, which needs the squares of its values")  # fmt: skip
+        raise ValueError(f"{where} has a weight of norm {norm:.3g} and largest entry {largest:.3g}: not finite, or "
+                         f"too small or large for a power iteration in {kind}, which needs the squares of its "
+                         "values")  # fmt: skip
     return u, v
 
 
