@@ -10,6 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from sngan.config import InputError
 
 _MOST_PIXELS = 4096  # of a side
+_COLUMNS, _KEPT, _PADDING = 8, 4, 2  # latents in a row of a grid, and of one that is cut; pixels between them
+
+ALL, FEW = _COLUMNS**2, _KEPT**2
 
 
 def opened(grid: Any) -> Image.Image | None:
@@ -26,3 +29,11 @@ def opened(grid: Any) -> Image.Image | None:
         return None  # SyntaxError is Pillow's for a broken PNG
     image.info.clear()  # comments, colour profiles
     return image
+
+
+def few_of(image: Image.Image) -> Image.Image:
+    """The first 16 of a grid's 64 images, 4 x 4; what is not a grid of 8 columns stays whole."""
+    if (image.width - _PADDING) % _COLUMNS:
+        return image
+    side = (image.width - _PADDING) // _COLUMNS * _KEPT + _PADDING
+    return image.crop((0, 0, side, min(side, image.height)))

@@ -26,7 +26,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
-from analysis.grids import opened
+from analysis.grids import few_of, opened
 from analysis.terms import OURS
 from analysis.variants import arm_of, in_order, label_of
 from sngan.arms import ARMS
@@ -267,8 +267,8 @@ def matrix(axis: Axes, table: pd.DataFrame, label: str) -> Axes:
     return axis
 
 
-def picture(axis: Axes, png: Any) -> Axes:
-    """A grid of samples, from what has `read_bytes`, such as a path; None: there are none.
+def picture(axis: Axes, png: Any, few: bool = False) -> Axes:
+    """A grid of samples, or its `few` first, from what has `read_bytes`, such as a path; None: there are none.
 
     Of a file that is no PNG it says so in its place.
     """
@@ -277,6 +277,7 @@ def picture(axis: Axes, png: Any) -> Axes:
     reason = "no samples"
     if png is not None:
         if image := opened(png):
+            image = few_of(image) if few else image
             colours = image.convert("RGB") if image.mode in ("P", "RGB", "RGBA") else image.convert("L")
             axis.imshow(np.asarray(colours) / 255, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             return axis

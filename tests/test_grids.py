@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from analysis.grids import opened
+from analysis.grids import few_of, opened
 
 
 def png(size: tuple[int, int] = (8, 8), kind: str = "PNG", **options: Any) -> bytes:
@@ -40,3 +40,12 @@ def test_nothing_but_the_picture_is_taken_over(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     assert b"marker" not in buffer.getvalue()
+
+
+def test_few_are_the_first_sixteen_of_a_grid_and_all_of_anything_else() -> None:
+    whole = Image.open(io.BytesIO(png((242, 242))))  # 8 x 8 images of 28 pixels with 2 between them
+    few = few_of(whole)
+    assert few.size == (122, 122)
+    assert np.array_equal(np.asarray(few), np.asarray(whole)[:122, :122])
+    other = Image.open(io.BytesIO(png((100, 40))))
+    assert few_of(other).size == (100, 40)

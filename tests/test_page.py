@@ -136,6 +136,16 @@ def low_contrast(tab: Any) -> list[str]:
     }""")
 
 
+def grid_boxes(tab: Any) -> list[list[Any]]:
+    return tab.eval_on_selector_all(
+        ".film:not(.off) .grids img:not([hidden])",
+        """all => all.map(i => {
+      const box = i.getBoundingClientRect();
+      return [box.top, box.width, box.height, i.naturalWidth, getComputedStyle(i).imageRendering];
+    })""",
+    )
+
+
 def films_play(tab: Any) -> None:
     """By the keyboard and by itself; every arm shows one grid, and all of them stand in line."""
     film, visible = tab.locator(".film:not(.off)"), ".film:not(.off) [data-arm] img:not([hidden])"
@@ -159,13 +169,13 @@ def films_play(tab: Any) -> None:
     for seed in film.locator("option").all_inner_texts():
         film.locator("select").select_option(seed)
         assert set(tab.eval_on_selector_all(visible, "all => all.map(i => i.dataset.seed)")) == {seed}
-    boxes = tab.eval_on_selector_all(
-        ".film:not(.off) .grids img:not([hidden])",
-        """all => all.map(i => {
-      const box = i.getBoundingClientRect();
-      return [box.top, box.width, box.height, i.naturalWidth, getComputedStyle(i).imageRendering];
-    })""",
-    )
+    whole, wide = film.locator("[type=checkbox]"), grid_boxes(tab)
+    if whole.count():  # 16 of 64 are seen, twice as large
+        whole.check()
+        assert [box[1] / 2 for box in wide] == [box[1] for box in grid_boxes(tab)]
+        whole.uncheck()
+    boxes = grid_boxes(tab)
+    assert boxes == wide
     assert len({tuple(box[1:]) for box in boxes}) == 1  # one size, which is a multiple of the native one
     assert boxes[0][1] % boxes[0][3] == 0
     assert boxes[0][4] == "pixelated"

@@ -48,6 +48,7 @@ def figures(frame: pd.DataFrame, width: float) -> dict[str, Figure]:
         "sensitivity": panels.sensitivity(shares, look, width),
         "strips": panels.strips({"SN": strip}, "norm", "step", width),
         "matrix": panels.matrix(matrix, "median fd", width),
+        "large": panels.large_samples({"real images": None, "SN": None, "plain": None}, width),
         "samples": panels.samples({("SN", "seed 0"): None, ("plain", "seed 1"): None}, width),
     }
 

@@ -23,7 +23,7 @@ def test_files_that_no_run_wrote_do_not_hinder_the_report(mixed_study: Path, tmp
     (folder / "step-000060.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     drawn = samples(load(mixed_study), "digits, setting C")
     pictures = [save(figure, tmp_path, KINDS) for figure in drawn]
-    assert [picture.file for picture in pictures] == ["samples"]
+    assert [picture.file for picture in pictures] == ["samples", "samples-all"]
     assert "step 60" in pictures[0].title
 
 

@@ -359,7 +359,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(page: Path) -> None:
     assert "3 seeds per arm: this report describes; it cannot support a claim." in text
     scale = run_folders(page.parent.parent)[0].protocol()
     assert text.count(f"Reals against reals have an fd of {scale['real_against_real']['fd']:.3g}, the trivial") >= 2
-    for figure in ("losses", "distance", "coverage", "sigma", "gradients", "samples", "differences"):
+    for figure in ("losses", "distance", "coverage", "sigma", "gradients", "samples", "samples-all", "differences"):
         for kind in ("png", "svg"):
             assert (page.parent / "figures" / f"{figure}.{kind}").stat().st_size > 1000
 

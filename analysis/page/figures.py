@@ -23,6 +23,7 @@ from sngan import quantities
 
 _STRIPS = 20  # seeds of an arm that have a strip of their own
 _SEEDS_OF_SAMPLES = 5
+SAMPLES = ("samples", "samples-all")  # kinds of figures that are bitmaps, which the page shows as films
 
 
 class Drawn(NamedTuple):
@@ -314,7 +315,7 @@ def _in_context(kind: str, title: str, caption: str, figure: Figure, context: st
 
 
 def samples(study: Study, context: str, slug: str = "", width: float = panels.WIDTH) -> Iterator[Drawn]:
-    """All arms and seeds at the last step that they share."""
+    """At the last step that they share: 16 large samples of every arm beside real images, and all arms and seeds."""
     runs = study.runs[study.runs["context"] == context]
     if not (grids := figure_data.sample_grids(study, runs)):
         return
@@ -327,12 +328,18 @@ def samples(study: Study, context: str, slug: str = "", width: float = panels.WI
         for v in variants for s in seeds if last in grids.get((v, s), {})
     }  # fmt: skip
     if chosen:
+        title = f"Samples at step {last:,}"
+        of = context if study.runs["context"].nunique() > 1 else ""
+        seed = next(iter(chosen))[1]
+        real = study.real.get(runs["dataset"].iloc[0])
+        large = {"real images": real} if real else {}
+        large |= {arm: grid for (arm, s), grid in chosen.items() if s == seed}
+        caption = f"16 fixed latents of {seed}, the same in every arm{', beside real images' if real else ''}."
+        yield _in_context(SAMPLES[0], title, caption, panels.large_samples(large, width), of, slug)
         caption = f"The same 64 fixed latents of a seed in every arm, at step {last:,}. Rows: arms; columns: seeds."
         if len(seeds) < runs["seed"].nunique():
             caption += f" The first {len(seeds)} of {runs['seed'].nunique()} seeds."
-        title = f"Samples at step {last:,}"
-        several = study.runs["context"].nunique() > 1
-        yield _in_context("samples", title, caption, panels.samples(chosen, width), context if several else "", slug)
+        yield _in_context(SAMPLES[1], f"All {title.lower()}", caption, panels.samples(chosen, width), of, slug)
 
 
 _FOREST_ROWS = 60  # as many a page holds

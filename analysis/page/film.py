@@ -11,14 +11,13 @@ import pandas as pd
 from PIL import Image
 
 from analysis.figure_data import sample_grids, spread_out
-from analysis.grids import opened
+from analysis.grids import ALL, FEW, few_of, opened
 from analysis.page.pictures import png_uri
 from analysis.study import Study
 from analysis.variants import in_order, label_of
 
 _BYTES, _BYTES_A_RUN, _MOST_BYTES = 700_000, 4_000, 1_900_000  # of PNG in a page; a third more as text
 _FEW_STEPS = 5  # a film has more, or the steps are those of one seed
-_COLUMNS, _KEPT, _PADDING = 8, 4, 2  # latents in a row of a grid, and of one that is cut; pixels between them
 _GREYS, _COLOURS = 16, 256
 _SHOWN = 250  # pixels of a grid's side in the page, about
 
@@ -122,10 +121,9 @@ def _film(study: Study, context: str, grids: _Grids, room: _Room) -> Film:
     dataset = study.runs.loc[study.runs["context"] == context, "dataset"].iloc[0]
     real = _content(study.real[dataset], room.cut) if dataset in study.real else None
     shown = sorted({still.seed for _, stills in arms for still in stills})
-    latents = (_KEPT if room.cut else _COLUMNS) ** 2
     width = side * max(1, round(_SHOWN / side))
     everything = int(study.runs.loc[study.runs["context"] == context, "seed"].nunique())
-    return Film(context, shown, arms, png_uri(real[0]) if real else "", latents, width, everything)
+    return Film(context, shown, arms, png_uri(real[0]) if real else "", FEW if room.cut else ALL, width, everything)
 
 
 def _steps(grids: _Grids, seed: int, most: int) -> set[int]:
@@ -141,9 +139,8 @@ def _content(grid: Any, cut: bool) -> tuple[bytes, int] | None:
         return None
     grey = image.mode in ("1", "L", "I;16", "I", "LA") or (image.mode == "P" and _is_grey(image))
     image = image.convert("L" if grey else "RGB")
-    if cut and (image.width - _PADDING) % _COLUMNS == 0:
-        side = (image.width - _PADDING) // _COLUMNS * _KEPT + _PADDING
-        image = image.crop((0, 0, side, min(side, image.height)))
+    if cut:
+        image = few_of(image)
     if grey:
         image = image.point(lambda value: round(value / 17) * 17)
     buffer = io.BytesIO()

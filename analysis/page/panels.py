@@ -257,6 +257,15 @@ def matrix(table: pd.DataFrame, label: str, width: float = WIDTH) -> Figure:
     return made.figure
 
 
+def large_samples(grids: Mapping[str, Any], width: float = WIDTH) -> Figure:
+    """The first 16 images of PNG grids (with `read_bytes`), each under its name."""
+    with style():
+        made = _panels(len(grids), 4, width, width / min(4, len(grids)))
+        for axis, (name, grid) in zip(made.axes, grids.items(), strict=True):
+            plots.picture(axis, grid, few=True).set_title(plots.wrapped(name, made.characters))
+    return made.figure
+
+
 def samples(grids: Mapping[tuple[str, str], Any], width: float = WIDTH) -> Figure:
     """PNG grids (with `read_bytes`) by (row, column) names, such as (variant's label, seed), side by side."""
     rows = list(dict.fromkeys(row for row, _ in grids))

@@ -12,7 +12,7 @@ from markupsafe import escape
 from PIL import Image
 
 from analysis.page import panels
-from analysis.page.figures import Drawn
+from analysis.page.figures import SAMPLES, Drawn
 from sngan.files import write_atomically
 
 _COLOURS = 64  # of a bitmap within the page
@@ -52,7 +52,7 @@ def save(drawn: Drawn, folder: Path, kinds: Sequence[str]) -> Picture:
     content = write_files(drawn, folder, kinds)
     content |= {kind: panels.rendered(drawn.figure, kind) for kind in ("png", "svg") if kind not in content}
     words, png = f"{drawn.title}. {drawn.caption}", content["png"]
-    markup = "" if drawn.kind == "samples" else _within_page(drawn.file, content["svg"], png, words)
+    markup = "" if drawn.kind in SAMPLES else _within_page(drawn.file, content["svg"], png, words)
     return Picture(drawn.file, drawn.title, drawn.caption, png, markup, drawn.kind, drawn.context)
 
 
