@@ -59,14 +59,29 @@ def test_durations() -> None:
         pytest.param(80, "", "", id="narrow", marks=pytest.mark.slow),
     ],
 )
-def test_one_live_display_for_all_running_runs_on_a_terminal(width: int, bar: str, more: str, tmp_path: Path) -> None:
+def test_a_sweep_and_its_status_side_by_side_on_terminals(width: int, bar: str, more: str, tmp_path: Path) -> None:
     needs(shutil.which("tmux"), "needs tmux: apt-get install tmux")
     path = write_study(tmp_path, arm=["dcgan", "sn"], steps=100_000)
-    command = [sys.executable, "-m", "experiments", "sweep", path, "--workers", "2", "--wandb", "disabled"]
-    line = f"PYTHONPATH={ROOT} " + " ".join(map(str, [*command, "--runs-dir", tmp_path])) + "; echo code $?; sleep 60"
+
+    def line(*arguments: object) -> str:
+        command = [sys.executable, "-m", "experiments", *arguments, "--runs-dir", tmp_path]
+        return f"PYTHONPATH={ROOT} " + " ".join(map(str, command)) + "; echo code $?; sleep 60"
+
+    ids = "digits-dcgan-C-s00-[0-9a-f]{8}", "digits-sn-C-s00-[0-9a-f]{8}"
     numbers = rf"-[0-9a-f]{{8}}{bar} +[1-9][\d,]*/100,000 D \d\.\d+ G \d\.\d+{more} +\d+:\d\d:\d\d"
-    with Terminal(line, width, 20) as terminal:
+    with (
+        Terminal(line("sweep", path, "--workers", "2", "--wandb", "disabled"), width, 20) as terminal,
+        Terminal(line("status", path, "--watch"), width, 20) as watcher,
+    ):
         terminal.wait_for(r"runs +\S* *loading")
         terminal.wait_for(rf"digits-dcgan-C-s00{numbers}", rf"digits-sn-C-s00{numbers}", r"runs .*0/2")
+        watcher.wait_for("2 running", *(rf"{run_id}\S? +running\S? +[1-9]" for run_id in ids))
         terminal.press("C-c")
         terminal.wait_for("the same command continues", "code 3")
+        watcher.wait_for("2 interrupted", *(rf"{run_id}\S? +interrupted" for run_id in ids))
+        watcher.press("C-c")
+        watcher.wait_for("code 0")
+    for arguments in (("plan", path), ("status", path), ("status", path, "--failed")):
+        with Terminal(line(*arguments), width, 30) as terminal:
+            screen = terminal.wait_for("code 0")
+            assert len(re.findall("|".join(ids), screen)) == (0 if "--failed" in arguments else 2), screen
