@@ -9,7 +9,7 @@ help:
 	@echo "make test       the tests (under 4 minutes)      make test-slow   the slow ones"
 	@echo "make test-cluster   those that kill Ray clusters"
 	@echo "make check      formatting, lint, types          make bench       measure the training loop"
-	@echo "make gpu-kit    what a CUDA machine without a network needs (README, On a GPU)"
+	@echo "make gpu-kit    what a CUDA machine without a network needs (experiments/README.md, On a GPU)"
 	@echo "make setup      only .venv                       make lock        renew requirements.lock"
 
 setup: .venv/ready

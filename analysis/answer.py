@@ -40,10 +40,11 @@ def answer(plan: Study, folder: Path) -> list[str]:
 
 def _closed(plan: Study, n_runs: int, n_seeds: int, of_seeds: int) -> list[str]:
     lines = [
-        f"`{plan.name}` is still growing: {n_seeds} of its {of_seeds} seeds are complete ({n_runs} of "
-        f"{len(plan.configs)} runs), and none of its outcomes has been looked at. Its rules were fixed beforehand. It "
-        "will say, for each of these claims, whether it is supported, contradicted or open, with effect, interval and "
-        "number of seeds:",
+        f"Not yet: the reference study, [{plan.name}](experiments/studies/{plan.name}.yaml), is still running. "
+        f"{n_seeds} of its {of_seeds} seeds are complete ({n_runs} of {len(plan.configs)} runs). Its plan was fixed "
+        "before its first run, and the rules of its verdicts before any outcome was looked at, as none has been. It "
+        "will give a [verdict](analysis/README.md#verdicts) on each of these claims, with effect, interval and number "
+        "of seeds:",
         "",
         "| claim | judged at |",
         "|---|---|",
@@ -59,7 +60,8 @@ def _closed(plan: Study, n_runs: int, n_seeds: int, of_seeds: int) -> list[str]:
 def _open(claims: pd.DataFrame, n_runs: int, n_seeds: int) -> list[str]:
     lines = [
         f"From {n_runs} runs, {n_seeds} seeds per cell. A claim is supported, or contradicted, if its whole interval "
-        "lies on that side of a threshold fixed beforehand, and its adjusted p is at most 0.05:",
+        "lies on that side of a threshold that was fixed before any outcome was looked at, and its adjusted p is at "
+        "most 0.05:",
         "",
         "| claim | judged at | verdict | effect [95 %] | n |",
         "|---|---|---|---|---|",

@@ -136,7 +136,7 @@ def _listing(runs: Sequence[Mapping[str, Any]]) -> Table:
 def watch(study: Study, runs_dir: str, frozen: Ledger, every: float = 2.0) -> int:
     """Show the runs that are running, failed or interrupted, and how many are in each state, until all have ended.
 
-    On a terminal the table is renewed in place; elsewhere a line is printed whenever the numbers change. Returns 0.
+    On a terminal the table is refreshed in place; elsewhere a line is printed whenever the numbers change. Returns 0.
     """
     folder, console, said = runs_root(runs_dir) / study.name, _console(), ""
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:

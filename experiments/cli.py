@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 else:
     _Judge, _Grey = Literal[JUDGES], Literal[_LIKE_THE_NOTEBOOKS]
 _Study = Annotated[str, arg(metavar="STUDY", help="a bundled study's name, or the path of a YAML file")]
-_RunsDir = Annotated[str, arg(help="folder of all records; default: SNGAN_RUNS, else ./runs")]
+_RunsDir = Annotated[str, arg(help="folder of all records; if not given, SNGAN_RUNS, else ./runs")]
 _Json = Annotated[bool, arg(help="print JSON", name="json")]
 _Force = Annotated[bool, arg(help="resume from a checkpoint of other data or another version; this is recorded")]
 _SOURCES = (
@@ -127,13 +127,13 @@ class Train:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """Write a study's file: `new`, a short one with comments to edit; `wandb`, a study's as W&B's sweeps need it."""
+    """Write a study file: `new`, a short one with comments, to edit; `wandb`, an existing study as a W&B sweep file."""
 
     what: Positional[Annotated[Literal["new", "wandb"], arg(metavar="new|wandb")]]
     study: Positional[
         Annotated[str, arg(metavar="NAME|STUDY", help="new: the study's name; wandb: a study or its file")]
     ]
-    out: Annotated[str, arg(metavar="FILE", help="default: NAME.yaml, or STUDY.wandb.yaml, in the current folder")] = ""
+    out: Annotated[str, arg(metavar="FILE", help="if not given, NAME.yaml or STUDY.wandb.yaml here")] = ""
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
@@ -192,7 +192,7 @@ class Sweep:
     pack: Annotated[
         int, arg(help="for packed: runs at once per device, at most 24; 0: as measured, on a CPU one per core")
     ] = 0
-    address: Annotated[str, arg(help="running Ray cluster: auto, or HOST:PORT; default: start one here")] = ""
+    address: Annotated[str, arg(help="running Ray cluster: auto, or HOST:PORT; if not given, start one here")] = ""
     shard: Annotated[str, arg(help="i/n: train only the i-th of n parts of the runs, counted from 0")] = ""
     execution: Annotated[OmitArgPrefixes[Execution], arg(name="")] = Execution(threads=1)
     devices: Annotated[str, arg(help="CUDA devices for the workers, such as 0,1")] = ""
@@ -342,7 +342,7 @@ class Status:
     study: Positional[_Study]
     choice: _Choice = Choice()
     failed: Annotated[bool, arg(help="list only the failed runs")] = False
-    watch: Annotated[bool, arg(help="renew the account every 2 seconds until all runs have ended; Ctrl-C leaves")] = (
+    watch: Annotated[bool, arg(help="refresh the listing every 2 seconds until all runs have ended; Ctrl-C leaves")] = (
         False
     )
     check_wandb: Annotated[bool, arg(help="compare the records with what W&B has, metric by metric")] = False
@@ -630,10 +630,10 @@ class Export:
 
     target: Positional[Annotated[str, arg(metavar="RUN|STUDY", help="a run id or folder, or a study")]]
     seed: Annotated[
-        int | None, arg(metavar="INT", help="for a study: this seed; default: each cell's smallest that finished")
+        int | None, arg(metavar="INT", help="for a study: this seed; if not given, each cell's smallest that finished")
     ] = None
     out: Annotated[
-        str, arg(metavar="DIR", help="for a study: output folder; default: weights in its folder of records")
+        str, arg(metavar="DIR", help="for a study: output folder; if not given, weights in its folder of records")
     ] = ""
     runs_dir: _RunsDir = ""
 
@@ -699,7 +699,7 @@ class Bench:
     report: Annotated[
         bool, arg(help="measure the report instead, over up to 1,000 synthetic runs; takes 5 minutes")
     ] = False
-    out: Annotated[str, arg(help="JSON file to write; default: bench/<machine>.json in the runs folder")] = ""
+    out: Annotated[str, arg(help="JSON file to write; if not given, bench/<machine>.json in the runs folder")] = ""
     runs_dir: _RunsDir = ""
     as_json: _Json = False
 
@@ -730,7 +730,7 @@ class Yardstick:
         int, arg(help="CPU threads, on which the bits depend; the shipped weights were trained with one")
     ] = 1
     data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
-    out: Annotated[str, arg(help="file to write; default: yardsticks/DATASET.safetensors in the runs folder")] = ""
+    out: Annotated[str, arg(help="file to write; if not given, yardsticks/DATASET.safetensors in the runs folder")] = ""
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:

@@ -66,7 +66,7 @@ def _field(default: Any, help: str, low: float = -math.inf, high: float = math.i
 
 def _by_row(values: dict[str, Any], help: str, low: float = -math.inf, high: float = math.inf) -> Any:
     """A field that a row of a table decides unless it is given; the help says which value is whose."""
-    return _field(None, f"{help}; default: {_said(values)}", low, high)
+    return _field(None, f"{help}; if not given, {_said(values)}", low, high)
 
 
 def _said(values: dict[str, Any]) -> str:
@@ -98,10 +98,10 @@ class Identity:
     setting: _Setting = _field("C", "optimizer setting of Miyato et al. 2018, Table 1")
     seed: int = _field(0, "shared by the arms that are compared", 0, 2**32 - 1)
     steps: int = _field(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1, 1e9)
-    lr: float = _field(None, "Adam's learning rate; default: the setting's", 1e-12, 10)
-    beta1: float = _field(None, "Adam's beta1; default: the setting's", 0, 0.999999)
-    beta2: float = _field(None, "Adam's beta2; default: the setting's", 0, 0.999999)
-    n_dis: int = _field(None, "discriminator updates per generator update; default: the setting's", 1, 100)
+    lr: float = _field(None, "Adam's learning rate; if not given, the setting's", 1e-12, 10)
+    beta1: float = _field(None, "Adam's beta1; if not given, the setting's", 0, 0.999999)
+    beta2: float = _field(None, "Adam's beta2; if not given, the setting's", 0, 0.999999)
+    n_dis: int = _field(None, "discriminator updates per generator update; if not given, the setting's", 1, 100)
     loss: Literal["bce", "hinge", "wasserstein"] = _field("bce", "adversarial loss")
     architecture: _Architecture = _field(None, f"networks; default: the first for the images' size; {_NETWORKS}")
     g_width: int = _by_row(_of_architectures("g_width"), "channels of the generator's last hidden layer", 1, 4096)
@@ -118,14 +118,14 @@ class Identity:
     )
     precision: Literal["float32", "float64", "bfloat16", "tf32"] = _field(
         "float32",
-        "arithmetic of the networks; bfloat16 and tf32 (CUDA only) apply to products in training, with parameters "
-        "and the rest in float32",
+        "arithmetic of the networks; bfloat16 and tf32 (on CUDA alone) apply to products in training, with "
+        "parameters and the rest in float32",
     )
     log_every: int = _field(10, "steps between rows of the record", 1, 1e9)
     instrument_every: int = _field(100, "steps between rows with operator norms, spectra, input gradients", 1, 1e9)
-    n_evaluations: int = _field(None, "evenly spaced evaluations; default: steps // 500, within 8..25", 1, 1e6)
+    n_evaluations: int = _field(None, "evenly spaced evaluations; if not given, steps // 500, within 8..25", 1, 1e6)
     n_fake: int = _field(
-        None, f"samples per evaluation; default: 5,000 for 10,000 steps or more, else 2,000; {_N_FAKE}", 20, 1e6
+        None, f"samples per evaluation; if not given, 5,000 for 10,000 steps or more, else 2,000; {_N_FAKE}", 20, 1e6
     )
 
 
@@ -139,7 +139,7 @@ class Execution:
     )
     memory_format: Literal["contiguous", "channels_last"] = _field("channels_last", "layout of images")
     checkpoint_every: int = _field(500, "steps between checkpoints, from which a killed run resumes", 1, 1e9)
-    data_dir: str = _field("", "root of data sets; default: SNGAN_DATA, else the platform's cache folder")
+    data_dir: str = _field("", "root of data sets; if not given, SNGAN_DATA, else the platform's cache folder")
     wandb: Literal["auto", "online", "offline", "disabled"] = _field(
         "auto", "Weights & Biases; auto: online when logged in, else offline"
     )
