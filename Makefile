@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test test-slow test-cluster check bench gpu-kit lock
 
 help:
-	@echo "make demo       train 3 arms x 3 seeds on embedded digits, write the report (3 to 5 minutes on 2 cores)"
+	@echo "make demo       train 3 arms x 3 seeds on embedded digits, write the report (2 to 5 minutes on 2 cores)"
 	@echo "make test       the tests (under 4 minutes)      make test-slow   the slow ones"
 	@echo "make test-cluster   those that kill Ray clusters"
 	@echo "make check      formatting, lint, types          make bench       measure the training loop"

@@ -19,7 +19,12 @@ from experiments.study import Study, find
 from sngan.config import InputError
 
 REFERENCE = "mnist-short"
-_ASKED = (*NAMED, "C17")  # what is judged in a context that the study's file names, and over all learning rates
+_ASKED = {  # what is judged in a context that the study's file names, and over all learning rates: of which arms
+    **dict.fromkeys(("C7a", "C7b"), "`sn_dcgan` against `dcgan`"),
+    "C14a": "`sn` against `plain`",
+    "C14b": "`sn` against `dcgan`",
+    "C17": "`sn` against `plain`, and `sn_dcgan` against `dcgan`",
+}
 
 
 def answer(plan: Study, folder: Path) -> list[str]:
@@ -46,14 +51,14 @@ def _closed(plan: Study, n_runs: int, n_seeds: int, of_seeds: int) -> list[str]:
         "will give a [verdict](analysis/README.md#verdicts) on each of these claims, with effect, interval and number "
         "of seeds:",
         "",
-        "| claim | judged at |",
-        "|---|---|",
+        "| claim | arms | judged at |",
+        "|---|---|---|",
     ]
     for claim in CLAIMS:
         if claim.id in _ASKED:
             context = plan.primary.get(NAMED.get(claim.id, ""), {})
             where = ", ".join(f"{name} {value}" for name, value in context.items()) or "all learning rates together"
-            lines.append(f"| {claim.statement} | {where} |")
+            lines.append(f"| {claim.statement} | {_ASKED[claim.id]} | {where} |")
     return lines
 
 
@@ -63,13 +68,14 @@ def _open(claims: pd.DataFrame, n_runs: int, n_seeds: int) -> list[str]:
         "lies on that side of a threshold that was fixed before any outcome was looked at, and its adjusted p is at "
         "most 0.05:",
         "",
-        "| claim | judged at | verdict | effect [95 %] | n |",
-        "|---|---|---|---|---|",
+        "| claim | arms | judged at | verdict | effect [95 %] | n |",
+        "|---|---|---|---|---|---|",
     ]
     for row in claims[claims["claim"].isin(_ASKED) & claims["decides"]].to_dict("records"):
         verdict = f"**{row['verdict']}**" + (f" ({row['reason']})" if row["reason"] else "")
         effect = interval(row["effect"], row["low"], row["high"])
-        lines.append(f"| {row['statement']} | {row['context']} | {verdict} | {row['part']}: {effect} | {row['n']} |")
+        cells = (row["statement"], _ASKED[row["claim"]], row["context"], verdict, f"{row['part']}: {effect}", row["n"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

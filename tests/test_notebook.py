@@ -1,35 +1,35 @@
-"""The notebook for who comes from the course: executed, and committed as it was executed."""
+"""The notebook's loop, which `sngan bench` measures against: what it trains is what this program trains."""
 
-import os
-from pathlib import Path
+import itertools
+import math
 
-import nbformat
 import pytest
-from conftest import ROOT
-from nbclient import NotebookClient
+import torch
+from conftest import small
+from torch import nn
 
-NOTEBOOK = ROOT / "analysis" / "examples" / "spectral_normalization.ipynb"
-
-
-def test_it_is_committed_with_what_it_shows() -> None:
-    cells = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type == "error"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
-    said = "".join(output.get("text", "") for output in outputs)
-    assert "sn_dcgan: 3 of 3 seeds below 1.05" in said
-    assert str(ROOT) not in NOTEBOOK.read_text()
-    assert NOTEBOOK.stat().st_size < 1_000_000
+from experiments.bench import notebook
+from sngan.data import load
+from sngan.state import build
 
 
-@pytest.mark.slow
-def test_it_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOTEBOOK_STEPS", "40")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(NOTEBOOK, 4)
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-    client.execute()  # raises CellExecutionError with the cell and its traceback
-    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "SN-DCGAN: finished after 40 steps" in said
-    assert "sn_dcgan: 3 of 3 seeds below 1.05" in said
+@pytest.mark.parametrize(("arm", "sn"), [("dcgan", False), ("sn_dcgan", True)])
+def test_its_networks_have_the_layers_of_ours(arm: str, sn: bool) -> None:
+    """Biases aside, which batch norm takes away again: the notebook has them in every layer."""
+    config = small(arm=arm, g_width=64, d_width=16)
+    ours, theirs = build(config, "cpu")[:2], (notebook.generator(config.z_dim, 64), notebook.discriminator(16, sn))
+    for one, other in zip(ours, theirs, strict=True):
+        shapes = [
+            [tuple(m.weight.shape) for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+            for network in (one, other)
+        ]
+        assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_it_trains(in_memory: bool) -> None:
+    torch.manual_seed(0)
+    losses = list(itertools.islice(notebook.notebook_steps(small(), load("digits"), in_memory=in_memory), 20))
+    assert all(map(math.isfinite, itertools.chain(*losses)))
+    assert losses[0][0] == pytest.approx(math.log(2), abs=0.25)  # neither side knows anything
+    assert losses[-1] != losses[0]

@@ -90,7 +90,7 @@ SPANNING = {  # tests of what several modules do together
         "gpu",
         "hostile",
         "readers",
-        "notebook",
+        "for_students",
         "readmes",
         "page",
         "planted",
