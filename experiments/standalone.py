@@ -2,7 +2,7 @@
 
 from load import load
 generator, discriminator = load("models/mnist-sn-C-s00-0123abcd")    # a folder with export.json
-images = generator(torch.randn(16, 64))                              # (16, channels, side, side) in [-1, 1]
+images = generator(torch.randn(16, 64))                              # 64: "input" in export.json; in [-1, 1]
 logits = discriminator(images)                                       # (16,)
 
 `python load.py FOLDER ..` checks that the networks give the numbers that they gave when they were exported.

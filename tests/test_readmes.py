@@ -141,14 +141,14 @@ def test_python_runs(snippet: str) -> None:
 
 def test_an_export_is_loaded_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = re.findall(r"```python no-run\n(.*?)```", ALL, re.DOTALL)
-    config = small(steps=10)
+    config = small(steps=10, z_dim=find("demo").configs[0].z_dim)
     execute(config, "demo", tmp_path / "runs" / "demo", lambda message: None)
     folder = export(Record(tmp_path / "runs" / "demo" / config.run_id))
     monkeypatch.syspath_prepend(folder)
     monkeypatch.chdir(tmp_path)
     found: dict = {}
     exec(compile(snippet.replace("RUN", config.run_id), "README.md", "exec"), found)
-    assert found["images"].shape == (16, 1, 28, 28)
+    assert found["images"].shape == (64, 1, 28, 28)
 
 
 def test_study_files_are_studies() -> None:
