@@ -224,7 +224,7 @@ def content_of(text: str) -> dict[str, Any]:
     """The mapping that a study file holds, not yet checked. Raises InputError if it is no YAML, or holds none."""
     content = scalar(text)
     if not isinstance(content, dict):
-        raise InputError(f"expected a mapping with {', '.join(_TOP_LEVEL[:7])}, got {type(content).__name__}")
+        raise InputError(f"expected a mapping with name, description and parameters, got {type(content).__name__}")
     return content
 
 
@@ -244,7 +244,9 @@ def parse(text: str) -> Study:
     for key in content:
         if key not in _TOP_LEVEL:
             raise InputError(f"unknown key {shown(key)}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")
-    name = check_name(content.get("name"))
+    if "name" not in content:
+        raise InputError("name is missing: a study needs one, which names the folder of its records")
+    name = check_name(content["name"])
     if content.get("method", "grid") != "grid":
         raise InputError(f"method: expected grid, got {shown(content['method'])}")
     command = content.get("command", [])
@@ -395,11 +397,13 @@ def _parameters(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(key: str, spec: Any) -> list[Any]:
-    """Of one value, a list of values, W&B's `{value: ..}` or `{values: [..]}`; seeds also as a range, `0..4`."""
+    """Of one value, a list of values, W&B's `{value: ..}` or `{values: [..]}`; seeds also as ranges, `0..4`."""
     if isinstance(spec, dict) and (len(spec) != 1 or next(iter(spec)) not in ("value", "values")):
         raise InputError(f"{key}: expected a value, a list, {{value: ..}} or {{values: [..]}}, got {shown(spec)}")
     if key == "seed" and isinstance(spec, str):
         return parse_seeds(spec, key)
+    if key == "seed" and isinstance(spec, list) and any(isinstance(part, str) for part in spec):
+        return parse_seeds(",".join(map(str, spec)), key)
     values = spec if isinstance(spec, list) else [spec]
     if isinstance(spec, dict):
         values = [spec["value"]] if "value" in spec else spec["values"]

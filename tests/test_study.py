@@ -65,6 +65,9 @@ def test_a_number_in_exponent_form_is_a_number() -> None:
         (HEAD + "parameters: {seed: {values: [1, 1]}}", "listed twice"),
         (HEAD + "parameters: {seed: {vaule: 3}}", "seed: expected a value, a list, {value: ..}"),
         (HEAD + "parameters: {seed: 0...3}", "seed '0...3': expected a range such as 0..19"),
+        (HEAD + "parameters: {seed: [0..3, 1.5]}", "seed '0..3,1.5': expected a range such as 0..19"),
+        (HEAD + "parameters: {seed: [0..3, 2]}", "seed '0..3,2': a seed is named twice"),
+        ("parameters: {seed: 0}", "name is missing"),
         (HEAD + "parameters: {arm: [dcgan, [sn]]}", "['sn'] is not a number or a word"),
         (HEAD + "parameters: {arm:}", "None is not a number or a word"),
         (HEAD + "parameters: {seed: {value: 1}, seed: {value: 2}}", "given twice"),
@@ -195,7 +198,8 @@ def test_the_short_form_is_the_long_one() -> None:
     short = "name: a\nparameters: {seed: 0..2, arm: [dcgan, sn], lr: 0.001, dataset: {value: digits}}"
     grid = "seed: {values: [0, 1, 2]}, arm: {values: [dcgan, sn]}, lr: {value: 0.001}, dataset: {value: digits}"
     assert parse(short).configs == parse(f"name: a\nmethod: grid\nparameters: {{{grid}}}").configs
-    assert [c.seed for c in parse("name: a\nparameters: {seed: '3, 0..1'}").configs] == [3, 0, 1]
+    for seeds in ("'3, 0..1'", "[3, 0..1]"):
+        assert [c.seed for c in parse(f"name: a\nparameters: {{seed: {seeds}}}").configs] == [3, 0, 1]
 
 
 def test_a_short_file_in_wandbs_form_is_the_same_study() -> None:
