@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,7 +57,7 @@ _SOURCES = (
     "TensorBoard's event files or a chart that W&B exported"
 )
 _Choice = Annotated[OmitArgPrefixes[Choice], arg(name="")]
-_Run = Annotated[str, arg(metavar="RUN", help="a run's id, its beginning if no other starts with it, or folder")]
+_Run = Annotated[str, arg(metavar="RUN", help="a run's id, an unambiguous beginning of it, or its folder")]
 
 
 _ALL = Choice()
@@ -146,7 +146,11 @@ class StudyFile:
             path, text, how = Path(self.out or f"{name}.yaml"), studies.template(name), "edit it, then: sngan plan"
         else:
             study = studies.find(self.study, self.runs_dir)
-            path, text, how = Path(self.out or f"{study.name}.wandb.yaml"), studies.for_wandb(study), "wandb sweep"
+            path, text, how = (
+                Path(self.out or f"{study.name}.wandb.yaml"),
+                studies.for_wandb(study),
+                "wandb sweep --project sngan",
+            )
         if path.exists():
             raise InputError(f"{path} is there already: give --out another name")
         write_atomically(path, text)
@@ -405,7 +409,8 @@ class Status:
         else:
             sync = f"cd {shlex.quote(str(folder))} && wandb sync --yes"
             how = "sent to W&B" if mode == "online" else f"written for W&B (offline: `{sync}` sends them)"
-            print("\n".join([*sent.not_sent, f"{len(sent.sent)} runs {how}, {len(sent.not_sent)} not"]))
+            lacking = f", {len(sent.not_sent)} not" if sent.not_sent else ""
+            print("\n".join([*sent.not_sent, f"{len(sent.sent)} runs {how}{lacking}"]))
         return SOME_FAILED if sent.not_sent else DONE
 
 
@@ -777,7 +782,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str]) -> Any:
     """The command that the arguments say, not yet run. Exits with code 2 if they are wrong."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_colours():
         warnings.filterwarnings("ignore", message="The field .* is annotated", module="tyro")
         return tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,  # type: ignore[arg-type]
@@ -786,6 +791,18 @@ def parse(arguments: list[str]) -> Any:
             "`sngan --version` prints the version.",
             args=arguments,
         )
+
+
+@contextmanager
+def _without_colours() -> Iterator[None]:
+    """tyro asks for the terminal's name: its colours would be shown as text, which is all that our streams write."""
+    before = os.environ.get("TERM")
+    os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        del os.environ["TERM"]
+        os.environ.update({} if before is None else {"TERM": before})
 
 
 def run(arguments: list[str]) -> int:

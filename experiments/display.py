@@ -29,6 +29,7 @@ from sngan.files import visible
 
 LINE_EVERY_SECONDS = 15.0
 _WIDE = 120  # columns; a narrower terminal has no room for bars
+_ESTIMATED_OVER = 24 * 3600.0  # seconds: runs end in pairs, and the last half minute says little of the rest
 
 
 class Console(console.Console):
@@ -83,7 +84,13 @@ class Display:
             columns = [TextColumn("{task.description}"), _Count(), TextColumn("{task.fields[numbers]}")]
             if self._wide:
                 columns = [columns[0], BarColumn(bar_width=20), *columns[1:], TimeElapsedColumn()]
-            self._live = Progress(*columns, TimeRemainingColumn(), console=self._console, refresh_per_second=4)
+            self._live = Progress(
+                *columns,
+                TimeRemainingColumn(),
+                console=self._console,
+                refresh_per_second=4,
+                speed_estimate_period=_ESTIMATED_OVER,
+            )
             if total > 1:
                 self._all = self._live.add_task("runs", total=total, numbers="", phase="loading")
 

@@ -589,7 +589,9 @@ def find_run(run: str, runs_dir: str = "") -> Record:
         raise InputError(f"run {run!r} is in {len(found)} studies; name one folder: {', '.join(map(str, found))}")
     if len(found) > 1:
         more = f" and {len(found) - 9} more" if len(found) > 9 else ""
-        raise InputError(f"{run!r} begins the ids of {len(found)} runs: {', '.join(map(str, found[:9]))}{more}")
+        raise InputError(
+            f"{run!r} begins the ids of {len(found)} runs: {', '.join(map(str, found[:9]))}{more}; write more of it"
+        )
     return Record(found[0])
 
 

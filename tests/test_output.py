@@ -1,13 +1,14 @@
 """Whoever reads what the program prints may leave: real processes, pipes and terminals."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, write_study
+from conftest import ROOT, needs, write_study
 
 _LOUD = "import sys; from experiments.output import outlive_readers; outlive_readers(); "
 
@@ -130,3 +131,17 @@ def test_a_sweep_whose_reader_left_trains_on(tmp_path: Path) -> None:
     os.close(writes)
     assert process.wait(100) == 0
     assert all('"finished"' in status.read_text() for status in (tmp_path / "tiny").glob("*/status.json"))
+
+
+def test_help_is_plain_on_a_terminal() -> None:
+    """Our streams show what steers a terminal as text, and the command line's library would colour it."""
+    needs(shutil.which("script"), "needs script, of util-linux")
+    command = f"{sys.executable} -m experiments export --help; {sys.executable} -m experiments plam"
+    found = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], capture_output=True, text=True, check=False,
+        env=os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "usage: sngan export" in found.stdout
+    assert "Unrecognized options: plam" in found.stdout
+    assert "x1b" not in found.stdout
+    assert "\x1b" not in found.stdout

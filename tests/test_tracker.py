@@ -167,7 +167,7 @@ def test_an_agents_cell_whose_status_was_lost_gets_its_numbers(tmp_path: Path, m
 def test_artifacts_are_the_record_where_it_lies(tmp_path: Path) -> None:
     record = train_offline(tmp_path)
     artifacts = {payload["type"]: payload for payload in inspect(wandb_file(record))["artifact"]}
-    assert set(artifacts) == {"model", "record", "dataset"}
+    assert set(artifacts) == {"model", "record", "dataset", "code"}
     files = {
         kind: {entry["path"]: entry.get("local_path", entry.get("ref")) for entry in payload["manifest"]["contents"]}
         for kind, payload in artifacts.items()
