@@ -181,8 +181,10 @@ def find(study: str, runs_dir: str = "") -> Study:
     if found := recorded(runs_root(runs_dir) / study):
         return found
     names = bundled_names()
+    here = [path.name for path in (Path(f"{study}.yaml"), Path(f"{study}.yml")) if path.is_file()]
+    meant = f"; did you mean the file {here[0]}?" if here else suggestion(study, names)
     raise InputError(
-        f"no study {study!r}{suggestion(study, names)} (bundled: {', '.join(names)}; or the path of a YAML file)"
+        f"no study {study!r}{meant} (bundled: {', '.join(names)}; or the path of a YAML file)"
     )
 
 

@@ -526,6 +526,7 @@ def test_a_study_file_is_written_and_never_over_another(
     assert "28 runs" in command("plan", "mine.yaml")[1]
     assert command("study", "new", "mine")[0] == 2
     assert "take another name" in command("study", "new", "demo")[2]
+    assert "did you mean the file mine.yaml?" in command("plan", "mine")[2]
     assert command("study", "wandb", "mine.yaml")[1] == "mine.wandb.yaml\nwandb sweep --project sngan mine.wandb.yaml\n"
     assert "28 runs" in command("plan", "mine.wandb.yaml")[1]
 
