@@ -183,9 +183,7 @@ def find(study: str, runs_dir: str = "") -> Study:
     names = bundled_names()
     here = [path.name for path in (Path(f"{study}.yaml"), Path(f"{study}.yml")) if path.is_file()]
     meant = f"; did you mean the file {here[0]}?" if here else suggestion(study, names)
-    raise InputError(
-        f"no study {study!r}{meant} (bundled: {', '.join(names)}; or the path of a YAML file)"
-    )
+    raise InputError(f"no study {study!r}{meant} (bundled: {', '.join(names)}; or the path of a YAML file)")
 
 
 def recorded(folder: Path) -> Study | None:
