@@ -19,6 +19,7 @@ from experiments.study import Study, find
 from sngan.config import InputError
 
 REFERENCE = "mnist-short"
+_FROZEN = Path(__file__).parents[1] / "experiments" / "results" / REFERENCE / "data"
 _ASKED = {  # what is judged in a context that the study's file names, and over all learning rates: of which arms
     **dict.fromkeys(("C7a", "C7b"), "`sn_dcgan` against `dcgan`"),
     "C14a": "`sn` against `plain`",
@@ -33,8 +34,10 @@ def answer(plan: Study, folder: Path) -> list[str]:
     As long as runs are missing, no outcome is looked at: the lines say how many seeds there are, and what will be
     judged. Raises InputError if nothing is frozen there.
     """
-    planned = {config.run_id: config for config in plan.configs}
-    kept = todays(kept_in(folder, read_manifest(folder)), planned).keys() & planned.keys()
+    planned, manifest = {config.run_id: config for config in plan.configs}, read_manifest(folder)
+    if (found := manifest.get("study")) != plan.name:
+        raise InputError(f"{folder} holds the study {found}, not {plan.name}")
+    kept = todays(kept_in(folder, manifest), planned).keys() & planned.keys()
     missing = {config.seed for run_id, config in planned.items() if run_id not in kept}
     seeds = {config.seed for config in plan.configs}
     if missing:
@@ -68,21 +71,20 @@ def _open(claims: pd.DataFrame, n_runs: int, n_seeds: int) -> list[str]:
         "lies on that side of a threshold that was fixed before any outcome was looked at, and its adjusted p is at "
         "most 0.05:",
         "",
-        "| claim | arms | judged at | verdict | effect [95 %] | n |",
+        "| claim | measured | judged at | verdict | effect [95 %] | n |",
         "|---|---|---|---|---|---|",
     ]
     for row in claims[claims["claim"].isin(_ASKED) & claims["decides"]].to_dict("records"):
         verdict = f"**{row['verdict']}**" + (f" ({row['reason']})" if row["reason"] else "")
         effect = interval(row["effect"], row["low"], row["high"])
-        cells = (row["statement"], _ASKED[row["claim"]], row["context"], verdict, f"{row['part']}: {effect}", row["n"])
+        cells = (row["statement"], row["evidence"], row["context"], verdict, effect, row["n"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 
 def main() -> None:
     try:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else f"experiments/results/{REFERENCE}/data")
-        print("\n".join(answer(find(REFERENCE), folder)))
+        print("\n".join(answer(find(REFERENCE), _FROZEN)))
     except InputError as error:
         sys.exit(f"answer: {error}")
 

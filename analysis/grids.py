@@ -32,8 +32,8 @@ def opened(grid: Any) -> Image.Image | None:
 
 
 def few_of(image: Image.Image) -> Image.Image:
-    """The first 16 of a grid's 64 images, 4 x 4; what is not a grid of 8 columns stays whole."""
-    if (image.width - _PADDING) % _COLUMNS:
+    """The first 16 of a grid's 64 images, 4 x 4; what is no grid of 8 x 8 stays whole."""
+    if (image.width - _PADDING) % _COLUMNS or image.width != image.height:
         return image
     side = (image.width - _PADDING) // _COLUMNS * _KEPT + _PADDING
-    return image.crop((0, 0, side, min(side, image.height)))
+    return image.crop((0, 0, side, side))

@@ -133,25 +133,25 @@ def _listing(runs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def watch(study: Study, runs_dir: str, frozen: Ledger, every: float = 2.0) -> int:
+def watch(study: Study, runs_dir: str, frozen: Ledger, every: float = 2.0) -> None:
     """Show the runs that are running, failed or interrupted, and how many are in each state, until all have ended.
 
-    On a terminal the table is refreshed in place; elsewhere a line is printed whenever the numbers change. Returns 0.
+    On a terminal the table is refreshed in place; elsewhere a line is printed whenever the numbers change.
     """
     folder, console, said = runs_root(runs_dir) / study.name, _console(), ""
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
             found = [(c, record := Record(folder / c.run_id), record.status()) for c in study.configs]
-            runs = [_told(c, record, status, frozen.runs.get(c.run_id), "") for c, record, status in found]
-            states = {run["run_id"]: run["state"] for run in runs}
-            summary, shown = _summary(study, states), [run for run in runs if run["state"] in _WATCHED]
+            states = {c.run_id: shown_state(status, c.run_id in frozen.runs) for c, _, status in found}
+            summary = _summary(study, states)
+            shown = [_told(*of, frozen.runs.get(of[0].run_id), "") for of in found if states[of[0].run_id] in _WATCHED]
             if live:
                 live.update(Group(summary, _listing(shown) if shown else ""), refresh=True)
             elif summary != said:
                 console.print(summary)
             said = summary
             if all(state in (*RESULTS, State.FAILED, FROZEN) for state in states.values()):
-                return 0
+                return
             time.sleep(every)
 
 

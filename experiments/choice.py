@@ -67,15 +67,20 @@ class Choice:
 
     def elsewhere(self, given: str, runs_dir: str) -> str:
         """A line if the study's name and its file, here or with the records, stand for different runs, or nothing."""
-        whole = self.named(given, runs_dir)
-        launched, texts = runs_root(runs_dir) / whole.name / "study.yaml", {}
-        for place, what in ((whole.name, "the name"), (str(launched), "the file with the records")):
-            if place != given and (studies.is_name(place) or launched.exists()):
+        whole, every = self.named(given, runs_dir), Choice(have=self.have)
+        name, launched = whole.name, runs_root(runs_dir) / whole.name / "study.yaml"
+        places = {name: "the name", f"{name}.yaml": "the file", str(launched): "the file with the records"}
+        own = {config.run_id for config in every.find(given, runs_dir).configs}
+        found, seen = [], [own]
+        for place, what in places.items():
+            if place != given and (studies.is_name(place) or Path(place).is_file()):
                 with suppress(InputError):  # no study of that name
-                    texts[f"{what} {place}"] = {config.run_id for config in studies.find(place, runs_dir).configs}
-        own = {config.run_id for config in whole.configs}
-        found = [f"{what} stands for {len(ids)} runs, of which {len(ids & own)} are among these"
-                 for what, ids in texts.items() if ids != own]  # fmt: skip
+                    other = every.find(place, runs_dir)
+                    ids = {config.run_id for config in other.configs}
+                    if other.name == name and ids not in seen:
+                        also = f"of which {len(ids & own)} are among these"
+                        found.append(f"{what} {place} stands for {len(ids)} runs, {also}")
+                    seen.append(ids)
         return f"note: {given} plans {len(own)} runs, but {'; '.join(found)}" if found else ""
 
     def folders(self, given: str, name: str) -> list[Path]:

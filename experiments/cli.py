@@ -137,10 +137,10 @@ class StudyFile:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        from sngan.files import write_atomically
+        from sngan.files import check_writable, write_atomically
 
         if self.what == "new":
-            name = self.study.removesuffix(".yaml")
+            name = self.study.removesuffix(".yaml").removesuffix(".yml")
             if name in studies.bundled_names():
                 raise InputError(f"{name} is a study of this program: take another name")
             path, text, how = Path(self.out or f"{name}.yaml"), studies.template(name), "edit it, then: sngan plan"
@@ -151,8 +151,11 @@ class StudyFile:
                 studies.for_wandb(study),
                 "wandb sweep --project sngan",
             )
+        if path.suffix not in (".yaml", ".yml"):
+            raise InputError(f"--out {path}: a study file's name ends in .yaml")
         if path.exists():
             raise InputError(f"{path} is there already: give --out another name")
+        check_writable(path)
         write_atomically(path, text)
         print(f"{path}\n{how} {shlex.quote(str(path))}")
         return DONE
@@ -372,8 +375,7 @@ class Status:
             return self._send_wandb(study)
         ledger = self.choice.ledger(self.study, study)
         if self.watch:
-            with suppress(KeyboardInterrupt):
-                watch(study, self.runs_dir, ledger)
+            watch(study, self.runs_dir, ledger)
             return DONE
         listed = [State.FAILED] if self.failed else [*State, record.FROZEN]
         return status(study, self.study, self.runs_dir, self.as_json, ledger, self.choice.words(), listed)

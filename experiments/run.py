@@ -31,6 +31,7 @@ from experiments.messages import Ended, Entered, Progressed, Said, Started, Tell
 from experiments.record import Record, State
 from experiments.tracking.client import resolve_mode, under_agent
 from experiments.tracking.sending import send, summary_of
+from experiments.tracking.source import snapshot
 from experiments.tracking.tracker import Tracker
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 from sngan.data import ImageData, load, normalized
@@ -146,12 +147,14 @@ class _Attempt:
             "damaged" in before or self._before is State.MISSING or any(path.exists() for path in weights)
         )
         tags = [study, *([tag] if (tag := git_tag()) else [])]
+        folder = record.folder.parent
         self._open_tracker = functools.partial(
-            Tracker, config, study, record.folder.parent, mode, tags, self._warn_of_wandb
-        )
+            Tracker, config, study, folder, mode, tags, self._warn_of_wandb,
+            code=snapshot(folder / "wandb" / "code") if mode != "disabled" else None,
+        )  # fmt: skip
         self._tracker: Tracker | None = None
         self._real: Path | None = None  # until it is logged
-        self._steps: Remote | Ahead | None = None  # None: made by `train`
+        self._steps: Remote | Ahead | None = None  # None: not yet training
         self._evaluations = set(config.evaluation_steps())
         self._progress_time = 0.0
         self._start = time.perf_counter()

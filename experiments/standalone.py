@@ -11,12 +11,14 @@ logits = discriminator(images)                                       # (16,)
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -64,19 +66,33 @@ def probe(generator: nn.Module, discriminator: nn.Module, z_dim: int, dtype: tor
 
 
 def check(folder: str | Path) -> float:
-    """Largest relative difference between what the networks give here and gave when they were exported."""
+    """Largest relative difference between what the networks give here and gave when they were exported.
+
+    Infinite if a number is finite on one side alone; of a run that diverged they are not, here and there.
+    """
     description = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
     generator, discriminator = load(folder)
     dtype = next(generator.parameters()).dtype
     found = probe(generator, discriminator, description["input"]["generator"][1], dtype)
     pairs = [pair for name in found for pair in zip(found[name], description["probe"][name], strict=True)]
-    return max(abs(one - other) / (abs(other) + 0.01) for one, other in pairs)
+    return max(_difference(one, other) for one, other in pairs)
+
+
+def _difference(one: float, other: float | None) -> float:
+    if other is None or not math.isfinite(other):  # JSON has no NaN
+        return math.inf if math.isfinite(one) else 0.0
+    return abs(one - other) / (abs(other) + 0.01) if math.isfinite(one) else math.inf
 
 
 def _main(folders: list[str]) -> None:
     if missing := [name for name in folders if not (Path(name) / "export.json").is_file()] or not folders:
         sys.exit(f"give folders that hold export.json{f', not {missing[0]}' if folders else ''}: load.py FOLDER ..")  # type: ignore[index]
-    wrong = [name for name in folders if not check(name) < 1e-3]
+    wrong = []
+    for name in folders:
+        try:
+            wrong += [] if check(name) < 1e-3 else [name]
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+            wrong.append(f"{name} ({type(error).__name__}: {error})")
     print(f"{len(folders) - len(wrong)} of {len(folders)} give the numbers that they gave when exported")
     sys.exit(f"different: {', '.join(wrong)}" if wrong else 0)
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,12 @@ def _expanded(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
 
 def check_name(name: object) -> str:
     """A study's name is a folder's name. Raises InputError for anything that could be something else."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str):
+        raise InputError(f"study name {shown(name)} is not text to YAML: write it in quotes")
+    if not is_name(name):
         raise InputError(
-            f"study name {shown(name)} is not usable: it must start with a letter or digit and hold at most 64 "
-            "letters, digits, dots, dashes and underscores"
+            f"study name {shown(name)} is not usable: it must start with a letter or digit, hold at most 64 letters, "
+            "digits, dots, dashes and underscores, and not end in .yaml or .yml"
         )
     return name
 
@@ -224,7 +227,8 @@ def content_of(text: str) -> dict[str, Any]:
     """The mapping that a study file holds, not yet checked. Raises InputError if it is no YAML, or holds none."""
     content = scalar(text)
     if not isinstance(content, dict):
-        raise InputError(f"expected a mapping with name, description and parameters, got {type(content).__name__}")
+        found = "nothing" if content is None else type(content).__name__
+        raise InputError(f"expected a mapping with name, description and parameters, got {found}")
     return content
 
 
@@ -243,7 +247,8 @@ def parse(text: str) -> Study:
     content = content_of(text)
     for key in content:
         if key not in _TOP_LEVEL:
-            raise InputError(f"unknown key {shown(key)}{suggestion(key, _TOP_LEVEL)} (known: {', '.join(_TOP_LEVEL)})")
+            meant = "; put it under parameters" if key in IDENTITY_FIELDS else suggestion(key, _TOP_LEVEL)
+            raise InputError(f"unknown key {shown(key)}{meant} (known: {', '.join(_TOP_LEVEL)})")
     if "name" not in content:
         raise InputError("name is missing: a study needs one, which names the folder of its records")
     name = check_name(content["name"])
@@ -322,8 +327,8 @@ def template(name: str) -> str:
 #   sngan plan {name}.yaml      # lists its runs and about how long they take; starts nothing
 #   sngan sweep {name}.yaml     # trains what is missing; stop it and launch it again at will
 #   sngan report {name}         # statistics, figures, tables
-name: {check_name(name)}
-description: Is training with spectral normalization more stable at a high learning rate? Expected - yes.
+name: {_in_yaml(check_name(name))}
+description: "Is training with spectral normalization more stable at a high learning rate? Expected: yes."
 parameters: # a value or a list each; `sngan train --help` lists all parameters
   seed: 0..6 # arms share initial weights, data order and latents per seed; below 7 seeds no claim is decided
   arm: [dcgan, sn_dcgan] # of {arms}
@@ -332,6 +337,14 @@ parameters: # a value or a list each; `sngan train --help` lists all parameters
   steps: 1000
   batch_size: 16
 """
+
+
+def _in_yaml(name: str) -> str:
+    """In quotes if YAML would take it for something else than text, as 2026 or no."""
+    with suppress(InputError):  # 010, which has two readings
+        if scalar(name) == name:
+            return name
+    return f'"{name}"'
 
 
 def _primary(content: dict[str, Any], configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
@@ -400,13 +413,14 @@ def _values(key: str, spec: Any) -> list[Any]:
     """Of one value, a list of values, W&B's `{value: ..}` or `{values: [..]}`; seeds also as ranges, `0..4`."""
     if isinstance(spec, dict) and (len(spec) != 1 or next(iter(spec)) not in ("value", "values")):
         raise InputError(f"{key}: expected a value, a list, {{value: ..}} or {{values: [..]}}, got {shown(spec)}")
-    if key == "seed" and isinstance(spec, str):
-        return parse_seeds(spec, key)
-    if key == "seed" and isinstance(spec, list) and any(isinstance(part, str) for part in spec):
-        return parse_seeds(",".join(map(str, spec)), key)
-    values = spec if isinstance(spec, list) else [spec]
+    values = spec
     if isinstance(spec, dict):
         values = [spec["value"]] if "value" in spec else spec["values"]
+        if not isinstance(values, str | list):
+            raise InputError(f"{key}: values must be a list, got {shown(values)}")
+    values = values if isinstance(values, list) else [values]
+    if key == "seed" and any(isinstance(value, str) for value in values):
+        return parse_seeds(",".join(map(str, values)), key)
     if not isinstance(values, list) or not values:
         raise InputError(
             f"{key}: the grid is empty: values must be a list with at least one entry, got {shown(values)}"
@@ -415,6 +429,8 @@ def _values(key: str, spec: Any) -> list[Any]:
     for value in values:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise InputError(f"{key}: {shown(value)} is not a number or a word")
+        if isinstance(value, str) and _RANGE.fullmatch(value) and ".." in value:
+            raise InputError(f"{key}: {shown(value)}: only seeds can be a range; list the values")
         if value in seen:
             raise InputError(f"{key}: the value {shown(value)} is listed twice, which would be a duplicate run")
         seen.add(value)

@@ -9,7 +9,7 @@ from analysis.answer import answer
 from analysis.load import load
 from analysis.sources.frozen import freeze
 from analysis.synthetic import write_records
-from experiments.study import read
+from experiments.study import find, read
 from sngan.config import InputError
 
 
@@ -28,7 +28,12 @@ def test_no_outcome_is_told_before_the_last_run(tmp_path: Path) -> None:
     freeze(load(folder), tmp_path / "frozen")
     whole = answer(plan, tmp_path / "frozen")
     assert whole[0].startswith("From 42 runs, 7 seeds per cell.")
-    rows = [line.split(" | ") for line in whole if line.startswith("| SN")]
+    rows = [line.split(" | ") for line in whole if line.startswith(("| SN", "| Without"))]
     assert {len(row) for row in rows} == {6}
     assert "**" in rows[0][3]
     assert rows[0][5] == "7 |"
+    assert re.fullmatch(r"share of seeds in which sn_dcgan alone failed, .* \(\d and \d\)", rows[0][1])
+    assert re.fullmatch(r"-?\d[\d.]* \[-?\d[\d.]*, -?\d[\d.]*\]", rows[0][4])
+    assert len({row[1] for row in rows}) == len(rows)  # each says what it measured
+    with pytest.raises(InputError, match="holds the study many, not demo"):
+        answer(find("demo"), tmp_path / "frozen")

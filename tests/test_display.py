@@ -80,7 +80,7 @@ def test_a_sweep_and_its_status_side_by_side_on_terminals(width: int, bar: str, 
         terminal.wait_for("the same command continues", "code 3")
         watcher.wait_for("2 interrupted", *(rf"{run_id}\S? +interrupted" for run_id in ids))
         watcher.press("C-c")
-        watcher.wait_for("code 0")
+        watcher.wait_for("code 3")
     for arguments in (("plan", path), ("status", path), ("status", path, "--failed")):
         with Terminal(line(*arguments), width, 30) as terminal:
             screen = terminal.wait_for("code 0")

@@ -44,11 +44,18 @@ def stills(film: Film) -> dict[tuple[str, int, int], str]:
     return {(label, still.seed, still.step): still.uri for label, of in film.arms for still in of}
 
 
+def test_a_grid_of_another_shape_is_shown_whole(tmp_path: Path) -> None:
+    png, other = grid(tmp_path, "a"), tmp_path / "other.png"
+    Image.open(png).crop((0, 0, SIDE, SIDE // 2)).save(other)
+    (film,) = films(study_of({"dcgan-0": {0: png}, "sn-0": {0: other}}, png))
+    assert not film.cuttable
+
+
 def test_every_seed_can_be_chosen_and_every_step_seen(tmp_path: Path) -> None:
     png = grid(tmp_path, "a")
     (film,) = films(study_of({f"{a}-{s}": {0: png, 10: png} for a in ("dcgan", "sn") for s in range(3)}, png))
     assert set(stills(film)) == {(a, s, t) for a in ("DCGAN", "SN") for s in range(3) for t in (0, 10)}
-    assert (film.seeds, film.latents, film.all_seeds) == ([0, 1, 2], 64, 3)
+    assert (film.seeds, film.latents, film.all_seeds, film.cuttable) == ([0, 1, 2], 64, 3, True)
     pixels = shown(film.real)
     assert pixels.shape == (SIDE, SIDE)  # native: scaled by the page
     assert np.abs(pixels.astype(int) - np.asarray(Image.open(png))).max() <= 9  # sixteen greys

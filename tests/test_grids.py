@@ -47,5 +47,5 @@ def test_few_are_the_first_sixteen_of_a_grid_and_all_of_anything_else() -> None:
     few = few_of(whole)
     assert few.size == (122, 122)
     assert np.array_equal(np.asarray(few), np.asarray(whole)[:122, :122])
-    other = Image.open(io.BytesIO(png((100, 40))))
-    assert few_of(other).size == (100, 40)
+    for size in ((100, 40), (122, 62), (482, 242)):  # as of 4 or 16 columns
+        assert few_of(Image.open(io.BytesIO(png(size)))).size == size

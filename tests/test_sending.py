@@ -39,7 +39,8 @@ def test_what_has_ended_is_told_and_what_was_damaged_is_named(study: Study, tmp_
     record, failed = (Record(tmp_path / "tiny" / by_seed[seed]) for seed in (0, 1))
     found = inspect(wandb_file(record))
     assert [row["step"] for row in history_of(found)] == [row["step"] for row in record.rows()]
-    assert {artifact["type"] for artifact in found["artifact"]} == {"dataset", "model", "record", "code"}
+    # no code: it may be another by now
+    assert {artifact["type"] for artifact in found["artifact"]} == {"dataset", "model", "record"}
     assert merged(found["summary"])["state"] == "finished"
     assert "real" in history_of(found)[0] or "real.path" in history_of(found)[0]
     assert inspect(wandb_file(failed))["exit"][0]["exit_code"] == 1

@@ -65,6 +65,13 @@ def test_a_number_in_exponent_form_is_a_number() -> None:
         (HEAD + "parameters: {seed: {values: [1, 1]}}", "listed twice"),
         (HEAD + "parameters: {seed: {vaule: 3}}", "seed: expected a value, a list, {value: ..}"),
         (HEAD + "parameters: {seed: 0...3}", "seed '0...3': expected a range such as 0..19"),
+        (HEAD + "parameters: {seed: {value: 3..0}}", "seed '3..0': expected a range such as 0..19"),
+        (HEAD + "parameters: {steps: 1..3}", "steps: '1..3': only seeds can be a range; list the values"),
+        (HEAD + "parameters: {lr: {values: {a: 1}}}", "lr: values must be a list, got {'a': 1}"),
+        (HEAD + "seed: 1\nparameters: {lr: 0.1}", "unknown key 'seed'; put it under parameters"),
+        ("", "got nothing"),
+        ("name: 2026\nparameters: {seed: 0}", "study name 2026 is not text to YAML: write it in quotes"),
+        ("name: a.yml\nparameters: {seed: 0}", "not end in .yaml or .yml"),
         (HEAD + "parameters: {seed: [0..3, 1.5]}", "seed '0..3,1.5': expected a range such as 0..19"),
         (HEAD + "parameters: {seed: [0..3, 2]}", "seed '0..3,2': a seed is named twice"),
         ("parameters: {seed: 0}", "name is missing"),
@@ -198,7 +205,7 @@ def test_the_short_form_is_the_long_one() -> None:
     short = "name: a\nparameters: {seed: 0..2, arm: [dcgan, sn], lr: 0.001, dataset: {value: digits}}"
     grid = "seed: {values: [0, 1, 2]}, arm: {values: [dcgan, sn]}, lr: {value: 0.001}, dataset: {value: digits}"
     assert parse(short).configs == parse(f"name: a\nmethod: grid\nparameters: {{{grid}}}").configs
-    for seeds in ("'3, 0..1'", "[3, 0..1]"):
+    for seeds in ("'3, 0..1'", "[3, 0..1]", "{value: '3, 0..1'}", "{values: [3, 0..1]}"):
         assert [c.seed for c in parse(f"name: a\nparameters: {{seed: {seeds}}}").configs] == [3, 0, 1]
 
 
@@ -219,3 +226,10 @@ def test_the_template_is_a_study() -> None:
     assert (study.name, len(study.configs)) == ("mine", 28)
     with pytest.raises(InputError, match="is not usable"):
         template("../x")
+
+
+@pytest.mark.parametrize("name", ["mine", "2026", "1e3", "no", "null", "True", "010", "0x1f", "2026-11-28", "1.5"])
+def test_the_template_is_a_study_of_any_name(name: str) -> None:
+    study = parse(template(name))
+    assert study.name == name
+    assert len(study.configs) == 28

@@ -118,8 +118,10 @@ def test_the_code_is_the_program(offline: Record) -> None:
     found = inspect(wandb_file(offline))
     assert found["environment"][0]["program"] == "experiments/__main__.py"
     (code,) = [artifact for artifact in found["artifact"] if artifact["type"] == "code"]
-    held = {entry["path"] for entry in code["manifest"]["contents"]}
-    assert {"sngan/train.py", "experiments/__main__.py", "analysis/claims.py"} <= held
+    held = {entry["path"]: entry["local_path"] for entry in code["manifest"]["contents"]}
+    assert {"sngan/train.py", "experiments/__main__.py", "analysis/claims.py"} <= held.keys()
+    path = offline.folder.parent / held["sngan/train.py"]  # `wandb sync` runs in the study's folder
+    assert path.read_bytes() == (ROOT / "sngan" / "train.py").read_bytes()
 
 
 def test_spectra_and_classes_are_recorded_and_shown_as_histograms(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class Server:
 
         class Http(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 256  # a client uploads many small files at once
 
             def handle_error(self, *_: object) -> None: ...  # a client that is gone
 

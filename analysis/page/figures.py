@@ -330,10 +330,10 @@ def samples(study: Study, context: str, slug: str = "", width: float = panels.WI
     if chosen:
         title = f"Samples at step {last:,}"
         of = context if study.runs["context"].nunique() > 1 else ""
-        seed = next(iter(chosen))[1]
+        seed = max((s for _, s in chosen), key=[s for _, s in chosen].count)  # the first that most arms have
         real = study.real.get(runs["dataset"].iloc[0])
-        large = {"real images": real} if real else {}
-        large |= {arm: grid for (arm, s), grid in chosen.items() if s == seed}
+        large: dict[str, Any] = {"real images": real} if real else {}
+        large |= {label_of(v): chosen.get((label_of(v), seed)) for v in variants}
         caption = f"16 fixed latents of {seed}, the same in every arm{', beside real images' if real else ''}."
         yield _in_context(SAMPLES[0], title, caption, panels.large_samples(large, width), of, slug)
         caption = f"The same 64 fixed latents of a seed in every arm, at step {last:,}. Rows: arms; columns: seeds."

@@ -35,7 +35,7 @@ class Film:
     """The grids of one context: arm by arm its stills, and real images ('' if there are none).
 
     `seeds` that have any, in order, of `all_seeds`; `latents`: how many of them a grid shows; `width`: of a grid, in
-    pixels of the page.
+    pixels of the page; `cuttable`: whether 16 of them can be shown large, since all are squares of 8 x 8 images.
     """
 
     context: str
@@ -45,6 +45,7 @@ class Film:
     latents: int
     width: int
     all_seeds: int
+    cuttable: bool
 
     def initial(self, stills: Sequence[Still]) -> Still | None:
         """The last of the first seed."""
@@ -92,7 +93,7 @@ def _room(found: Mapping[str, _Grids]) -> _Room:
     several = range(longest, min(longest, _FEW_STEPS) - 1, -1)
     every = [of[max(of)] for grids in found.values() for of in grids.values()]
     for cut in (False, True):
-        sizes = [len(content[0]) for grid in every[:: max(1, len(every) // 12)] if (content := _content(grid, cut))]
+        sizes = [len(content.png) for grid in every[:: max(1, len(every) // 12)] if (content := _content(grid, cut))]
         size = sum(sizes) / max(len(sizes), 1)
         # all seeds with many steps; the others with their last; and of cut grids fewer seeds
         choices = [*((n, n, seeds) for n in several), *((n, 1, seeds) for n in several)]
@@ -105,7 +106,8 @@ def _room(found: Mapping[str, _Grids]) -> _Room:
 
 
 def _film(study: Study, context: str, grids: _Grids, room: _Room) -> Film:
-    seeds, arms, sides = sorted({seed for _, seed in grids})[: room.seeds], [], []
+    seeds, arms = sorted({seed for _, seed in grids})[: room.seeds], []
+    seen: list[_Content] = []
     common = {seed: _steps(grids, seed, room.first if seed == seeds[0] else room.others) for seed in seeds}
     for variant in in_order(pd.Series([variant for variant, _ in grids])):
         stills = []
@@ -113,17 +115,19 @@ def _film(study: Study, context: str, grids: _Grids, room: _Room) -> Film:
             of = grids.get((variant, seed), {})
             for step in sorted({*common[seed] & of.keys(), max(of)} if of else ()):
                 if content := _content(of[step], room.cut):
-                    stills.append(Still(seed, step, png_uri(content[0])))
-                    sides.append(content[1])
+                    stills.append(Still(seed, step, png_uri(content.png)))
+                    seen.append(content)
         if stills:
             arms.append((label_of(variant), stills))
-    side = max(sides, default=1)
+    side = max((content.width for content in seen), default=1)
     dataset = study.runs.loc[study.runs["context"] == context, "dataset"].iloc[0]
     real = _content(study.real[dataset], room.cut) if dataset in study.real else None
     shown = sorted({still.seed for _, stills in arms for still in stills})
     width = side * max(1, round(_SHOWN / side))
     everything = int(study.runs.loc[study.runs["context"] == context, "seed"].nunique())
-    return Film(context, shown, arms, png_uri(real[0]) if real else "", FEW if room.cut else ALL, width, everything)
+    cuttable = not room.cut and all(content.cuttable for content in (*seen, *([real] if real else [])))
+    uri, latents = png_uri(real.png) if real else "", FEW if room.cut else ALL
+    return Film(context, shown, arms, uri, latents, width, everything, cuttable)
 
 
 def _steps(grids: _Grids, seed: int, most: int) -> set[int]:
@@ -132,20 +136,29 @@ def _steps(grids: _Grids, seed: int, most: int) -> set[int]:
     return set(spread_out(sorted(longest), most)) if most > 1 else {max(longest)}
 
 
-def _content(grid: Any, cut: bool) -> tuple[bytes, int] | None:
-    """A PNG in few greys or colours and its width, cut to the first latents or whole; None if it is not a PNG."""
+class _Content(NamedTuple):
+    """A grid within the page: its PNG, its width, and whether it was a square of 8 x 8 images."""
+
+    png: bytes
+    width: int
+    cuttable: bool
+
+
+def _content(grid: Any, cut: bool) -> _Content | None:
+    """In few greys or colours, cut to the first latents or whole; None if it is not a PNG."""
     image = opened(grid)
     if image is None:
         return None
     grey = image.mode in ("1", "L", "I;16", "I", "LA") or (image.mode == "P" and _is_grey(image))
     image = image.convert("L" if grey else "RGB")
-    if cut:
-        image = few_of(image)
+    few = few_of(image)
+    cuttable = few is not image
+    image = few if cut else image
     if grey:
         image = image.point(lambda value: round(value / 17) * 17)
     buffer = io.BytesIO()
     image.quantize(_GREYS if grey else _COLOURS).save(buffer, format="PNG")
-    return buffer.getvalue(), image.width
+    return _Content(buffer.getvalue(), image.width, cuttable)
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -260,8 +260,9 @@ def matrix(table: pd.DataFrame, label: str, width: float = WIDTH) -> Figure:
 def large_samples(grids: Mapping[str, Any], width: float = WIDTH) -> Figure:
     """The first 16 images of PNG grids (with `read_bytes`), each under its name."""
     with style():
-        rows, columns = -(-len(grids) // 4), min(4, len(grids))
-        made = _panels(len(grids), 4, width, width / columns + 0.15 - 0.45 / rows)  # a title above each square
+        columns = max(1, min(4, len(grids), int(width / NARROWEST)))
+        rows = -(-len(grids) // columns)
+        made = _panels(len(grids), columns, width, width / columns + 0.15 - 0.45 / rows)  # a title above each square
         for axis, (name, grid) in zip(made.axes, grids.items(), strict=True):
             plots.picture(axis, grid, few=True).set_title(plots.wrapped(name, made.characters))
     return made.figure

@@ -74,7 +74,9 @@ def _keep_study(study: Study, folder: Path) -> None:
     if not study.text:
         return
     path = folder / "study.yaml"
-    if not is_for_wandb(study):
+    if is_for_wandb(study):
+        (folder / "wandb-sweep.yaml").unlink(missing_ok=True)  # of an earlier version
+    else:
         write_atomically(folder / "wandb-sweep.yaml", for_wandb(study))
     if not path.exists():
         write_atomically(path, study.text)

@@ -22,6 +22,7 @@ from experiments.images import film_of
 from experiments.record import Record, State, to_json
 from experiments.tracking import client
 from experiments.tracking.modes import ModeWatch
+from experiments.tracking.source import CHECKOUT
 from sngan import quantities
 from sngan.config import RunConfig
 from sngan.files import leads_out
@@ -29,8 +30,7 @@ from sngan.files import leads_out
 if TYPE_CHECKING:
     import wandb
 
-_CHECKOUT = Path(__file__).parents[2]  # or where the packages are installed
-_PROGRAM, _PACKAGES = "experiments/__main__.py", ("sngan", "experiments", "analysis")
+_PROGRAM = "experiments/__main__.py"
 PATIENCE_SECONDS = 30.0  # with W&B's server at the start and at the end of a run
 _STOP_SECONDS = 5.0
 _QUIET_SECONDS = 5.0  # that W&B's service has to start in silence
@@ -54,18 +54,18 @@ class Tracker:
     W&B agent the id is the server's; runs are then matched by config. `recorded()`: the rows and images of the record,
     of which those up to step `since` were there before: what W&B lacks of them (offline all) is sent first, so each
     offline run is complete. `look_back`: the server is asked for a gap in its rows, else its last step is believed.
-    `summary` is what the summary says until `finish`. Alerts tell of divergence, of an error, and of modes that a
-    healthy run lost.
+    `summary` is what the summary says until `finish`; `code` is a folder with the program that trains. Alerts tell of
+    divergence, of an error, and of modes that a healthy run lost.
     """
 
     def __init__(
         self, config: RunConfig, study: str, folder: Path, mode: str, tags: list[str], warn: Callable[[str], None],
         recorded: Callable[[], Sequence[Row]] = tuple, since: int = -1, summary: dict[str, Any] | None = None,
-        look_back: bool = False,
+        look_back: bool = False, code: Path | None = None,
     ) -> None:  # fmt: skip
         self._config, self._study, self._folder, self._tags = config, study, folder, tags
         self._recorded, self._taken = recorded, since  # of the record's rows W&B has been told those up to here
-        self._look_back = look_back
+        self._look_back, self._code = look_back, code
         self._summary, self._defined = summary or {}, set[str]()
         self._frames: list[Path] = []  # in order of steps
         self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
@@ -118,7 +118,14 @@ class Tracker:
         if record:
             self._calls.put(
                 lambda run: _within(
-                    _ARTIFACT_SECONDS, _log_artifacts, run, self._config, record, summary, self.mode == "offline"
+                    _ARTIFACT_SECONDS,
+                    _log_artifacts,
+                    run,
+                    self._config,
+                    record,
+                    summary,
+                    self.mode == "offline",
+                    self._code,
                 )
             )
         if state is State.INTERRUPTED:
@@ -201,8 +208,8 @@ class Tracker:
     def _start(self) -> wandb.Run:
         import wandb
 
-        in_git = (_CHECKOUT / ".git").exists()  # its commit, and what differs from it as diff.patch
-        git: dict[str, Any] = {"git_root": str(_CHECKOUT), "save_code": True} if in_git else {"disable_git": True}
+        in_git = (CHECKOUT / ".git").exists()  # its commit, and what differs from it as diff.patch
+        git: dict[str, Any] = {"git_root": str(CHECKOUT), "save_code": True} if in_git else {"disable_git": True}
         quiet = wandb.Settings(
             silent=True, console="off", init_timeout=PATIENCE_SECONDS,
             finish_timeout=PATIENCE_SECONDS, finish_timeout_raises=True, program=_PROGRAM, **git,
@@ -388,8 +395,10 @@ def _address(run: wandb.Run, mode: str) -> dict[str, Any]:
     return {"wandb_url": run.url} if mode == "online" else {}
 
 
-def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: dict[str, Any], offline: bool) -> None:
-    """Data set (by digest), code, record and final weights, which W&B reads where they lie: no copy is made."""
+def _log_artifacts(
+    run: wandb.Run, config: RunConfig, record: Record, summary: dict[str, Any], offline: bool, code: Path | None
+) -> None:
+    """Data set (by digest), record, final weights and the program, which W&B reads where they lie."""
     import wandb
     from wandb.sdk.artifacts._internal_artifact import InternalArtifact
 
@@ -407,10 +416,6 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
         artifact = wandb.Artifact(f"data-{config.dataset}", "dataset", metadata={"sha256": data})
         artifact.add_reference(f"urn:sha256:{data}", name="images", checksum=False)
         run.log_artifact(artifact)
-    code = InternalArtifact(f"source-{run.project}-{_PROGRAM.replace('/', '-')}", "code")  # as wandb.Run.log_code does
-    for path in sorted(path for package in _PACKAGES for path in (_CHECKOUT / package).rglob("*.py")):
-        code.add_file(str(path), path.relative_to(_CHECKOUT).as_posix(), policy="immutable")
-    run.log_artifact(code)
     files = {"model": [record.checkpoint_path], "record": [record.config_path, record.protocol_path, *record.row_paths]}
     for kind, paths in files.items():
         artifact = wandb.Artifact(f"{kind}-{name}", kind, metadata=metadata)
@@ -419,4 +424,12 @@ def _log_artifacts(run: wandb.Run, config: RunConfig, record: Record, summary: d
                 entry = artifact.add_file(str(path.absolute()), policy="immutable")
                 if offline:  # `wandb sync` runs in the study's folder, wherever that is by then
                     entry.local_path = str(path.relative_to(record.folder.parent))
+        run.log_artifact(artifact)
+    if code and not run.settings.disable_code:
+        name = f"source-{run.project}-{_PROGRAM.replace('/', '-')}"[:128]  # as wandb.Run.log_code names it
+        artifact = InternalArtifact(name, "code")
+        for path in sorted(code.rglob("*.py")):
+            entry = artifact.add_file(str(path.absolute()), path.relative_to(code).as_posix(), policy="immutable")
+            if offline:
+                entry.local_path = str(path.relative_to(record.folder.parent))
         run.log_artifact(artifact)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.record import recorded_configs
@@ -34,11 +35,14 @@ def view_offline(folder: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="sngan-") as place:
         link(files, Path(place))
         process = subprocess.Popen([viewer, "leet", place])
-        while True:
-            try:
-                return process.wait(_LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(_LOOK_SECONDS)
                 link(files, Path(place))
+        finally:  # a signal ends both
+            process.terminate()
+            process.wait()
 
 
 def link(files: Path, place: Path) -> None:
