@@ -411,8 +411,7 @@ class Status:
         else:
             sync = f"cd {shlex.quote(str(folder))} && wandb sync --yes"
             how = "sent to W&B" if mode == "online" else f"written for W&B (offline: `{sync}` sends them)"
-            lacking = f", {len(sent.not_sent)} not" if sent.not_sent else ""
-            print("\n".join([*sent.not_sent, f"{len(sent.sent)} runs {how}{lacking}"]))
+            print("\n".join([*sent.not_sent, f"{len(sent.sent)} runs {how}, {len(sent.not_sent)} not"]))
         return SOME_FAILED if sent.not_sent else DONE
 
 

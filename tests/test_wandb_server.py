@@ -197,7 +197,7 @@ def test_a_service_that_is_killed_is_replaced_and_told_everything(mode: str, ser
     run = server.runs[f"tiny-{record.run_id}"]
     assert arrived(run) == expected(record)
     assert (run.exit_code, run.summary["state"]) == (0, "finished")
-    assert {artifact.type for artifact in run.artifacts} == {"dataset", "model", "record"}
+    assert {artifact.type for artifact in run.artifacts} == {"dataset", "model", "record", "code"}
 
 
 @_SLOW
@@ -218,7 +218,7 @@ def test_a_server_that_answers_nothing_leaves_offline_runs_and_no_traceback(
     server.fault = ""
     assert "wandb sync --include-online" in output
     sync(server, tmp_path)
-    assert [(run.exit_code, len(run.artifacts)) for run in server.runs.values()] == [(0, 3), (0, 3)]
+    assert [(run.exit_code, len(run.artifacts)) for run in server.runs.values()] == [(0, 4), (0, 4)]
 
 
 @_SLOW
