@@ -2,13 +2,15 @@
 
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Terminal, needs, train_offline
+from conftest import ROOT, Terminal, needs, train_offline, wait_for
 
 from experiments.study import bundled_names, find
 from experiments.tracking.viewer import names, view_offline
@@ -50,6 +52,19 @@ def test_the_terminal_viewer_lists_the_runs_and_shows_their_losses(tmp_path: Pat
         terminal.press("-l", "loss/d")
         terminal.press("Enter")
         terminal.wait_for(r"Metrics \[1-5 of 5 filtered", r"loss/d +\[x: step\]")
+        assert len(_viewers(tmp_path)) == 2  # W&B's command, and what it started
+        subprocess.run(["pkill", "-TERM", "-f", f"experiments dashboard tiny --runs-dir {tmp_path}"], check=True)
+        wait_for(lambda: not _viewers(tmp_path), 20)
+
+
+def _viewers(home: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another's
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"leet" in words and f"HOME={home}\0".encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found
 
 
 def _last_column(screen: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,8 +41,8 @@ def view_offline(folder: Path) -> int:
                 with suppress(subprocess.TimeoutExpired):
                     return process.wait(_LOOK_SECONDS)
                 link(files, Path(place))
-        finally:  # a signal ends both
-            process.terminate()
+        finally:  # a signal to this program ends the viewer: at SIGINT W&B's command ends what it started, too
+            process.send_signal(signal.SIGINT)
             process.wait()
 
 
