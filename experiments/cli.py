@@ -137,7 +137,7 @@ class StudyFile:
     runs_dir: _RunsDir = ""
 
     def run(self) -> int:
-        from sngan.files import check_writable, write_atomically
+        from sngan.files import write_atomically
 
         if self.what == "new":
             name = self.study.removesuffix(".yaml").removesuffix(".yml")

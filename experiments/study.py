@@ -291,7 +291,10 @@ def parse_seeds(text: str, where: str) -> list[int]:
 def is_for_wandb(study: Study) -> bool:
     """Whether W&B takes the study's file as it is."""
     content = content_of(study.text)
-    in_words = all(isinstance(spec, dict) for spec in content["parameters"].values())
+    in_words = all(
+        isinstance(spec, dict) and spec.get("values", [spec.get("value")]) == _values(key, spec)  # no range of seeds
+        for key, spec in content["parameters"].items()
+    )
     return in_words and {"program", "command", "method"} <= set(content) and "primary" not in content
 
 
@@ -325,7 +328,7 @@ def template(name: str) -> str:
     return f"""\
 # A study: the runs that answer one question, all combinations of the values below. Then
 #   sngan plan {name}.yaml      # lists its runs and about how long they take; starts nothing
-#   sngan sweep {name}.yaml     # trains what is missing; stop it and launch it again at will
+#   sngan sweep {name}.yaml     # trains what is missing; stop it and restart it at any time
 #   sngan report {name}         # statistics, figures, tables
 name: {_in_yaml(check_name(name))}
 description: "Is training with spectral normalization more stable at a high learning rate? Expected: yes."
@@ -416,15 +419,13 @@ def _values(key: str, spec: Any) -> list[Any]:
     values = spec
     if isinstance(spec, dict):
         values = [spec["value"]] if "value" in spec else spec["values"]
-        if not isinstance(values, str | list):
+        if not isinstance(values, list) and not (key == "seed" and isinstance(values, str)):
             raise InputError(f"{key}: values must be a list, got {shown(values)}")
     values = values if isinstance(values, list) else [values]
     if key == "seed" and any(isinstance(value, str) for value in values):
         return parse_seeds(",".join(map(str, values)), key)
-    if not isinstance(values, list) or not values:
-        raise InputError(
-            f"{key}: the grid is empty: values must be a list with at least one entry, got {shown(values)}"
-        )
+    if not values:
+        raise InputError(f"{key}: the grid is empty: values must be a list with at least one entry, got []")
     seen: set[Any] = set()
     for value in values:
         if not isinstance(value, str | int | float) or isinstance(value, bool):

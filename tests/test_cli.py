@@ -531,7 +531,9 @@ def test_a_study_file_is_written_and_never_over_another(
     assert "28 runs" in command("plan", "mine.wandb.yaml")[1]
 
 
-def test_a_file_and_a_name_that_plan_different_runs_say_so(command: Callable, tmp_path: Path) -> None:
+def test_a_file_and_a_name_that_plan_different_runs_say_so(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "demo.yaml"
     path.write_text((ROOT / "experiments" / "studies" / "demo.yaml").read_text())
     assert command("plan", path, "--runs-dir", tmp_path)[2] == ""
@@ -543,6 +545,9 @@ def test_a_file_and_a_name_that_plan_different_runs_say_so(command: Callable, tm
     (tmp_path / "demo").mkdir()
     path.rename(tmp_path / "demo" / "study.yaml")
     assert "demo plans 9 runs, but the file with the records" in command("plan", "demo", "--runs-dir", tmp_path)[2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo" / "study.yaml").rename(path)
+    assert "demo plans 9 runs, but the file demo.yaml stands for 6" in command("plan", "demo")[2]
 
 
 def test_failed_runs_alone_are_listed(command: Callable, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The loader of exported networks makes every pair of networks that there is."""
 
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import small
+from safetensors.torch import load_file, save_file
 
 from experiments import standalone
 from experiments.export import export
@@ -41,3 +45,22 @@ def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text(json.dumps({"layers": layers}))
     with pytest.raises(ValueError, match="x: unknown kind of layer '__import__'"):
         standalone.load(tmp_path)
+
+
+def test_a_weight_that_is_not_finite_is_no_equal(tmp_path: Path) -> None:
+    config = small(steps=1)
+    execute(config, "single", tmp_path, lambda message: None)
+    folder = export(Record(tmp_path / config.run_id))
+    weights = load_file(folder / "generator.safetensors")
+    next(weight for weight in weights.values() if weight.ndim == 4)[0, 0, 0, 0] = torch.nan
+    save_file(weights, folder / "generator.safetensors")
+    assert standalone.check(folder) == math.inf
+    content = json.loads((folder / "export.json").read_text())
+    content["probe"] = {name: [None] * 2 for name in content["probe"]}  # of a run that diverged
+    (folder / "export.json").write_text(json.dumps(content))
+    assert standalone.check(folder) == 0
+    (folder / "generator.safetensors").write_bytes(b"broken")
+    command = [sys.executable, folder / "load.py", folder]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "Traceback" not in found.stderr

@@ -69,6 +69,7 @@ def test_a_number_in_exponent_form_is_a_number() -> None:
         (HEAD + "parameters: {steps: 1..3}", "steps: '1..3': only seeds can be a range; list the values"),
         (HEAD + "parameters: {lr: {values: {a: 1}}}", "lr: values must be a list, got {'a': 1}"),
         (HEAD + "seed: 1\nparameters: {lr: 0.1}", "unknown key 'seed'; put it under parameters"),
+        (HEAD + "parameters: {arm: {values: dcgan}}", "arm: values must be a list, got 'dcgan'"),
         ("", "got nothing"),
         ("name: 2026\nparameters: {seed: 0}", "study name 2026 is not text to YAML: write it in quotes"),
         ("name: a.yml\nparameters: {seed: 0}", "not end in .yaml or .yml"),
@@ -219,6 +220,7 @@ def test_a_short_file_in_wandbs_form_is_the_same_study() -> None:
     assert (again.configs, again.primary, again.description) == (short.configs, short.primary, "Why?")
     assert (is_for_wandb(short), is_for_wandb(again)) == (False, True)
     assert all(is_for_wandb(find(name)) for name in bundled_names())
+    assert not is_for_wandb(parse(for_wandb(short).replace("values:\n    - 0\n    - 1\n", "value: 0..1\n", 1)))
 
 
 def test_the_template_is_a_study() -> None:
