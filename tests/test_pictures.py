@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,15 @@ def test_the_width_is_the_files_and_the_page_has_its_own(mixed_study: Path) -> N
     for width in (0.0, -1.0, float("nan"), 1000.0):
         with pytest.raises(InputError, match="expected 2 to 20"):
             write_report(mixed_study, width=width)
+
+
+def test_an_arm_without_the_shown_seed_keeps_its_place_among_the_large_samples(mixed_study: Path) -> None:
+    study = load(mixed_study)
+    whole = [axis.get_title() for axis in next(samples(study, "digits, setting C")).figure.axes if axis.get_visible()]
+    runs = study.runs[study.runs["run_id"].isin(study.samples)].sort_values("seed")
+    arms = [of for _, of in runs.groupby("arm")["run_id"].apply(list).items() if len(of) > 1]
+    gone = {of[i % 2] for i, of in enumerate(arms)}  # no seed is left that all arms have
+    left = {run_id: grids for run_id, grids in study.samples.items() if run_id not in gone}
+    fewer = next(samples(replace(study, samples=left), "digits, setting C")).figure
+    assert [axis.get_title() for axis in fewer.axes if axis.get_visible()] == whole
+    assert any(text.get_text() == "no samples" for axis in fewer.axes for text in axis.texts)
