@@ -161,7 +161,7 @@ class _Table:
     def by_arm(self) -> dict[str, dict[str, dict[tuple[tuple[str, Any], ...], dict[int, int]]]]:
         """context -> arm -> parameters -> seed -> row."""
         found: dict[str, Any] = {}
-        parameters = {arm: [n for n in ARMS[arm].parameters if n in self.runs] for arm in ARMS}
+        parameters = {arm: [n for n in row.usual if n in self.runs] for arm, row in ARMS.items()}
         for i, run in enumerate(self.runs.to_dict("records")):
             key = tuple((name, run[name]) for name in parameters.get(run["arm"], ()))
             found.setdefault(run["context"], {}).setdefault(run["arm"], {}).setdefault(key, {})[run["seed"]] = i
@@ -195,7 +195,7 @@ class _Cell:
         """seed -> row of an arm's runs. Raises _Missing if there is none, or one too many."""
         name, wanted = (arm, {}) if isinstance(arm, str) else arm
         there = self.table.by_arm.get(context or self.context, {}).get(name, {})
-        usual = ARMS[name].parameters if name in ARMS else {}
+        usual = ARMS[name].usual if name in ARMS else {}
         fits = [
             (key, rows)
             for key, rows in there.items()

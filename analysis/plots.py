@@ -29,9 +29,9 @@ from matplotlib.axis import Axis
 from analysis.grids import few_of, opened
 from analysis.terms import OURS
 from analysis.variants import arm_of, in_order, label_of
-from sngan.arms import ARMS
+from sngan.arms import ARMS, DASHES
 
-_DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
+_DASHES = [*DASHES.values(), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
 _HATCHES = ["", "//", "..", "xx", "--", "oo", "\\\\"]
 _NUMBER = 0.5  # inches that a number of a matrix needs
 _FAR = 1e100  # what is larger cannot be drawn
@@ -58,7 +58,7 @@ class Look:
 
 
 def look_of(variants: Iterable[str]) -> Look:
-    """Of this project's arms: colours by arm, dashes for its variants; without batch norm dashed: readable in grey."""
+    """Of this project's arms: colours by arm, dashes by its norm, and further ones for its variants."""
     order = in_order(pd.Series(list(variants), dtype=str))
     arms = [arm_of(v) for v in order]
     others = sorted(set(arms) - set(ARMS))
@@ -66,7 +66,7 @@ def look_of(variants: Iterable[str]) -> Look:
     colours |= {arm: row.colour for arm, row in ARMS.items()}
     dashes = {}
     for i, v in enumerate(order):
-        number = arms[:i].count(arms[i]) + (arms[i] in ARMS and ARMS[arms[i]].norm == "none")
+        number = arms[:i].count(arms[i]) + (_DASHES.index(ARMS[arms[i]].dash) if arms[i] in ARMS else 0)
         dashes[v] = _DASHES[number % len(_DASHES)]
     return Look({v: colours[arm_of(v)] for v in order}, dashes, {v: label_of(v) for v in order})
 

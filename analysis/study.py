@@ -15,7 +15,7 @@ from analysis.history import history_of
 from analysis.terms import OURS, Terms
 from experiments.ledger import listed
 from experiments.record import RESULTS, State, spent
-from experiments.study import CONTEXT_FIELDS, contexts_of
+from experiments.study import ARM_FIELDS, CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
@@ -226,8 +226,8 @@ def _run(config: RunConfig, found: Found) -> dict[str, Any]:
 
 def _variants(configs: list[RunConfig]) -> list[str]:
     """The arm, with the values of those of its parameters that differ between the study's runs of that arm."""
-    fields = {arm: list(ARMS[arm].parameters) for arm in {config.arm for config in configs}}
-    differing = _differing(configs, lambda config: config.arm, fields)
+    arms = dict.fromkeys(config.arm for config in configs)
+    differing = _differing(configs, lambda config: config.arm, dict.fromkeys(arms, list(ARM_FIELDS)))
     return [_label(config.arm, config, differing[config.arm]) for config in configs]
 
 

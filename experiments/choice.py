@@ -18,8 +18,16 @@ from experiments import study as studies
 from experiments.ledger import Ledger, folders_of, largest_plan, ledger_of, planned_in, read_manifest
 from experiments.record import runs_root
 from experiments.study import Study
-from sngan.arms import ARMS
-from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, shown, suggestion, unused_parameters
+from sngan.config import (
+    EXECUTION_FIELDS,
+    IDENTITY_FIELDS,
+    InputError,
+    RunConfig,
+    shown,
+    suggestion,
+    unused_parameters,
+    users,
+)
 
 _REAL = {field.name for field in dataclasses.fields(RunConfig) if field.type == "float"}
 
@@ -157,8 +165,7 @@ def with_values(study: Study, settings: Sequence[str]) -> Study:
     found = _parsed(changed, f"--set {' '.join(settings)}")
     for field in values:
         if all(field in unused_parameters(config) for config in found.configs):
-            users = ", ".join(slug for slug, arm in ARMS.items() if field in arm.parameters)
-            raise InputError(f"--set {field}: no arm of {study.name} has it (it belongs to {users})")
+            raise InputError(f"--set {field}: no arm of {study.name} has it (it belongs to {users(field)})")
     primary = {what: at for what, at in study.primary.items() if len(studies.contexts_of(found.configs, at)) == 1}
     if not primary:
         return found

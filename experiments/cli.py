@@ -30,8 +30,7 @@ from experiments.record import State
 from experiments.tracking import client
 from sngan import __version__
 from sngan.architectures import ARCHITECTURES
-from sngan.arms import ARMS
-from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, shown, unused_parameters
+from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, shown, unused_parameters, users
 from sngan.datasets import DATASETS, JUDGES
 from sngan.files import check_folder, check_writable
 
@@ -847,8 +846,7 @@ def _discard_output() -> None:
 def _note_unused(config: RunConfig, arguments: list[str]) -> None:
     given = {a.split("=")[0].removeprefix("--").replace("-", "_") for a in arguments if a.startswith("--")}
     for name in sorted(given & unused_parameters(config)):
-        users = ", ".join(slug for slug, arm in ARMS.items() if name in arm.parameters)
-        print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users})", file=sys.stderr)
+        print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users(name)})", file=sys.stderr)
 
 
 def wandb_filters(text: str) -> dict[str, Any]:

@@ -127,6 +127,7 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.ConvTranspose2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
     nn.Linear: ("in_features", "out_features"),
     nn.BatchNorm2d: ("num_features", "eps"),
+    nn.GroupNorm: ("num_groups", "num_channels", "eps"),
     nn.LeakyReLU: ("negative_slope",),
     nn.Unflatten: ("dim", "unflattened_size"),
     **dict.fromkeys((nn.ReLU, nn.Tanh, nn.Flatten), ()),

@@ -22,7 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-KINDS = ("Conv2d", "ConvTranspose2d", "Linear", "BatchNorm2d", "ReLU", "LeakyReLU", "Tanh", "Flatten", "Unflatten")
+KINDS = (
+    "Conv2d",
+    "ConvTranspose2d",
+    "Linear",
+    "BatchNorm2d",
+    "GroupNorm",
+    "ReLU",
+    "LeakyReLU",
+    "Tanh",
+    "Flatten",
+    "Unflatten",
+)
 
 
 class Generator(nn.Sequential):

@@ -31,7 +31,9 @@ JUDGED = {
     "C14": "whether sn fails less than plain and dcgan",
 }
 """What a study's file may name the one context of, beforehand; the first two are the primary outcomes."""
-CONTEXT_FIELDS = tuple(name for name in IDENTITY_FIELDS if name not in {"arm", "seed", *PARAMETERS})
+ARM_FIELDS = ("d_norm", *PARAMETERS)
+"""What else than the arm says what is done to the discriminator"""
+CONTEXT_FIELDS = tuple(n for n in IDENTITY_FIELDS if n not in {"arm", "seed", "void_combination", *ARM_FIELDS})
 """Runs that differ in none of these share a context."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-_TAKEN = r"(bn|act|flatten|unflatten)\d+"  # names of what stands between the layers
+_TAKEN = r"(bn|ln|act|flatten|unflatten)\d+"  # names of what stands between the layers
 
 
 class Layer(NamedTuple):

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Norm = Literal["batch", "none"]
+Norm = Literal["batch", "none", "layer"]
+
+DASHES: dict[Norm, tuple[float, ...]] = {"batch": (), "none": (4, 1.5), "layer": (1, 1)}
+"""Norm of the discriminator -> lengths of strokes and gaps of its arms' lines; of none: a solid line"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +19,7 @@ class Arm:
     `label` is what tables and figures call it, `words` say what it is. `constraint` is a key of
     `sngan.constraints.CONSTRAINTS`. `parameters`: the fields of RunConfig that are this arm's own, each with its value
     if none is given, which never changes: a run's id does not tell it. `colour` is the arm's in every figure and in
-    W&B.
+    W&B: a hue for each constraint, with dashes for each norm.
     """
 
     label: str
@@ -27,8 +30,23 @@ class Arm:
     source: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def dash(self) -> tuple[float, ...]:
+        return DASHES[self.norm]
 
-PARAMETERS: dict[str, Any] = {"penalty_weight": 0.01, "n_power_iterations": 1, "power_iteration": "per_forward"}
+    @property
+    def usual(self) -> dict[str, Any]:
+        """What its runs hold, if nothing else is given, in the fields that say what is done to the discriminator."""
+        return {"d_norm": self.norm, "norm_scale": PARAMETERS["norm_scale"], **self.parameters}
+
+
+PARAMETERS: dict[str, Any] = {
+    "penalty_weight": 0.01,
+    "n_power_iterations": 1,
+    "power_iteration": "per_forward",
+    "clip_value": 0.01,
+    "norm_scale": "fixed",
+}
 """Fields of RunConfig that belong to some arms only, with their usual values; runs of other arms hold these, unused"""
 
 
@@ -94,4 +112,100 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         source=_YOSHIDA,
         parameters=_PENALTY,
     ),
+    "clip": Arm(
+        label="clipping",
+        words="weights clipped after every update, no batch norm",
+        norm="none",
+        constraint="weight_clipping",
+        colour="#117733",
+        source="Arjovsky et al. 2017, arXiv 1701.07875",
+        parameters=_usual("clip_value"),
+    ),
+    "gp": Arm(
+        label="GP",
+        words="a penalty on the slope between real and generated images (WGAN-GP's), no batch norm",
+        norm="none",
+        constraint="gradient_penalty",
+        colour="#CC79A7",
+        source="Gulrajani et al. 2017, arXiv 1704.00028",
+        parameters={"penalty_weight": 10.0},
+    ),
+    "r1": Arm(
+        label="R1",
+        words="a penalty on the slope at real images, no batch norm",
+        norm="none",
+        constraint="r1",
+        colour="#882255",
+        source="Mescheder et al. 2018, arXiv 1801.04406",
+        parameters={"penalty_weight": 10.0},
+    ),
+    "wn": Arm(
+        label="WN",
+        words="weight normalization, no batch norm",
+        norm="none",
+        constraint="weight_norm",
+        colour="#009E73",
+        source="Salimans & Kingma 2016, arXiv 1602.07868; without the scale in " + _MIYATO,
+        parameters=_usual("norm_scale"),
+    ),
+    "ln": Arm(
+        label="LN",
+        words="layer norm in the discriminator, no constraint",
+        norm="layer",
+        constraint="none",
+        colour="#666666",
+        source="Ba et al. 2016, arXiv 1607.06450; without the scale in " + _MIYATO,
+        parameters=_usual("norm_scale"),
+    ),
+    "ortho": Arm(
+        label="orthonormal",
+        words="orthonormal initial weights and a penalty on what is not orthonormal, no batch norm",
+        norm="none",
+        constraint="orthonormal",
+        colour="#999933",
+        source="Brock et al. 2017, arXiv 1609.07093",
+        parameters={"penalty_weight": 0.01},
+    ),
+    "sn_svd": Arm(
+        label="SN by SVD",
+        words="spectral normalization by the exact singular value, no batch norm",
+        norm="none",
+        constraint="sn_svd",
+        colour="#332288",
+        source="the exact form of " + _MIYATO,
+    ),
+    "sn_conv": Arm(
+        label="SN of convolutions",
+        words="convolutions normalized by their operator norms, no batch norm",
+        norm="none",
+        constraint="sn_conv",
+        colour="#AA4499",
+        source="Farnia et al. 2019, arXiv 1811.07457",
+        parameters=_SPECTRAL_NORM,
+    ),
+    "bsn": Arm(
+        label="BSN",
+        words="bidirectional spectral normalization, no batch norm",
+        norm="none",
+        constraint="bidirectional_sn",
+        colour="#44AA99",
+        source="Lin et al. 2021, arXiv 2009.02773",
+        parameters=_SPECTRAL_NORM,
+    ),
+    "sn_at_init": Arm(
+        label="SN at init",
+        words="initial weights spectrally normalized once, no constraint and no batch norm",
+        norm="none",
+        constraint="sn_at_init",
+        colour="#661100",
+        source="the control of initialization",
+    ),
 }
+
+
+_OF_ONE_IMAGE = (
+    "its penalty is on the slope of D at one image, and batch norm makes every logit depend on the whole batch, so "
+    "that there is no such slope (Gulrajani et al. 2017, section 4)"
+)
+VOID: dict[tuple[str, Norm], str] = {("gradient_penalty", "batch"): _OF_ONE_IMAGE, ("r1", "batch"): _OF_ONE_IMAGE}
+"""(constraint, norm) that mean nothing together -> why"""

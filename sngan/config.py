@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from sngan.architectures import ARCHITECTURES, fitting
-from sngan.arms import ARMS, PARAMETERS
+from sngan.arms import ARMS, PARAMETERS, VOID, Norm
 from sngan.datasets import DATASETS
 
 TRAINING_VERSION = 5  # raised whenever the bits of a run change for an unchanged RunConfig
@@ -102,7 +102,7 @@ class Identity:
     beta1: float = _field(None, "Adam's beta1; if not given, the setting's", 0, 0.999999)
     beta2: float = _field(None, "Adam's beta2; if not given, the setting's", 0, 0.999999)
     n_dis: int = _field(None, "discriminator updates per generator update; if not given, the setting's", 1, 100)
-    loss: Literal["bce", "hinge", "wasserstein"] = _field("bce", "adversarial loss")
+    loss: Literal["bce", "hinge", "wasserstein", "least_squares"] = _field("bce", "adversarial loss")
     architecture: _Architecture = _field(None, f"networks; default: the first for the images' size; {_NETWORKS}")
     g_width: int = _by_row(_of_architectures("g_width"), "channels of the generator's last hidden layer", 1, 4096)
     d_width: int = _by_row(_of_architectures("d_width"), "channels of the discriminator's first layer", 1, 4096)
@@ -111,7 +111,17 @@ class Identity:
     init: Literal["notebook", "dcgan"] = _field(
         "notebook", "batch-norm scale from N(0, 0.02) (notebook) or N(1, 0.02) (dcgan)"
     )
+    d_norm: Norm = _by_row(
+        {name: row.norm for name, row in ARMS.items()}, "norm between the discriminator's layers, with any constraint"
+    )
+    norm_scale: Literal["fixed", "learned"] = _by_row(
+        _of_arms("norm_scale"), "gamma of layer norm and weight normalization: 1 (fixed), or learned"
+    )
+    void_combination: Literal["refuse", "allow"] = _field(
+        "refuse", "what becomes of a gradient penalty on a discriminator with batch norm, which means nothing"
+    )
     penalty_weight: float = _by_row(_of_arms("penalty_weight"), "lambda of the arm's penalty", 0, 1e6)
+    clip_value: float = _by_row(_of_arms("clip_value"), "largest |weight| after clipping", 1e-9, 1e6)
     n_power_iterations: int = _by_row(_of_arms("n_power_iterations"), "rounds of power iteration", 1, 1000)
     power_iteration: Literal["per_forward", "per_update"] = _by_row(
         _of_arms("power_iteration"), "a round in every training forward, or one before each discriminator update"
@@ -155,8 +165,8 @@ class RunConfig(Execution, Identity):
     that the arm does not use hold their usual values, whatever was given, so that equal runs are equal configurations.
     `dataclasses.replace` keeps what was resolved: for another arm, setting or data set make a new RunConfig.
 
-    Raises InputError for a value of the wrong type, an unknown name, a number out of range, or an architecture for
-    images of another size.
+    Raises InputError for a value of the wrong type, an unknown name, a number out of range, an architecture for
+    images of another size, a norm with which the arm is another one, and one with which its constraint means nothing.
     """
 
     def __post_init__(self) -> None:
@@ -166,12 +176,30 @@ class RunConfig(Execution, Identity):
                 object.__setattr__(self, name, _checked(name, value, hint))
                 _check_range(name, getattr(self, name))
         self._resolve_setting()
+        self._resolve_norm()
         for name in unused_parameters(self):
             object.__setattr__(self, name, PARAMETERS[name])
         self._resolve_architecture()
         for name, value in self._defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    def _resolve_norm(self) -> None:
+        arm = ARMS[self.arm]
+        norm = self.d_norm or arm.norm
+        object.__setattr__(self, "d_norm", norm)
+        if norm != arm.norm:
+            for name, other in ARMS.items():
+                if (other.norm, other.constraint) == (norm, arm.constraint):
+                    raise InputError(f"arm {self.arm} with d_norm {norm} is the arm {name}: give that one")
+        why = VOID.get((arm.constraint, norm), "")
+        if why and self.void_combination == "refuse":
+            raise InputError(
+                f"arm {self.arm} with d_norm {norm} means nothing: {why}. Use d_norm none or layer, or say "
+                "void_combination allow to train it all the same"
+            )
+        if not why:
+            object.__setattr__(self, "void_combination", "refuse")
 
     def _resolve_architecture(self) -> None:
         side = DATASETS[self.dataset].side
@@ -195,7 +223,7 @@ class RunConfig(Execution, Identity):
             "architecture": fitting(architecture.side),
             **{name: getattr(architecture, name) for name in ("g_width", "d_width", "z_dim")},
             **PARAMETERS,
-            **ARMS[self.arm].parameters,
+            **ARMS[self.arm].usual,
             "n_evaluations": default_evaluations(self.steps),
             "n_fake": default_n_fake(self.dataset, self.steps),
         }
@@ -353,5 +381,12 @@ def from_parameters(parameters: dict[str, Any]) -> RunConfig:
 
 
 def unused_parameters(config: RunConfig) -> set[str]:
-    """Names of the arm parameters that the run's arm does not use."""
-    return set(PARAMETERS) - set(ARMS[config.arm].parameters)
+    """Names of the arm parameters that the run does not use."""
+    used = {*ARMS[config.arm].parameters, *(["norm_scale"] if config.d_norm == "layer" else [])}
+    return set(PARAMETERS) - used
+
+
+def users(parameter: str) -> str:
+    """The arms that have a parameter, in words."""
+    names = [name for name, row in ARMS.items() if parameter in row.parameters]
+    return ", ".join([*names, *(["any arm with d_norm layer"] if parameter == "norm_scale" else [])])

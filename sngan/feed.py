@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -34,10 +35,14 @@ class Feed:
     for what the device is at.
 
     An epoch's remainder is joined to the next permutation. Deviation: the notebook's ragged last batch.
+    `further`: other sources, of which there is a draw for each update of the discriminator, too.
     Raises InputError if a batch is larger than the data set.
     """
 
-    def __init__(self, config: RunConfig, data: ImageData, dtype: torch.dtype, block: int = 1) -> None:
+    def __init__(
+        self, config: RunConfig, data: ImageData, dtype: torch.dtype, block: int = 1,
+        further: Mapping[str, Source] | None = None,
+    ) -> None:  # fmt: skip
         n_images, device = len(data.images), data.images.device
         if config.batch_size > n_images:
             raise InputError(f"batch_size {config.batch_size} is larger than {data.name}'s {n_images} images")
@@ -46,8 +51,9 @@ class Feed:
         self._sources: dict[str, Source] = {
             "data": Order(n_images, config.batch_size, numpy_generator(config.seed, "data")),
             **{name: Normal(torch_generator(config.seed, name), latents, dtype) for name in ("z_d", "z_g")},
+            **(further or {}),
         }
-        self._per_step = {"data": config.n_dis, "z_d": config.n_dis, "z_g": 1}
+        self._per_step = dict.fromkeys(self._sources, config.n_dis) | {"z_g": 1}
         step_bytes = config.n_dis * config.batch_size * max(config.z_dim * dtype.itemsize, 8)
         self._size = max(1, min(block, _MOST_BYTES // step_bytes))
         cuda = device.type == "cuda"
@@ -77,7 +83,11 @@ class Feed:
 
     def z_d(self) -> Tensor:
         """(N, z_dim), of the discriminator's update whose turn it is."""
-        return self._at(self._here["z_d"], self._at_d)
+        return self.of_update("z_d")
+
+    def of_update(self, name: str) -> Tensor:
+        """What a source drew for the discriminator's update whose turn it is."""
+        return self._at(self._here[name], self._at_d)
 
     def z_g(self) -> Tensor:
         """(N, z_dim), of the generator's update."""

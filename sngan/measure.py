@@ -15,6 +15,7 @@ from sngan import quantities
 from sngan.config import RunConfig
 from sngan.constraints import Constraint
 from sngan.data import ImageData, normalized
+from sngan.losses import THRESHOLDS
 from sngan.sigma import ConvSigma, batch_norm_gain, log_sigmas, matrix_sigma, singular_values, spectrum, standing_still
 from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, weight_layers
 from sngan.streams import layer_generators, normal, numpy_generator, torch_generator
@@ -58,8 +59,9 @@ class Window:
         logits_fake: Tensor,
     ) -> None:
         largest = torch.maximum(logits_real.abs().max(), logits_fake.abs().max())
-        # shares of the batch on the right side of zero
-        accuracies = ((logits_real > 0).to(largest).mean(), (logits_fake < 0).to(largest).mean())
+        threshold = THRESHOLDS.get(self._config.loss, 0.0)
+        # shares of the batch on the right side
+        accuracies = ((logits_real > threshold).to(largest).mean(), (logits_fake < threshold).to(largest).mean())
         logits = (logits_real.mean(), logits_fake.mean(), largest)
         row = torch.stack([*losses, *logits, *accuracies, gradient_norm(D)])
         self._d.index_copy_(0, self._at_d, row[None])
@@ -106,7 +108,7 @@ class Window:
                 row[key] = float(column.mean())
                 if key.startswith("grad_norm/"):
                     row[f"{key}_min"], row[f"{key}_max"] = float(column.min()), float(column.max())
-        if self._config.loss == "wasserstein":  # zero is no threshold there
+        if self._config.loss not in THRESHOLDS:
             del row["accuracy/d_real"], row["accuracy/d_fake"]
         return row
 

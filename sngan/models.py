@@ -30,23 +30,42 @@ class Generator(nn.Sequential):
         return super().forward(z[:, :, None, None])
 
 
+class LayerNorm(nn.GroupNorm):
+    """(x - mean) / sd over an image's channels and pixels, times gamma and plus beta, both by channel.
+
+    `learned`: whether gamma is a parameter; else it is 1, and a buffer, so that a state fits in either kind.
+    Source: Ba et al. 2016; without gamma in Miyato et al. 2018. Deviation: beta is one number a channel, as in a batch
+    norm, and not one a pixel.
+    """
+
+    def __init__(self, channels: int, learned: bool) -> None:
+        super().__init__(1, channels)
+        if not learned:
+            del self.weight
+            self.register_buffer("weight", torch.ones(channels))
+
+
 class Discriminator(nn.Sequential):
     """Images (N, channels, side, side) -> logits (N,); the notebook's has 28, 13, 5, 1 pixels a side.
 
     The notebook's has no padding: the last row and column of its 13x13 and 5x5 inputs are never seen. `norm` is the
-    layer between the layers with weights: "batch" or "none". Raises ValueError for another one.
+    layer between the layers with weights: "batch", "layer" (its gamma "fixed" at 1 or "learned") or "none". Raises
+    ValueError for another one.
     """
 
-    def __init__(self, channels: int = 1, width: int = 16, norm: Norm = "batch", architecture: str = "dcgan28") -> None:
+    def __init__(
+        self, channels: int = 1, width: int = 16, norm: Norm = "batch", architecture: str = "dcgan28",
+        norm_scale: str = "fixed",
+    ) -> None:  # fmt: skip
         rows = architectures.discriminator(architecture, channels, width)
-        super().__init__(_modules(rows, norm, ARCHITECTURES[architecture].slope))
+        super().__init__(_modules(rows, norm, ARCHITECTURES[architecture].slope, norm_scale == "learned"))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).flatten()
 
 
-def _modules(rows: list[Sized], norm: str, slope: float) -> OrderedDict[str, nn.Module]:
-    """The layers by their names; of the i-th the norm is `bn<i>` and the activation `act<i>`."""
+def _modules(rows: list[Sized], norm: str, slope: float, learned: bool = True) -> OrderedDict[str, nn.Module]:
+    """The layers by their names; of the i-th the norm is `bn<i>` or `ln<i>`, and the activation `act<i>`."""
     if norm not in get_args(Norm):
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(get_args(Norm))}")
     modules: OrderedDict[str, nn.Module] = OrderedDict()
@@ -59,6 +78,8 @@ def _modules(rows: list[Sized], norm: str, slope: float) -> OrderedDict[str, nn.
             modules[f"unflatten{i}"] = nn.Unflatten(1, (row.channels_out, row.side_out, row.side_out))
         if layer.norm and norm == "batch":
             modules[f"bn{i}"] = nn.BatchNorm2d(row.channels_out)
+        elif layer.norm and norm == "layer":
+            modules[f"ln{i}"] = LayerNorm(row.channels_out, learned)
         if layer.activation == "tanh":
             modules[f"act{i}"] = nn.Tanh()
         elif layer.activation == "relu":
@@ -81,7 +102,8 @@ def initialize(network: nn.Module, seed: int, name: Literal["G", "D"], scheme: L
     """Draw every parameter from the stream `init/<name>/<layer>`; networks of a seed share equal layers.
 
     Weights of convolutions and dense layers N(0, 0.02); batch-norm scales N(0, 0.02) (`notebook`) or N(1, 0.02)
-    (`dcgan`), shifts 0; biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is torch's default, kept by the notebook.
+    (`dcgan`), a layer norm's 1, shifts 0; biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is torch's default, kept by
+    the notebook.
     Source: Radford et al. 2016. Deviation: the notebook's batch-norm scale, confessed above.
     """
     for path, layer in network.named_modules():
@@ -103,5 +125,7 @@ def initialize(network: nn.Module, seed: int, name: Literal["G", "D"], scheme: L
             normal(layer.weight, mean=0.0 if scheme == "notebook" else 1.0)
             layer.bias.zero_()
             layer.reset_running_stats()
+        elif isinstance(layer, LayerNorm):
+            layer.reset_parameters()
         else:
             raise TypeError(f"no initialization for {type(layer).__name__} at {path!r}")

@@ -232,6 +232,8 @@ def prepared(run: Run, stream: torch.cuda.Stream | None, graphs: bool, why: str)
 
     if not stream or not graphs:
         return step, Program("eager", why)
+    if not run.constraint.capturable:
+        return step, Program("eager", f"{run.config.arm} waits for the device in every step")
     try:
         return captured(run, step, stream), Program("graph")
     except torch.OutOfMemoryError:  # a step as it is written would need no less

@@ -32,7 +32,8 @@ class Run:
         self.layout = layout_of(config)
         self.G, self.D, self.constraint = build(config, self.device)
         self.opt_g, self.opt_d = (_adam(network, config, self.device) for network in (self.G, self.D))
-        self.feed = Feed(config, data, self.dtype, block)
+        self.feed = Feed(config, data, self.dtype, block, self.constraint.sources())
+        self.constraint.draw = self.feed.of_update
         self.window = Window(config, self.device) if observed else None
         self._magnitudes = magnitudes(self.G, self.D)
         self._gradients = [torch.zeros_like(parameter) for parameter in self.D.parameters()]
@@ -126,7 +127,8 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
     """G, D and the constraint as the run starts: initialized, then constrained, then moved to `device`.
 
     Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
-    initialization reached the raw parameters: after the constraint, writing to `.weight` would do nothing.
+    initialization reached the raw parameters, unless the constraint has one of its own: after the constraint, writing
+    to `.weight` would do nothing.
     From here on float32 products of this process are float32 on CUDA too, whose libraries would take TF32 by default,
     and cuDNN takes only algorithms that give the same bits twice.
     """
@@ -138,7 +140,8 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
     initial = {name: layer.weight.detach().clone() for name, layer in weight_layers(D)}  # type: ignore[operator]
     constraint = CONSTRAINTS[ARMS[config.arm].constraint](config, D)
     for name, layer in weight_layers(D):
-        assert torch.equal(raw_weight(layer), initial[name]), f"the initialization of {name} was lost"
+        kept = constraint.initializes or torch.equal(raw_weight(layer), initial[name])
+        assert kept, f"the initialization of {name} was lost"
     for network in (G, D):
         network.to(device).to(memory_format=layout_of(config))  # type: ignore[call-overload]
     return G, D, constraint.to(device)
@@ -149,5 +152,6 @@ def unconstrained(config: RunConfig) -> tuple[Generator, Discriminator]:
     dtype = getattr(torch, config.dtype)
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         G = Generator(config.z_dim, config.channels, config.g_width, config.architecture).to(dtype)
-        D = Discriminator(config.channels, config.d_width, ARMS[config.arm].norm, config.architecture).to(dtype)
+        networks = config.channels, config.d_width, config.d_norm, config.architecture, config.norm_scale
+        D = Discriminator(*networks).to(dtype)
     return G, D

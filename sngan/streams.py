@@ -56,17 +56,28 @@ class Source(Protocol):
     def load_state(self, state: Any) -> None: ...
 
 
-class Normal:
-    """Standard normal draws of a generator."""
+class _Drawn:
+    """Draws of a generator."""
 
     def __init__(self, generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.shape, self.dtype, self._generator = shape, dtype, generator
-
-    def fill(self, out: Tensor) -> None:
-        torch.randn(self.shape, generator=self._generator, dtype=self.dtype, out=out)
 
     def state(self) -> Tensor:
         return self._generator.get_state()
 
     def load_state(self, state: Tensor) -> None:
         self._generator.set_state(state.cpu())
+
+
+class Normal(_Drawn):
+    """Standard normal draws of a generator."""
+
+    def fill(self, out: Tensor) -> None:
+        torch.randn(self.shape, generator=self._generator, dtype=self.dtype, out=out)
+
+
+class Uniform(_Drawn):
+    """Draws of a generator from [0, 1)."""
+
+    def fill(self, out: Tensor) -> None:
+        torch.rand(self.shape, generator=self._generator, dtype=self.dtype, out=out)

@@ -84,6 +84,11 @@ CURVES = (
         "without it: above 1 the penalty is the stronger.", 0,
     ),
     Curves(
+        "weights", "What clipping and the orthonormal penalty do to the weights",
+        "The share of a layer's weights that lie at the clipping bound, or beyond it before the first update; and how "
+        "far a layer's rows (or columns, if these are fewer) are from being orthonormal.", 0,
+    ),
+    Curves(
         "operators", "Operator norms by layer",
         "Largest factor by which each convolution, at its stride and input size, stretches an input. Compare with the "
         "matrix's largest singular value above: where that one is held at 1, this one is not.", 0,

@@ -1,0 +1,120 @@
+"""What a layer's weight may be divided by in every forward pass: row norms, exact sigma, and estimated operator norms.
+
+torch's spectral normalization, which divides by the power iteration's sigma, is in spectral.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, normalize
+
+from sngan.spectral import as_matrix
+
+
+class LinearMap(NamedTuple):
+    """A weight as a linear map A of x: A x and A'y for (weight, x) and (weight, y), of inputs of the shape `size`."""
+
+    apply: Callable[[Tensor, Tensor], Tensor]
+    adjoint: Callable[[Tensor, Tensor], Tensor]
+    size: tuple[int, ...]
+
+
+def matrix_map(weight: Tensor, dim: int = 0) -> LinearMap:
+    """The matrix (shape[dim], rest)."""
+    return LinearMap(
+        lambda w, x: torch.mv(as_matrix(w, dim), x),
+        lambda w, y: torch.mv(as_matrix(w, dim).T, y),
+        (as_matrix(weight, dim).shape[1],),
+    )
+
+
+def convolution_map(layer: nn.Conv2d, side: int) -> LinearMap:
+    """The convolution as it runs on images of `side` x `side` pixels: its stride, padding, dilation and groups."""
+    layout = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    size = (1, layer.in_channels, side, side)
+    return LinearMap(
+        lambda w, x: conv2d(x, w, None, *layout), lambda w, y: torch.nn.grad.conv2d_input(size, w, y, *layout), size
+    )
+
+
+class UnitRows(nn.Module):
+    """Every output's weights divided by their Euclidean norm: weight normalization with the scale 1.
+
+    Source: Salimans & Kingma 2016, Eq. 2 with g = 1, as in Miyato et al. 2018.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / as_matrix(weight).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
+
+
+class ExactSigma(nn.Module):
+    """The weight divided by the largest singular value of its matrix (out, rest); its gradient is that of u'Wv.
+
+    The vectors come from the smaller Gram matrix's eigenvectors in float64, which costs sigma no accuracy. A weight
+    that is not finite stays so. It waits for the device: no CUDA graph can hold it.
+    """
+
+    def norm(self, weight: Tensor) -> Tensor:
+        matrix = as_matrix(weight)
+        with torch.no_grad():
+            wide = matrix.double()
+            if not wide.isfinite().all():
+                return torch.full_like(matrix[0, 0], torch.nan)
+            wide = wide / wide.abs().max()
+            if matrix.shape[0] <= matrix.shape[1]:
+                v = wide.T @ torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -1]
+            else:
+                v = torch.linalg.eigh(wide.T @ wide).eigenvectors[:, -1]
+            v = normalize(v, dim=0).to(matrix)
+        return torch.mv(matrix, v).norm()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight / self.norm(weight)
+
+
+class EstimatedNorm(nn.Module):
+    """The weight divided by the mean of the operator norms of linear maps that it stands for.
+
+    A norm is |A x| of a unit x that the power iteration x <- A'Ax / |A'Ax| moves: `rounds` of them in every reading in
+    training mode, none in eval mode. x is a constant of the gradient, which is y (dA) x, y = Ax / |Ax|. It starts from
+    normal draws of `generator` and `start` rounds. Source: as in Miyato et al. 2018, Algorithm 1, for other maps.
+    """
+
+    def __init__(
+        self, weight: Tensor, maps: list[LinearMap], rounds: int, start: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._maps, self.rounds = maps, rounds
+        for i, of in enumerate(maps):
+            x = torch.randn(of.size, generator=generator, dtype=torch.float64)
+            self.register_buffer(f"x{i}", (x / x.norm()).to(weight))
+        self.advance(weight, start)
+
+    def _pairs(self) -> list[tuple[LinearMap, Tensor]]:
+        return [(of, self.get_buffer(f"x{i}")) for i, of in enumerate(self._maps)]
+
+    @torch.no_grad()
+    def advance(self, weight: Tensor, rounds: int) -> None:
+        """So many rounds; a vector that a weight of zero maps to zero stays as it is."""
+        for of, x in self._pairs():
+            for _ in range(rounds):
+                image = of.adjoint(weight, of.apply(weight, x))
+                norm = image.norm()
+                torch.where(norm > 0, image / norm, x, out=x)
+
+    def norm(self, weight: Tensor) -> Tensor:
+        """() with the vectors as they stand."""
+        # copies: the next reading changes the vectors in place, and the backward pass needs today's
+        norms = [of.apply(weight, x.clone()).norm() for of, x in self._pairs()]
+        return torch.stack(norms).mean()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            if self.training and self.rounds:
+                self.advance(weight, self.rounds)
+            return weight / self.norm(weight)
