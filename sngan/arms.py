@@ -164,7 +164,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         constraint="orthonormal",
         colour="#999933",
         source="Brock et al. 2017, arXiv 1609.07093",
-        parameters={"penalty_weight": 0.01},
+        parameters={"penalty_weight": 1.0},
     ),
     "sn_svd": Arm(
         label="SN by SVD",
