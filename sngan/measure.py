@@ -119,9 +119,9 @@ class Instruments:
     `sigma_estimate/<layer>` is the power iteration's running value u'Wv: the constraint's if it reads one, else of an
     instrument's own vectors (stream `power_iteration/<layer>`), advanced one round per row. `sigma_conv` is a lower
     bound within 1e-6 of a singular value; of a dense layer it is its sigma. `lipschitz/product` is there only if
-    the gain of everything in D is known. The points of `grad_x` are the same all through a run
-    and in all arms of a seed (stream `instruments`): 64 real images, the images of 64 latents, and random points
-    between the two. Batch norm uses its running statistics, which mix real and fake images.
+    the gain of everything in D is known (that of a layer norm has no bound). The points of `grad_x` are the same all
+    through a run and in all arms of a seed (stream `instruments`): 64 real images, the images of 64 latents, and
+    random points between the two. Batch norm uses its running statistics, which mix real and fake images.
     """
 
     def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, constraint: Constraint, data: ImageData) -> None:

@@ -18,7 +18,8 @@ class Quantity(NamedTuple):
     `pattern` is its name in the record; `<layer>` stands for each of the discriminator's layers. `recorded`: in every
     `row`, in the first at or after each `instrument_every` steps (`instruments`), at an `evaluation`, then also as
     a `list` in evaluations.jsonl or an `image`, in timing.jsonl (`timing`), or of the whole run in status.json
-    (`status`). `constraints`: of arms with one of these only; empty: of all.
+    (`status`). `constraints` and `norms`: of arms with one of these only; empty: of
+    all.
 
     It is shown in the W&B workspace under `section`, in the report's `figure`, or in a column of its `table`; `unshown`
     says why it is in none of these. `better` is the good direction, if there is one. `summary`: what W&B's summary
@@ -38,6 +39,7 @@ class Quantity(NamedTuple):
     summary: str = ""
     training: bool = False
     constraints: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -95,19 +97,19 @@ QUANTITIES = (
        unshown="the statistic weight_growth is made of it"),
     _Q(f"penalty_ratio/{_L}", "pull of the penalty over that of the loss", axis="log", section=_NORMS, figure="pull",
        constraints=("spectral_norm_penalty",)),
-    _Q(f"orthonormal_gap/{_L}", "distance of WW' (or W'W) from the identity", axis="log", section=_NORMS, figure="weights",
-       constraints=("orthonormal",)),
+    _Q(f"orthonormal_gap/{_L}", "distance of WW' (or W'W) from the identity", axis="log", section=_NORMS,
+       figure="weights", constraints=("orthonormal",)),
     _Q(f"clipped/{_L}", "share of weights at the bound or beyond", section=_NORMS, figure="weights",
        constraints=("weight_clipping",)),
     _Q(f"sigma_conv/{_L}", "operator norm", recorded="instruments", axis="log", summary=_HIGH,
        section=_NORMS, figure="operators", table="operators"),
     _Q(f"sigma_bn/{_L}", "matrix with the gain of the batch norm", recorded="instruments", axis="log",
-       table="operators"),
+       table="operators", norms=("batch",)),
     _Q(f"stable_rank/{_L}", "stable rank", recorded="instruments", figure="spectra", table="operators"),
     _Q(f"effective_rank/{_L}", "effective rank", recorded="instruments", figure="spectra", table="operators"),
     _Q(f"spectrum_share/{_L}", "share above half", recorded="instruments", figure="spectra", table="operators"),
     _Q("lipschitz/product", "product of norms and gains (upper bound)", recorded="instruments", axis="log",
-       summary=_HIGH, section=_GRADIENTS, figure="steepness", table="lipschitz"),
+       summary=_HIGH, section=_GRADIENTS, figure="steepness", table="lipschitz", norms=("batch", "none")),
     _Q("lipschitz/empirical", "largest |dD/dx| found (lower bound)", recorded="instruments", axis="log",
        summary=_HIGH, section=_GRADIENTS, figure="steepness", table="lipschitz"),
     _Q("grad_x/real", "mean |dD/dx|, real images", recorded="instruments", axis="log", summary=_HIGH,

@@ -95,8 +95,10 @@ def test_what_stands_between_the_layers_is_what_the_rows_say(name: str) -> None:
     assert (said(Generator(8, 1, 8, name)), said(Discriminator(1, 8, "batch", name))) == expected
     without = [layer for layer in expected[1] if layer != "BatchNorm2d"]
     assert said(Discriminator(1, 8, "none", name)) == without
-    with pytest.raises(ValueError, match="unknown norm 'layer'; known: batch, none"):
-        Discriminator(1, 8, "layer", name)  # type: ignore[arg-type]
+    layered = [layer.replace("BatchNorm2d", "LayerNorm") for layer in expected[1]]
+    assert said(Discriminator(1, 8, "layer", name)) == layered
+    with pytest.raises(ValueError, match="unknown norm 'group'; known: batch, none, layer"):
+        Discriminator(1, 8, "group", name)  # type: ignore[arg-type]
 
 
 def test_operator_norms_lie_between_sigma_and_the_bound(name: str) -> None:

@@ -3,10 +3,12 @@
 import re
 from dataclasses import replace
 
+import matplotlib.colors
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from sngan.arms import ARMS, PARAMETERS
+from sngan.arms import ARMS, DASHES, PARAMETERS
 from sngan.config import IDENTITY_FIELDS, RunConfig, unused_parameters
 from sngan.constraints import CONSTRAINTS
 
@@ -15,6 +17,27 @@ def test_every_arm_has_a_constraint_and_fields_for_its_parameters() -> None:
     assert {arm.constraint for arm in ARMS.values()} <= set(CONSTRAINTS)
     assert {name for arm in ARMS.values() for name in arm.parameters} == set(PARAMETERS) <= set(IDENTITY_FIELDS)
     assert len({arm.colour for arm in ARMS.values()}) == len({arm.label for arm in ARMS.values()}) == len(ARMS)
+
+
+def test_arms_are_told_apart_by_colour_and_norms_by_dashes() -> None:
+    """Colours by their distance in CIELAB, of which 10 is plain to see; dashes go by the norm alone."""
+    values = np.array([matplotlib.colors.to_rgb(arm.colour) for arm in ARMS.values()])
+    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(linear @ to_xyz.T / [0.9505, 1, 1.089]).T
+    lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], axis=1)
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(len(lab), 1)]
+    assert distances.min() > 10
+    assert {arm.norm: arm.dash for arm in ARMS.values()} == DASHES
+    assert len(set(DASHES.values())) == len(DASHES) == 3
+
+
+def test_each_further_arm_differs_from_plain_in_one_thing() -> None:
+    assert list(ARMS)[6:] == ["clip", "gp", "r1", "wn", "ln", "ortho", "sn_svd", "sn_conv", "bsn", "sn_at_init"]
+    for name in list(ARMS)[6:]:
+        assert (ARMS[name].norm == "none") == (ARMS[name].constraint != "none")
+    assert len({(arm.norm, arm.constraint) for arm in ARMS.values()}) == len(ARMS)
+    assert {arm.constraint for arm in ARMS.values()} == set(CONSTRAINTS)
 
 
 @pytest.mark.parametrize("arm", ARMS)

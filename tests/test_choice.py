@@ -124,7 +124,9 @@ def test_equal_values_are_one_study() -> None:
 
 
 def test_a_parameter_that_no_arm_has_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"no arm of mnist-smoke has it \(it belongs to penalty_dcgan, penalty\)"):
+    with pytest.raises(
+        InputError, match=r"no arm of mnist-smoke has it \(it belongs to penalty_dcgan, penalty, gp, r1, ortho\)"
+    ):
         with_values(find("mnist-smoke"), ["arm=dcgan,sn", "penalty_weight=0.1"])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sngan.architectures import ARCHITECTURES
-from sngan.arms import ARMS
+from sngan.arms import ARMS, VOID
 from sngan.config import SETTINGS, InputError, RunConfig, from_parameters
 from sngan.datasets import DATASETS
 
@@ -96,6 +96,33 @@ def test_values_that_ids_do_not_tell_are_what_they_were() -> None:
         assert ARMS[arm].parameters == parameters
         config = RunConfig(arm=arm)
         assert tuple(getattr(config, name) for name in networks) == ("dcgan28", 64, 16, 64)
+
+
+def test_combinations_that_mean_nothing_are_refused_with_the_reason_or_allowed_in_words() -> None:
+    void = [arm for arm, row in ARMS.items() if (row.constraint, "batch") in VOID]
+    assert void == ["gp", "r1"]
+    for arm in void:
+        with pytest.raises(InputError, match=rf"arm {arm} with d_norm batch means nothing: .* depend on the whole ba"):
+            RunConfig(arm=arm, d_norm="batch")
+        allowed = RunConfig(arm=arm, d_norm="batch", void_combination="allow")
+        assert from_parameters(allowed.identity()) == allowed
+        assert RunConfig(arm=arm, d_norm="layer").run_id != RunConfig(arm=arm).run_id != allowed.run_id
+    assert RunConfig(arm="clip", void_combination="allow") == RunConfig(arm="clip")  # there is nothing to allow
+
+
+def test_a_norm_with_which_an_arm_is_another_one_is_refused() -> None:
+    for arm, d_norm, other in (("dcgan", "none", "plain"), ("sn", "batch", "sn_dcgan"), ("plain", "layer", "ln")):
+        with pytest.raises(InputError, match=f"arm {arm} with d_norm {d_norm} is the arm {other}: give that one"):
+            RunConfig(arm=arm, d_norm=d_norm)
+    for arm, row in ARMS.items():
+        assert RunConfig(arm=arm, d_norm=row.norm) == RunConfig(arm=arm)
+
+
+def test_the_scale_of_a_norm_belongs_to_those_who_have_one() -> None:
+    for parameters in ({"arm": "ln"}, {"arm": "wn"}, {"arm": "sn", "d_norm": "layer"}):
+        assert RunConfig(**parameters, norm_scale="learned") != RunConfig(**parameters)
+    for arm in ("dcgan", "sn", "gp"):
+        assert RunConfig(arm=arm, norm_scale="learned") == RunConfig(arm=arm)
 
 
 def test_rows_that_are_added_in_a_session_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from sngan.models import Discriminator, Generator, initialize
 
@@ -76,3 +77,25 @@ def test_a_batch_normed_layers_scale_does_not_move_the_discriminator_and_the_las
     with torch.no_grad():
         layers["conv3"].weight /= 3
     assert torch.allclose(steepness(), before / 3)
+
+
+@pytest.mark.parametrize("norm_scale", ["fixed", "learned"])
+def test_layer_norm_is_torchs_over_channels_and_pixels(norm_scale: str) -> None:
+    """`nn.LayerNorm` over all of an image's numbers, of gamma 1 and beta 0, as the network begins."""
+    D = Discriminator(norm="layer", norm_scale=norm_scale).double()
+    initialize(D, 0, "D", "dcgan")
+    layer, x = D.get_submodule("ln2"), torch.randn(5, 32, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), nn.LayerNorm((32, 5, 5)).double()(x))
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        layer.bias.add_(3)
+    torch.testing.assert_close(layer(x), 2 * nn.LayerNorm((32, 5, 5)).double()(x) + 3)
+    learned = [name for name, _ in D.named_parameters() if name.startswith("ln") and name.endswith("weight")]
+    assert learned == (["ln1.weight", "ln2.weight"] if norm_scale == "learned" else [])
+    Discriminator(norm="layer", norm_scale="learned").load_state_dict(D.state_dict())  # one state fits either
+
+
+def test_a_layer_normed_discriminator_sees_each_image_by_itself() -> None:
+    D, x = Discriminator(norm="layer").double(), torch.randn(3, 1, 28, 28, dtype=torch.float64)
+    torch.testing.assert_close(D(x)[:1], D(x[:1]))
+    torch.testing.assert_close(D.eval()(x), D.train()(x))

@@ -38,7 +38,7 @@ def figures(frame: pd.DataFrame, width: float) -> dict[str, Figure]:
     failed = pd.DataFrame({"arm": list(ARMS), "none": 3, "mode collapse": 2, "error": 0})
     shares = pd.DataFrame({"threshold": "healthy", "value": [0.25, 0.5], "variant": "sn", "share": [0.1, 0.3]})
     strip = pd.DataFrame(np.arange(1, 13.0).reshape(3, 4), columns=[0, 10, 20, 30])
-    matrix = pd.DataFrame(np.ones((2, 6)), ["lr 0.1", "lr 0.2"], [arm.label for arm in ARMS.values()])
+    matrix = pd.DataFrame(np.ones((2, len(ARMS))), ["lr 0.1", "lr 0.2"], [arm.label for arm in ARMS.values()])
     return {
         "curves": panels.curves({f"panel {i}": of for i in range(6)}, look, width, columns=3),
         "forest": panels.forest(effects, look, width),
