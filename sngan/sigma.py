@@ -299,8 +299,11 @@ def standing_still(module: nn.Module) -> Iterator[None]:
             p.training = mode
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """(name, owner, used weight) of every weight with at least two dimensions; `.weight` is left off the name."""
+def weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """(name, owner, the owner's name of it, used weight) of every weight with at least two dimensions.
+
+    `.weight` is left off the name. To be read within `standing_still`. Raises ValueError as `log_sigmas` does.
+    """
     for path, owner in submodules(module):
         if isinstance(owner, parametrize.ParametrizationList) or path.split(".")[-1] == "parametrizations":
             continue
@@ -312,7 +315,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
         for name in dict.fromkeys([*parameters, *parametrized]):
             tensor = hooked[name]() if name in hooked else getattr(owner, name)
             if "weight" in name and isinstance(tensor, Tensor) and tensor.ndim >= 2:
-                yield (path if name == "weight" else f"{path}.{name}".lstrip(".")), owner, tensor
+                yield (path if name == "weight" else f"{path}.{name}".lstrip(".")), owner, name, tensor
 
 
 def _hooked(owner: nn.Module) -> dict[str, Callable[[], Tensor]]:
@@ -348,5 +351,5 @@ def log_sigmas(module: nn.Module) -> dict[str, float]:
     with standing_still(module):
         return {
             name: matrix_sigma(tensor, 1 if isinstance(owner, _TRANSPOSED) else 0).item() if tensor.numel() else 0.0
-            for name, owner, tensor in _weights(module)
+            for name, owner, _, tensor in weights(module)
         }

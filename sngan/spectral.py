@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +23,19 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 from torch.nn.utils.spectral_norm import SpectralNorm as _SpectralNormHook
 
-from sngan.sigma import standing_still
+from sngan.sigma import standing_still, weights
 from sngan.values import submodules, whole
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
 _START_ITERATIONS = 15  # torch's number at registration
+_LISTED = 6  # names in a message
 
 # None: torch's global generator; a function gives each layer, by name, a generator of its own
 GeneratorSource = torch.Generator | Callable[[str], torch.Generator] | None
+# names, glob patterns and classes of modules
+Selection = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
 
 
 def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -52,17 +58,43 @@ def as_matrix(weight: Tensor, dim: int = 0) -> Tensor:
     return weight.movedim(dim, 0).flatten(1) if weight.ndim > 1 else weight.reshape(1, -1)
 
 
-def spectral_norm_of(layer: nn.Module) -> _SpectralNorm | None:
+def spectral_norm_of(layer: nn.Module, tensor: str = "weight") -> _SpectralNorm | None:
     """The layer's spectral norm parametrization, or None."""
-    if not parametrize.is_parametrized(layer, "weight"):
+    if not parametrize.is_parametrized(layer, tensor):
         return None
-    found = [p for p in layer.parametrizations["weight"] if isinstance(p, _SpectralNorm)]  # type: ignore[index]
+    found = [p for p in layer.parametrizations[tensor] if isinstance(p, _SpectralNorm)]  # type: ignore[index]
     return found[0] if found else None
 
 
-def _old_spectral_norm(layer: nn.Module) -> bool:
+def _old_spectral_norm(layer: nn.Module, tensor: str = "weight") -> bool:
     """Whether torch's older `nn.utils.spectral_norm`, which works by a hook, computes the layer's weight."""
-    return any(isinstance(h, _SpectralNormHook) and h.name == "weight" for h in layer._forward_pre_hooks.values())
+    return any(isinstance(h, _SpectralNormHook) and h.name == tensor for h in layer._forward_pre_hooks.values())
+
+
+class _Weight(NamedTuple):
+    name: str  # as `log_sigmas` names it
+    owner: nn.Module
+    tensor: str  # its owner's name of it
+
+
+def _unconstrained(module: nn.Module) -> list[_Weight]:
+    """Every weight of two dimensions or more that no spectral norm divides."""
+    with torch.no_grad(), standing_still(module):
+        return [
+            _Weight(name, owner, tensor)
+            for name, owner, tensor, _ in weights(module)
+            if spectral_norm_of(owner, tensor) is None and not _old_spectral_norm(owner, tensor)
+        ]
+
+
+def unconstrained_weights(module: nn.Module) -> list[str]:
+    """Names of the weights of two dimensions or more that no spectral norm divides, as `log_sigmas` names them.
+
+    In order of registration; nothing is moved. A weight is a parameter with "weight" in its name, so that the table
+    of a position embedding, say, is none. Raises ValueError for what is no network, or has parts that are compiled to
+    TorchScript or not yet initialized.
+    """
+    return [weight.name for weight in _unconstrained(module)]
 
 
 def _check_parameter(where: str, layer: nn.Module) -> None:
@@ -180,56 +212,174 @@ def _whole_or_not_at_all(modules: Iterable[nn.Module], what: str) -> Iterator[No
         raise
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
-def apply_spectral_norm(module: nn.Module, n_power_iterations: int = 1, generator: GeneratorSource = None) -> nn.Module:
+def _selectors(chosen: Any, argument: str) -> list[str | type[nn.Module]]:
+    """What `only` or `skip` holds, one by one. Raises ValueError for what is neither text nor a class of modules."""
+    if isinstance(chosen, str | type | nn.Module) or not isinstance(chosen, Iterable):
+        chosen = [chosen]
+    several: list[Any] = list(chosen)
+    for one in several:
+        if not isinstance(one, str) and not (isinstance(one, type) and issubclass(one, nn.Module)):
+            raise ValueError(f"{argument}: expected the name of a layer, a pattern of names or a subclass of "
+                             f"torch.nn.Module, or several of these, got {one!r:.100}")  # fmt: skip
+    return several
+
+
+def _fits(one: str | type[nn.Module], names: Iterable[str], part: nn.Module | None = None) -> bool:
+    """Whether a name or pattern is that of one of the names, or a class that of the module."""
+    if isinstance(one, type):
+        return isinstance(part, one)
+    return any(name == one or fnmatchcase(name, one) for name in names)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The names in quotes; of many the first ones."""
+    quoted = [repr(name or "weight") for name in names]
+    if len(quoted) > _LISTED:
+        quoted[_LISTED // 2 :] = [f"{len(quoted) - _LISTED // 2} more"]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def _near(wrong: str, names: Iterable[str]) -> str:
+    """The names that `wrong` is nearly one of, as a whole or by its last part, else those at the top."""
+    lower = {name: name.lower() for name in names if name}
+    ends = {name: word.rpartition(".")[2] for name, word in lower.items()}
+    alike = get_close_matches(wrong.lower(), lower.values())
+    alike += get_close_matches(wrong.lower().rpartition(".")[2], set(ends.values()))
+    near = [name for name in lower if lower[name] in alike or ends[name] in alike]
+    return f"near it: {_listed(near)}" if near else f"there are {_listed(n for n in lower if '.' not in n)}"
+
+
+def _selected(module: nn.Module, chosen: Selection, argument: str, candidates: list[_Weight]) -> set[_Weight]:
+    """Those of the weights that `only` or `skip` selects: by name, or by a module that they are in.
+
+    Raises ValueError for a name, pattern or class that selects nothing.
+    """
+    places: dict[nn.Module, list[str]] = {}
+    for path, part in module.named_modules(remove_duplicate=False):  # a layer in two places has two names
+        places.setdefault(part, []).append(path)
+    names = {weight: [f"{path}.{weight.tensor}".lstrip(".") for path in places[weight.owner]] for weight in candidates}
+    selected, kind = set(), type(module).__name__
+    for one in _selectors(chosen, argument):
+        tops = [part for part, paths in places.items() if _fits(one, paths, part)]
+        inside = {part for top in tops for part in top.modules()}
+        found = {weight for weight in candidates if weight.owner in inside or _fits(one, names[weight])}
+        if isinstance(one, str) and not found and not tops:
+            known = dict.fromkeys(name for several in (*places.values(), *names.values()) for name in several)
+            raise ValueError(f"{argument}={one!r}: nothing in {kind} has such a name; {_near(one, known)}")
+        if not found and (argument == "only" or not tops):
+            shown = one.__name__ if isinstance(one, type) else repr(one)
+            what = "no weight of two dimensions or more in it" if tops else f"no such module in {kind}"
+            owners = sorted({type(weight.owner).__name__ for weight in candidates})
+            raise ValueError(f"{argument}={shown}: there is {what}; the weights of {kind} are in {', '.join(owners)}")
+        selected |= found
+    return selected
+
+
+def _in_scope(module: nn.Module, only: Selection, skip: Selection) -> tuple[list[_Weight], list[_Weight]]:
+    """The layers' weights that `only` and `skip` leave to be divided, and other weights that nothing divides.
+
+    Raises ValueError if nothing is to be divided.
+    """
+    layers = [_Weight(name, layer, "weight") for name, layer in weight_layers(module)]
+    if not layers:
+        raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to normalize")
+    known = set(layers)
+    others = [w for w in _unconstrained(module) if w not in known]
+    selected = {*layers, *others} if only is None else _selected(module, only, "only", [*layers, *others])
+    if skip is not None:
+        selected -= _selected(module, skip, "skip", [*layers, *others])
+    if not selected.intersection(layers):
+        raise ValueError(f"only and skip leave no Conv*, ConvTranspose* or Linear layer of {type(module).__name__} to "
+                         f"normalize; it has {_listed(w.name for w in layers)}")  # fmt: skip
+    return [w for w in layers if w in selected], [w for w in others if w in selected]
+
+
+def _left_as_they_are(weights: list[_Weight]) -> str:
+    """What the warning says of weights that spectral norm is not for."""
+    kinds: dict[str, list[str]] = {}
+    for weight in weights:
+        kinds.setdefault(type(weight.owner).__name__, []).append(weight.name)
+    named = "; ".join(f"{_listed(names)} ({kind})" for kind, names in kinds.items())
+    return (f"apply_spectral_norm divides the weights of Conv*, ConvTranspose* and Linear only, and leaves {named} "
+            "unconstrained. If that is meant, say so with skip: their names, or patterns of names.")  # fmt: skip
+
+
+def _check_layer(name: str, layer: nn.Module) -> None:
+    """Raises ValueError for a layer whose weight is no plain parameter, or that no power iteration can be made of."""
+    where = f"layer {name or type(layer).__name__!r}"
+    if spectral_norm_of(layer) is not None or _old_spectral_norm(layer):
+        raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
+    if parametrize.is_parametrized(layer, "weight"):
+        raise ValueError(f"{where} has a weight that something else computes already; remove that first")
+    _check_parameter(where, layer)
+    weight = raw_weight(layer)
+    _check_type(where, weight)
+    if not (weight.isfinite().all() and weight.any()):
+        raise ValueError(f"{where} has a weight of norm {weight.norm().item()}; "
+                         "spectral norm needs a finite non-zero weight")  # fmt: skip
+
+
+def apply_spectral_norm(
+    module: nn.Module,
+    n_power_iterations: int = 1,
+    generator: GeneratorSource = None,
+    *,
+    only: Selection = None,
+    skip: Selection = None,
+) -> nn.Module:
     """Divide the weight of every Conv*, ConvTranspose* and Linear by its power-iteration sigma, in place.
 
     torch's `parametrizations.spectral_norm`: in train mode every read of `.weight` runs `n_power_iterations`
     rounds on the layer's u and v; in eval mode they stand still. Transposed convolutions use dim 1. The start
     vectors come from `generator` (on any device), or from the generator that the function `generator` gives for
     a layer's name, or from torch's global one.
-    Initialize before: writing to `.weight` afterwards does nothing. Embeddings, recurrent layers and an attention's
-    `in_proj_weight` are left as they are. Where layers share a parameter, or one shares it with an embedding, each of
-    these layers divides it by a sigma of its own, and nobody else does.
+    `only` and `skip` are a layer's name, a pattern of names ("*.mlp.*") or a class of modules, or several of these;
+    each selects what it fits and everything inside of that: skip=nn.MultiheadAttention skips its `out_proj`, too.
+    Initialize before: writing to `.weight` afterwards does nothing. Embeddings, recurrent layers, an attention's
+    `in_proj_weight` and other weights of two dimensions or more are left as they are, and a UserWarning names them,
+    except for those that `only` or `skip` left out. Where layers share a parameter, or one shares it with an embedding,
+    each of these layers divides it by a sigma of its own, and nobody else does.
     Deviations: torch's round updates u before v, Algorithm 1 v before u; the same sequence, half a round apart. The
     smallest norm that a vector is divided by is the type's smallest number, torch's 1e-12: small weights work, too.
 
-    Raises ValueError if there is no such layer, if the weight of one is no plain parameter (it has a spectral norm
-    already, another parametrization, weight norm, a pruning mask), if a weight is zero, not finite, or too small or
-    large for its type, and for n_power_iterations that is no whole number above 0, a generator that is none, and what
-    torch cannot do; nothing is changed then. Returns `module`. Source: Miyato et al. 2018, Algorithm 1.
+    Raises ValueError if there is no such layer, if `only` or `skip` holds what is not in the module, if the weight of
+    one is no plain parameter (it has a spectral norm already, another parametrization, weight norm, a pruning mask), if
+    a weight is zero, not finite, or too small or large for its type, and for n_power_iterations that is no whole number
+    above 0, a generator that is none, and what torch cannot do; nothing is changed then. Returns `module`.
+    Source: Miyato et al. 2018, Algorithm 1.
     """
     n_power_iterations = whole(n_power_iterations, "n_power_iterations", 1)
-    layers, starts, fixed = list(weight_layers(module)), [], torch.Generator().manual_seed(0)
-    if not layers:
-        raise ValueError(f"{type(module).__name__} has no Conv*, ConvTranspose* or Linear layer to normalize")
-    for name, layer in layers:
-        where = f"layer {name or type(layer).__name__!r}"
-        if spectral_norm_of(layer) is not None or _old_spectral_norm(layer):
-            raise ValueError(f"{where} has a spectral norm already; remove it first with remove_spectral_norm")
-        if parametrize.is_parametrized(layer, "weight"):
-            raise ValueError(f"{where} has a weight that something else computes already; remove that first")
-        _check_parameter(where, layer)
-        weight = raw_weight(layer)
-        _check_type(where, weight)
-        if not (weight.isfinite().all() and weight.any()):
-            raise ValueError(f"{where} has a weight of norm {weight.norm().item()}; "
-                             "spectral norm needs a finite non-zero weight")  # fmt: skip
-        source = fixed if generator is None else generator
-        starts.append(_start_vectors(name, as_matrix(weight, matrix_dim(layer)), source))
+    chosen, left = _in_scope(module, only, skip)
+    layers, starts, fixed = [(name, layer) for name, layer, _ in chosen], [], torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.no_grad():
+        for name, layer in layers:
+            try:
+                _check_layer(name, layer)
+            except ValueError as error:
+                hint = f"; skip={name!r} leaves it as it is" if name else ""
+                raise ValueError(f"{error}{hint}") from None
+            source = fixed if generator is None else generator
+            starts.append(_start_vectors(name, as_matrix(raw_weight(layer), matrix_dim(layer)), source))
+    if left:  # before anything changes: it may be an error
+        warnings.warn(_left_as_they_are(left), stacklevel=2)
+    with torch.inference_mode(False), torch.no_grad():
+        _divide(layers, starts, n_power_iterations, use_starts=generator is not None)
+    return module
+
+
+def _divide(layers: list, starts: list, n_power_iterations: int, use_starts: bool) -> None:
+    """Put torch's spectral norm on the layers: all or none; from these vectors (u, v), else from torch's own."""
     with _whole_or_not_at_all((layer for _, layer in layers), "spectral norm cannot be applied"):
         for (_, layer), (u, v) in zip(layers, starts, strict=True):
             eps = torch.finfo(raw_weight(layer).dtype).tiny
             _separate(layer)
-            with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            with torch.random.fork_rng(devices=[], enabled=use_starts):
                 spectral_norm(layer, n_power_iterations=n_power_iterations, eps=eps, dim=matrix_dim(layer))
-            if generator is not None:
+            if use_starts:
                 parametrization = spectral_norm_of(layer)
                 assert parametrization is not None
                 parametrization._u.copy_(u)
                 parametrization._v.copy_(v)
-    return module
 
 
 def hold_power_iteration(module: nn.Module) -> nn.Module:

@@ -5,10 +5,14 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+import wandb
 import yaml
 from conftest import ROOT, small
+from torch import nn
 
 from analysis.answer import REFERENCE, answer
 from experiments.cli import parse
@@ -21,6 +25,8 @@ from sngan import __version__
 from sngan.architectures import ARCHITECTURES
 from sngan.arms import ARMS
 from sngan.datasets import DATASETS, JUDGES
+from sngan.sigma import log_sigmas
+from sngan.spectral import apply_spectral_norm
 
 PACKAGES = ("sngan", "experiments", "analysis")
 NAMES = ("README.md", *(f"{package}/README.md" for package in PACKAGES), "CONTRIBUTING.md", "CHANGELOG.md")
@@ -134,9 +140,98 @@ def test_the_answer_is_that_of_the_frozen_study() -> None:
         assert said == expected
 
 
-@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", ALL, re.DOTALL))
+SNIPPETS = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:apply_spectral_norm divides")
+@pytest.mark.parametrize("snippet", SNIPPETS)
 def test_python_runs(snippet: str) -> None:
     exec(compile(snippet, "README.md", "exec"), {})
+
+
+def of_ten_lines(word: str) -> str:
+    """The snippet with this word."""
+    (snippet,) = [snippet for snippet in SNIPPETS if word in snippet]
+    assert len(snippet.splitlines()) <= 10
+    return snippet
+
+
+def test_what_spectral_norm_leaves_is_printed_as_shown(capsys: pytest.CaptureFixture) -> None:
+    snippet = of_ten_lines("unconstrained_weights(")
+    with pytest.warns(UserWarning, match=r"leaves '1.self_attn.in_proj_weight' \(.*'2.weight_ih_l0' and '2.weight_hh"):
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert f"\n# {capsys.readouterr().out}" in snippet
+
+
+@pytest.fixture
+def log_to() -> Callable:
+    """The function that a snippet shows."""
+    found: dict = {}
+    exec(compile(of_ten_lines("def log_to("), "README.md", "exec"), found)
+    return found["log_to"]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_sigmas_are_logged_to_tensorboard(log_to: Callable, tmp_path: Path) -> None:
+    D = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    with pytest.importorskip("torch.utils.tensorboard").SummaryWriter(tmp_path) as writer:
+        for step in (3, 4):
+            log_to(D, step, writer)
+    expected = {f"sigma/{name}": [(step, pytest.approx(s)) for step in (3, 4)] for name, s in log_sigmas(D).items()}
+    assert scalars(tmp_path) == expected
+
+
+def test_sigmas_are_logged_to_wandb(log_to: Callable, tmp_path: Path) -> None:
+    D = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    with wandb.init(mode="offline", dir=tmp_path) as run:
+        for step in (3, 4):
+            run.log({"loss": 1}, step)
+            log_to(D, step, run)
+        run.log({}, 5)  # a step is written when the next one begins
+        found = {name: run.summary[name] for name in ("_step", "loss", "sigma/0", "sigma/1")}
+    sigmas = {f"sigma/{name}": pytest.approx(sigma) for name, sigma in log_sigmas(D).items()}
+    assert found == {"_step": 4, "loss": 1, **sigmas}
+
+
+def test_sigmas_are_logged_to_lightnings_loggers(log_to: Callable) -> None:
+    """Stand-ins with the method that Lightning's have, which need not be installed."""
+    logged: list = []
+    loggers = [SimpleNamespace(log_metrics=lambda *of, to=to: logged.append((to, *of))) for to in "ab"]
+    D = nn.Sequential(nn.Linear(4, 3))
+    log_to(D, 7, *loggers)
+    assert logged == [(to, {"sigma/0": log_sigmas(D)["0"]}, 7) for to in "ab"]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, of workers and the like
+def test_sigmas_are_logged_by_lightning(log_to: Callable, tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    (shown,) = re.findall(r"`(LambdaCallback\([^`]*)`", ALL)
+    callback = eval(shown, {"log_to": log_to, "LambdaCallback": lightning.callbacks.LambdaCallback})
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.D = apply_spectral_norm(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)))
+
+        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+            return self.D(batch).mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.D.parameters(), 0.1)
+
+    loggers = [lightning.loggers.TensorBoardLogger(tmp_path, name, version=0) for name in ("one", "other")]
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", logger=loggers, callbacks=[callback], **options)
+    trainer.fit(module := Module(), torch.utils.data.DataLoader(torch.randn(6, 4)))
+    for name in ("one", "other"):
+        found = scalars(tmp_path / name / "version_0")
+        assert [step for step, _ in found["sigma/D.1"]] == [6, 12]
+        assert found["sigma/D.0"][-1][1] == pytest.approx(log_sigmas(module)["D.0"])
 
 
 def test_an_export_is_loaded_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

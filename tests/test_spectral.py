@@ -1,5 +1,6 @@
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
+from torchvision import models
 
 from sngan.sigma import log_sigmas, matrix_sigma
 from sngan.spectral import (
@@ -21,6 +23,7 @@ from sngan.spectral import (
     raw_weight,
     remove_spectral_norm,
     sigma_estimates,
+    unconstrained_weights,
 )
 
 LAYERS = {
@@ -152,7 +155,7 @@ def attention() -> nn.Module:
 
 
 NETWORKS = {
-    "tied": (lambda: apply_spectral_norm(Tied()), lambda: (torch.arange(7),)),
+    "tied": (lambda: apply_spectral_norm(Tied(), skip=nn.Embedding), lambda: (torch.arange(7),)),
     "embedding": (lambda: nn.utils.parametrizations.spectral_norm(nn.Embedding(7, 4)), lambda: (torch.arange(7),)),
     "older, embedding": (lambda: nn.utils.spectral_norm(nn.Embedding(7, 4)), lambda: (torch.arange(7),)),
     "lstm": (
@@ -162,7 +165,7 @@ NETWORKS = {
     "older, lstm": (lambda: nn.utils.spectral_norm(nn.LSTM(3, 4), "weight_hh_l0"), lambda: (torch.rand(5, 1, 3),)),
     "attention": (attention, lambda: (torch.rand(1, 3, 4),) * 3),
     "transformer": (
-        lambda: apply_spectral_norm(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
+        lambda: apply_spectral_norm(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), skip="*.in_proj_weight"),
         lambda: (torch.rand(2, 3, 8),),
     ),
     "complex": (
@@ -449,3 +452,179 @@ def test_the_penalty_names_what_became_of_its_network_and_has_room_for_squares()
         SpectralPenalty(nn.LSTM(2, 2))
     with pytest.raises(ValueError, match="rounds must be a whole number"):
         advance_power_iteration(layer, 1.0)  # type: ignore[arg-type]
+
+
+def of_many_kinds() -> nn.Module:
+    return nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(5, 4),
+            "body": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ConvTranspose2d(2, 1, 3)),
+            "attention": nn.MultiheadAttention(4, 2),
+            "lstm": nn.LSTM(4, 3),
+            "heads": nn.ModuleDict({"head": nn.Linear(4, 1), "head_2": nn.Linear(4, 1)}),
+        }
+    )
+
+
+CONSTRAINED = ["body.0", "body.2", "attention.out_proj", "heads.head", "heads.head_2"]
+OTHERS = ["embedding", "attention.in_proj_weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "constrained", "warned"),
+    [
+        ({}, CONSTRAINED, OTHERS),
+        ({"only": None, "skip": ()}, CONSTRAINED, OTHERS),
+        ({"only": "heads.head"}, ["heads.head"], []),  # not heads.head_2
+        ({"only": "heads"}, ["heads.head", "heads.head_2"], []),
+        ({"only": "heads.head.weight"}, ["heads.head"], []),
+        ({"only": "*.head*"}, ["heads.head", "heads.head_2"], []),
+        ({"only": "body.[0-9]"}, ["body.0", "body.2"], []),
+        ({"only": nn.Linear}, CONSTRAINED[2:], []),  # an attention's out_proj is one
+        ({"only": [nn.Conv2d, "heads.head"]}, ["body.0", "heads.head"], []),
+        ({"only": (name for name in ("attention", "lstm"))}, ["attention.out_proj"], OTHERS[1:]),
+        ({"only": ["heads", nn.Embedding], "skip": {"*_2"}}, ["heads.head"], ["embedding"]),
+        ({"skip": ["embedding", "*.in_proj_weight", nn.RNNBase]}, CONSTRAINED, []),
+        ({"skip": nn.MultiheadAttention}, [*CONSTRAINED[:2], *CONSTRAINED[3:]], [OTHERS[0], *OTHERS[2:]]),
+        ({"skip": ["*weight_?h_l0", "body", nn.BatchNorm2d, "body.1"]}, CONSTRAINED[2:], OTHERS[:2]),
+        ({"skip": np.array(OTHERS)}, CONSTRAINED, []),
+    ],
+)
+def test_only_and_skip_select_by_name_pattern_and_class(chosen: dict, constrained: list, warned: list) -> None:
+    network = of_many_kinds()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert apply_spectral_norm(network, 1, generator(), **chosen) is network
+    assert list(sigma_estimates(network)) == constrained
+    assert unconstrained_weights(network) == [name for name in log_sigmas(network) if name not in constrained]
+    assert len(caught) == bool(warned)
+    assert [name for name in log_sigmas(network) if caught and repr(name) in str(caught[0].message)] == warned
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"only": "head"}, "only='head': nothing in ModuleDict has such a name; near it: 'heads', 'heads.head'"),
+        ({"skip": ["heads", "Embedding"]}, "skip='Embedding': .* near it: 'embedding'"),
+        ({"skip": "*.in_proj_wait"}, "near it: 'attention.in_proj_weight'"),
+        ({"skip": "zzz"}, "there are 'embedding', 'body', 'attention', 'lstm' and 'heads'"),
+        ({"skip": "body.0.bias"}, "nothing in ModuleDict has such a name"),
+        ({"skip": "embedding,lstm"}, "nothing in ModuleDict has such a name"),
+        (
+            {"only": nn.Bilinear},
+            "only=Bilinear: there is no such module in ModuleDict; .* Conv2d, ConvTranspose2d, Emb",
+        ),
+        ({"skip": [nn.GRU]}, "skip=GRU: there is no such module"),
+        ({"only": ["heads", "body.1"]}, "only='body.1': there is no weight of two dimensions or more in it"),
+        ({"only": ["heads", nn.BatchNorm2d]}, "only=BatchNorm2d: there is no weight of two dimensions or more in it"),
+        ({"only": []}, "only and skip leave no Conv.* of ModuleDict to normalize; it has 'body.0', .* 'heads.head_2'"),
+        ({"only": "lstm"}, "only and skip leave no Conv"),
+        ({"only": "heads", "skip": nn.Linear}, "only and skip leave no Conv"),
+        ({"skip": "*"}, "only and skip leave no Conv"),
+        ({"only": 0}, "only: expected the name of a layer, a pattern of names or a subclass of .*, got 0"),
+        ({"skip": False}, "skip: expected the name of a layer"),
+        ({"skip": int}, "skip: expected the name of a layer"),
+        ({"skip": b"lstm"}, "skip: expected the name of a layer"),
+        ({"skip": [["lstm"]]}, "skip: expected the name of a layer"),
+        ({"skip": nn.Linear(2, 2)}, "skip: expected the name of a layer"),
+        ({"skip": nn.Sequential()}, r"skip: expected the name of a layer.*, got Sequential\(\)"),
+    ],
+)
+def test_a_selection_that_is_none_is_named_and_changes_nothing(chosen: dict, message: str) -> None:
+    network = of_many_kinds()
+    keys = list(network.state_dict())
+    with pytest.raises(ValueError, match=message):
+        apply_spectral_norm(network, **chosen)
+    assert list(network.state_dict()) == keys
+
+
+def test_what_is_left_unconstrained_is_named_where_it_was_called() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), *(nn.Embedding(2, 3) for _ in range(7)), nn.LSTM(3, 3, 2))
+    keys = list(network.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="Embedding"):
+            apply_spectral_norm(network)
+    assert list(network.state_dict()) == keys  # a warning that is an error, too, comes before any change
+    with pytest.warns(
+        UserWarning, match=r"'1', '2', '3' and 4 more \(Embedding\); '8.weight_ih_l0', .*\(LSTM\)"
+    ) as caught:
+        apply_spectral_norm(network)
+    assert caught[0].filename == __file__
+
+
+def test_layers_that_are_skipped_may_be_what_cannot_be_normalized() -> None:
+    network = nn.ModuleDict({"one": nn.Linear(2, 2), "zero": nn.Linear(2, 2)})
+    nn.init.zeros_(network["zero"].weight)
+    with pytest.raises(ValueError, match="non-zero weight; skip='zero' leaves it as it is"):
+        apply_spectral_norm(network)
+    apply_spectral_norm(network, skip="zero")
+    nn.init.eye_(network["zero"].weight)
+    apply_spectral_norm(network, only="zero")  # "one" has its spectral norm already
+    assert unconstrained_weights(network) == []
+
+
+def test_a_layer_in_two_places_has_two_names() -> None:
+    layer = nn.Linear(2, 2)
+    for name in ("one", "other"):
+        network = nn.ModuleDict({"one": layer, "other": layer, "third": nn.Linear(2, 2)})
+        assert list(sigma_estimates(apply_spectral_norm(network, skip=name))) == ["third"]
+
+
+def test_weights_that_others_constrain_are_not_left() -> None:
+    assert unconstrained_weights(attention()) == ["out_proj"]
+    assert unconstrained_weights(nn.utils.spectral_norm(nn.LSTM(3, 4), "weight_hh_l0")) == ["weight_ih_l0"]
+    assert unconstrained_weights(prune.identity(nn.Linear(2, 2), "weight")) == [""]
+    network = nn.ModuleDict({"attention": attention(), "linear": nn.Linear(2, 2)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply_spectral_norm(network)
+    with pytest.raises(ValueError, match="expected a network"):
+        unconstrained_weights([])  # type: ignore[arg-type]
+
+
+IN_PROJ = {
+    "vit_b_16": [f"encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight" for i in range(12)],
+    "transformer": [f"layers.{i}.self_attn.in_proj_weight" for i in range(2)],
+}
+FOREIGN = {  # how it is made, the shape of its input, and a layer that is small enough for an SVD
+    "resnet18": (models.resnet18, (2, 3, 64, 64), "layer1.0.conv1"),
+    "vgg11_bn": (lambda: models.vgg11_bn(init_weights=False), (2, 3, 32, 32), "features.0"),
+    "vit_b_16": (lambda: models.vit_b_16(image_size=32), (2, 3, 32, 32), "conv_proj"),
+    "mobilenet_v2": (models.mobilenet_v2, (2, 3, 64, 64), "features.1.conv.1"),
+    "transformer": (
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2),
+        (2, 5, 16),
+        "layers.1.linear1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "vgg11_bn" else ()) for k in FOREIGN])
+@torch.no_grad()
+def test_networks_of_others(kind: str) -> None:
+    make, shape, one = FOREIGN[kind]
+    network, x = make(), torch.rand(shape)
+    skip = ["heads.head"] if kind == "vit_b_16" else []  # zero in a fresh one
+    layers = [name for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        apply_spectral_norm(network, generator=generator(), skip=skip)
+    assert list(sigma_estimates(network)) == [name for name in layers if name not in skip]
+    assert unconstrained_weights(network) == [*IN_PROJ.get(kind, []), *skip]
+    assert [repr(IN_PROJ[kind][0]) in str(w.message) for w in caught] == [True] * (kind in IN_PROJ)
+    if skip:
+        nn.init.normal_(network.heads.head.weight)
+    layer = network.get_submodule(one)
+    before = sigma_estimates(layer)[""]
+    assert network(x).isfinite().all()
+    assert sigma_estimates(layer)[""] > before  # a training forward is a round
+    advance_power_iteration(layer, 1000)
+    expected = network.eval()(x)
+    sigma = np.linalg.svd(matrix(raw_weight(layer), "conv"), compute_uv=False)[0]
+    raw = raw_weight(layer).clone()
+    remove_spectral_norm(network)
+    assert_close(layer.weight, raw / sigma, rtol=1e-3, atol=1e-6)
+    assert torch.equal(network(x), expected)
+    assert expected.abs().max() > 1e-3
