@@ -18,7 +18,6 @@ from experiments.record import RESULTS, State, spent
 from experiments.study import ARM_FIELDS, CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from sngan.architectures import ARCHITECTURES
-from sngan.arms import ARMS
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
 
 ATTEMPT = (
@@ -227,7 +226,7 @@ def _run(config: RunConfig, found: Found) -> dict[str, Any]:
 def _variants(configs: list[RunConfig]) -> list[str]:
     """The arm, with the values of those of its parameters that differ between the study's runs of that arm."""
     arms = dict.fromkeys(config.arm for config in configs)
-    differing = _differing(configs, lambda config: config.arm, dict.fromkeys(arms, list(ARM_FIELDS)))
+    differing = _differing(configs, lambda config: config.arm, {arm: list(ARM_FIELDS) for arm in arms})
     return [_label(config.arm, config, differing[config.arm]) for config in configs]
 
 

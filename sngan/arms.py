@@ -37,7 +37,7 @@ class Arm:
     @property
     def usual(self) -> dict[str, Any]:
         """What its runs hold, if nothing else is given, in the fields that say what is done to the discriminator."""
-        return {"d_norm": self.norm, "norm_scale": PARAMETERS["norm_scale"], **self.parameters}
+        return {"d_norm": "own", "norm_scale": PARAMETERS["norm_scale"], **self.parameters}
 
 
 PARAMETERS: dict[str, Any] = {

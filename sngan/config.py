@@ -111,8 +111,8 @@ class Identity:
     init: Literal["notebook", "dcgan"] = _field(
         "notebook", "batch-norm scale from N(0, 0.02) (notebook) or N(1, 0.02) (dcgan)"
     )
-    d_norm: Norm = _by_row(
-        {name: row.norm for name, row in ARMS.items()}, "norm between the discriminator's layers, with any constraint"
+    d_norm: Literal["own", "batch", "none", "layer"] = _field(
+        "own", "norm between the discriminator's layers: the arm's own, or another with the arm's constraint"
     )
     norm_scale: Literal["fixed", "learned"] = _by_row(
         _of_arms("norm_scale"), "gamma of layer norm and weight normalization: 1 (fixed), or learned"
@@ -184,11 +184,16 @@ class RunConfig(Execution, Identity):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
+    @property
+    def norm(self) -> Norm:
+        """Between the discriminator's layers."""
+        return ARMS[self.arm].norm if self.d_norm == "own" else self.d_norm
+
     def _resolve_norm(self) -> None:
-        arm = ARMS[self.arm]
-        norm = self.d_norm or arm.norm
-        object.__setattr__(self, "d_norm", norm)
-        if norm != arm.norm:
+        arm, norm = ARMS[self.arm], self.norm
+        if norm == arm.norm:
+            object.__setattr__(self, "d_norm", "own")
+        else:
             for name, other in ARMS.items():
                 if (other.norm, other.constraint) == (norm, arm.constraint):
                     raise InputError(f"arm {self.arm} with d_norm {norm} is the arm {name}: give that one")
@@ -382,11 +387,11 @@ def from_parameters(parameters: dict[str, Any]) -> RunConfig:
 
 def unused_parameters(config: RunConfig) -> set[str]:
     """Names of the arm parameters that the run does not use."""
-    used = {*ARMS[config.arm].parameters, *(["norm_scale"] if config.d_norm == "layer" else [])}
+    used = {*ARMS[config.arm].parameters, *(["norm_scale"] if config.norm == "layer" else [])}
     return set(PARAMETERS) - used
 
 
 def users(parameter: str) -> str:
     """The arms that have a parameter, in words."""
     names = [name for name, row in ARMS.items() if parameter in row.parameters]
-    return ", ".join([*names, *(["any arm with d_norm layer"] if parameter == "norm_scale" else [])])
+    return ", ".join([*names, *(["any arm with layer norm"] if parameter == "norm_scale" else [])])

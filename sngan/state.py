@@ -152,6 +152,6 @@ def unconstrained(config: RunConfig) -> tuple[Generator, Discriminator]:
     dtype = getattr(torch, config.dtype)
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         G = Generator(config.z_dim, config.channels, config.g_width, config.architecture).to(dtype)
-        networks = config.channels, config.d_width, config.d_norm, config.architecture, config.norm_scale
+        networks = config.channels, config.d_width, config.norm, config.architecture, config.norm_scale
         D = Discriminator(*networks).to(dtype)
     return G, D

@@ -36,7 +36,8 @@ from sngan.datasets import DATASETS
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup pytest` would have all programs ignore that tests start
 
 ROOT = Path(__file__).parents[1]
-ONE_EACH = list({arm.constraint: name for name, arm in ARMS.items()}.values())  # an arm of each constraint
+FURTHER = list(ARMS)[6:]  # arms beside the reference study's
+ONE_EACH = list({ARMS[name].constraint: name for name in ARMS if name not in FURTHER}.values())  # of each constraint
 SMALL = {"dataset": "digits", "batch_size": 16, "g_width": 8, "steps": 30, "n_fake": 100}
 HOSTILE = "</td><script>document.title = 'taken'</script> | ![x](y)"
 

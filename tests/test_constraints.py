@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_EACH, small
+from conftest import FURTHER, ONE_EACH, small
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
@@ -327,7 +327,7 @@ def test_weight_normalization_is_torchs(norm_scale: str) -> None:
 
 
 @pytest.mark.parametrize("d_norm", ["none", "batch", "layer"])
-@pytest.mark.parametrize("arm", ONE_EACH)
+@pytest.mark.parametrize("arm", [*ONE_EACH, *FURTHER])
 def test_every_constraint_goes_with_every_norm_and_can_be_removed(arm: str, d_norm: str) -> None:
     """Of a constraint and a norm that are another arm's, that one; void ones only if they are asked for."""
     constraint = ARMS[arm].constraint

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ONE_EACH, small, write_study
+from conftest import FURTHER, ONE_EACH, small, write_study
 from test_feed import made
 from test_slot import final
 from torch import Tensor, nn
@@ -263,7 +263,7 @@ def test_a_replayed_step_is_the_step_as_it_is_written(changes: dict[str, Any]) -
             assert torch.equal(found, expected.cpu()), step
 
 
-@pytest.mark.parametrize("arm", ONE_EACH)
+@pytest.mark.parametrize("arm", [*ONE_EACH, *FURTHER])
 def test_rows_of_a_slot_are_those_of_the_steps_as_they_are_written(arm: str) -> None:
     """Observed on a CPU: to the rounding of its sums."""
     config, data = small(arm=arm, steps=40, log_every=5, instrument_every=10), load("digits").to(DEVICE)

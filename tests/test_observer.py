@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ONE_EACH, small
+from conftest import FURTHER, ONE_EACH, small
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +34,7 @@ def fetched(config: RunConfig) -> int:
     return Count.n
 
 
-@pytest.mark.parametrize("arm", ["dcgan", *ONE_EACH])
+@pytest.mark.parametrize("arm", ["dcgan", *ONE_EACH, *FURTHER])
 def test_nothing_is_fetched_between_two_rows(arm: str) -> None:
     """Twice the steps with as many rows wait as often for the device."""
     config = small(arm=arm, n_dis=2, n_evaluations=1, instrument_every=1000)
@@ -49,10 +49,10 @@ def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:
     return {f"{network}.{name}": t for network in "GD" for name, t in saved[network].items()}
 
 
-@pytest.mark.parametrize("arm", [arm if arm in ONE_EACH else pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS])
+@pytest.mark.parametrize("arm", ARMS)
 def test_measuring_every_step_moves_no_bit(arm: str) -> None:
-    config = small(arm=arm, steps=14, log_every=1, instrument_every=1, n_evaluations=12, n_fake=20)
-    assert len(config.evaluation_steps()) > 10
+    config = small(arm=arm, steps=8, log_every=1, instrument_every=1, n_evaluations=8, n_fake=20)
+    assert len(config.evaluation_steps()) == 8
     quiet, measured = final_weights(config, False), final_weights(config, True)
     assert all(torch.equal(quiet[name], measured[name]) for name in quiet)
 

@@ -21,7 +21,7 @@ def test_bytes_of_a_step_grow_with_the_batch_from_what_the_weights_need() -> Non
         run = Run(config, data)
         weights = 4 * sum(p.numel() for network in (run.G, run.D) for p in network.parameters())
         # Adam moves seven times the weights; the passes read them, and write and read their gradients
-        assert 10 * weights < of[16] - 16 * of_an_image < 40 * weights
+        assert 10 * weights < of[16] - 16 * of_an_image < 60 * weights
         assert of_an_image > 3 * 28 * 28 * 4
 
 

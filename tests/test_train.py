@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ONE_EACH, small
+from conftest import FURTHER, ONE_EACH, small
 from torch import Tensor, nn
 
 from experiments.machine import keep_memory
@@ -66,7 +66,7 @@ def _initial_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Te
         "G/deconv4": (w, 1, 4), "D/conv1": (d, 1, 4), "D/conv2": (2 * d, d, 4), "D/conv3": (1, 2 * d, 4),
     }  # fmt: skip
     gains = {"G/bn1": 4 * w, "G/bn2": 2 * w, "G/bn3": w}
-    if ARMS[config.arm].norm == "batch":
+    if config.norm == "batch":
         gains |= {"D/bn1": d, "D/bn2": 2 * d}
     networks: dict[str, dict[str, Tensor]] = {"G": {}, "D": {}}
     for path, (first, second, size) in kernels.items():
@@ -83,6 +83,8 @@ def _initial_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Te
             f"{name}.weight": gain + (config.init == "dcgan"),
             f"{name}.bias": torch.zeros(n).double(),
         }
+    if config.norm == "layer":
+        networks["D"] |= {f"ln{i}.bias": torch.zeros(i * d).double() for i in (1, 2)}
     return networks["G"], networks["D"]
 
 
@@ -108,7 +110,8 @@ class _Vectors:
         return self.u @ weight.flatten(1) @ self.v
 
 
-_REFERENCES = ("none", "spectral_norm", "spectral_norm_penalty")  # the constraints that it has
+_REFERENCES = ("none", "spectral_norm", "spectral_norm_penalty", "weight_clipping", "gradient_penalty", "r1")
+"""The constraints that the reference has"""
 
 
 def _reference(config: RunConfig) -> list[dict[str, float]]:
@@ -119,10 +122,16 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
     constraint = ARMS[config.arm].constraint
     normalized, penalized = constraint == "spectral_norm", constraint == "spectral_norm_penalty"
     rounds, per_update = config.n_power_iterations, config.power_iteration == "per_update"
+    layered, steep = config.norm == "layer", constraint in ("gradient_penalty", "r1")
+    generator = torch_stream(config.seed, "gradient_penalty")
+    shares = (torch.rand(config.batch_size, 1, 1, 1, generator=generator, dtype=torch.float64) for _ in iter(int, 1))
 
     def norm(x: Tensor, parameters: dict[str, Tensor], name: str) -> Tensor:
         if f"{name}.weight" not in parameters:
-            return x
+            if f"{name}.bias" not in parameters:
+                return x
+            mean, var = x.mean((1, 2, 3), keepdim=True), x.var((1, 2, 3), unbiased=False, keepdim=True)
+            return (x - mean) / (var + 1e-5).sqrt() + parameters[f"{name}.bias"][:, None, None]
         gain, shift = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
         mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
         return (x - mean) / (var + 1e-5).sqrt() * gain[:, None, None] + shift[:, None, None]
@@ -142,8 +151,16 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
                     vectors[name].iterate(weight, rounds, "uv")  # torch's order
                 weight = weight / vectors[name].sigma(weight)
             x = F.conv2d(x, weight, d[f"{name}.bias"], stride=2)
-            x = x if i == 3 else F.leaky_relu(norm(x, d, f"bn{i}"), 0.2)
+            x = x if i == 3 else F.leaky_relu(norm(x, d, f"ln{i}" if layered else f"bn{i}"), 0.2)
         return x.flatten()
+
+    def slope_penalty(x_real: Tensor, x_fake: Tensor) -> Tensor:
+        """WGAN-GP's or R1's, of squares that are summed up pixel by pixel."""
+        share = next(shares)
+        x = (share * x_real + (1 - share) * x_fake if constraint == "gradient_penalty" else x_real).requires_grad_()
+        squares = sum(torch.autograd.grad(logit, x, create_graph=True)[0].pow(2).sum((1, 2, 3)) for logit in D(x))
+        gap = (squares.sqrt() - 1) ** 2 if constraint == "gradient_penalty" else squares / 2
+        return config.penalty_weight * gap.mean()
 
     def adam(parameters: dict[str, Tensor], memory: dict[str, list[Tensor]], t: int) -> Tensor:
         """One update; returns the norm of the gradient."""
@@ -176,10 +193,12 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
             if per_update or penalized:
                 for name in names:
                     vectors[name].iterate(d[f"{name}.weight"], rounds, "vu")  # Algorithm 1's order
-            logits_fake, logits_real = D(fake), D(next(real))
+            x_real = next(real)
+            logits_fake, logits_real = D(fake), D(x_real)
             loss_fake, loss_real = bce(logits_fake, zeros), bce(logits_real, ones)
             sigmas = [vectors[name].sigma(d[f"{name}.weight"]) for name in names]
             penalty = config.penalty_weight / 2 * sum(s**2 for s in sigmas) if penalized else zeros.sum()
+            penalty = slope_penalty(x_real, fake) if steep else penalty
             loss_d = (loss_real + loss_fake) / 2 + penalty
             kernels = [d[f"{name}.weight"] for name in names]
             task = torch.autograd.grad((loss_real + loss_fake) / 2, kernels, retain_graph=True)
@@ -198,6 +217,9 @@ def _reference(config: RunConfig) -> list[dict[str, float]]:
                 "accuracy/d_fake": (logits_fake < 0).double().mean(), "grad_norm/d": adam(d, memory_d, updates),
             }  # fmt: skip
             window.append({key: value.item() for key, value in said.items()})
+            if constraint == "weight_clipping":
+                for name in names:
+                    d[f"{name}.weight"].data = d[f"{name}.weight"].data.clamp(-0.01, 0.01)
         loss_g = bce(D(G(next(z_g))), ones)
         loss_g.backward()
         for p in d.values():
@@ -244,7 +266,7 @@ def test_samples_are_of_the_fixed_latents_of_the_seed(arm: str) -> None:
     assert torch.equal(images[5], G.eval()(z))
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [arm for arm, row in ARMS.items() if row.constraint in _REFERENCES])
 def test_estimates_before_training_are_those_of_the_streams(arm: str) -> None:
     """15 rounds from the layer's own stream; where the arm has no power iteration, one more of the instrument's."""
     config = small(arm=arm, seed=4, precision="float64")
@@ -252,7 +274,7 @@ def test_estimates_before_training_are_those_of_the_streams(arm: str) -> None:
     for name in ("conv1", "conv2", "conv3"):
         weight = _initial_weights(config)[1][f"{name}.weight"]
         vectors = _Vectors(4, name, weight)
-        vectors.iterate(weight, ARMS[arm].constraint == "none", "vu")
+        vectors.iterate(weight, ARMS[arm].constraint not in ("spectral_norm", "spectral_norm_penalty"), "vu")
         assert row[f"sigma_estimate/{name}"] == pytest.approx(vectors.sigma(weight).item(), rel=1e-12)
 
 
@@ -318,7 +340,8 @@ def stored(state: dict[str, Any]) -> dict[str, Any]:
     "changes",
     [
         *({"arm": arm} for arm in ONE_EACH),
-        *(pytest.param({"arm": arm}, marks=pytest.mark.slow) for arm in ARMS if arm not in ONE_EACH),
+        *(pytest.param({"arm": arm}, marks=pytest.mark.slow) for arm in ARMS if arm not in (*ONE_EACH, *FURTHER)),
+        *({"arm": arm, "steps": 8, "log_every": 2, "instrument_every": 4, "n_evaluations": 1} for arm in FURTHER),
         {"arm": "sn", "power_iteration": "per_update", "n_dis": 2, "precision": "float64"},
         pytest.param({"arm": "penalty", "batch_size": 700, "steps": 20}, marks=pytest.mark.slow),  # an epoch ends
     ],
@@ -340,7 +363,7 @@ def test_a_resumed_run_is_as_if_it_had_never_stopped(changes: dict[str, Any]) ->
         return rows, samples, states
 
     rows, samples, states = run(None, lambda step: step in (4, 10, 17))
-    assert [state["step"] for state in states] == [4, 10, 17, config.steps]
+    assert [state["step"] for state in states] == [*(step for step in (4, 10, 17) if step < config.steps), config.steps]
     for state in states[:-1]:
         later_rows, later_samples, (final,) = run(state, None)
         assert later_rows == {step: row for step, row in rows.items() if step > state["step"]}
