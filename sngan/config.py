@@ -85,6 +85,7 @@ def _of_architectures(name: str) -> dict[str, Any]:
     return {architecture: getattr(row, name) for architecture, row in ARCHITECTURES.items()}
 
 
+_KINDS_OF_ARM = "; ".join(f"{name}: {row.words}" for name, row in ARMS.items())
 _NETWORKS = "; ".join(f"{name}: {row.label}" for name, row in ARCHITECTURES.items())
 _N_FAKE = _said({name: f"{row.n_fake:,}" for name, row in DATASETS.items() if row.n_fake})
 
@@ -94,7 +95,7 @@ class Identity:
     """What a run is: these fields change its numbers and make its id."""
 
     dataset: _Dataset = _field("digits", "training images")
-    arm: _Arm = _field("dcgan", "what is done to the discriminator")
+    arm: _Arm = _field("dcgan", f"what is done to the discriminator; {_KINDS_OF_ARM}")
     setting: _Setting = _field("C", "optimizer setting of Miyato et al. 2018, Table 1")
     seed: int = _field(0, "shared by the arms that are compared", 0, 2**32 - 1)
     steps: int = _field(23450, "generator updates (23,450 are 50 epochs of MNIST at batch 128)", 1, 1e9)
@@ -118,7 +119,7 @@ class Identity:
         _of_arms("norm_scale"), "gamma of layer norm and weight normalization: 1 (fixed), or learned"
     )
     void_combination: Literal["refuse", "allow"] = _field(
-        "refuse", "what becomes of a gradient penalty on a discriminator with batch norm, which means nothing"
+        "refuse", "whether a gradient penalty on a discriminator with batch norm, which means nothing, may be trained"
     )
     penalty_weight: float = _by_row(_of_arms("penalty_weight"), "lambda of the arm's penalty", 0, 1e6)
     clip_value: float = _by_row(_of_arms("clip_value"), "largest |weight| after clipping", 1e-9, 1e6)

@@ -364,9 +364,9 @@ def test_cost_comes_from_one_benchmark_with_its_rounds(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"made": "2026-12-31", "rows": {"sn": {"step_seconds": 1.0}}}))
     rng = np.random.default_rng(0)
 
-    def verdict(sn: float, noise: float, rounds: int = 9) -> pd.Series:
-        each = {arm: (value * (1 + noise * rng.normal(size=rounds))).tolist()
-                for arm, value in (("plain", 1.0), ("sn", sn), ("penalty", 0.95 * sn))}  # fmt: skip
+    def verdict(sn: float, noise: float, rounds: int = 9, **further: float) -> pd.Series:
+        costs = {"plain": 1.0, "sn": sn, "penalty": 0.95 * sn} | further
+        each = {arm: (value * (1 + noise * rng.normal(size=rounds))).tolist() for arm, value in costs.items()}
         content = {
             "made": "2026-11-27",
             "machine": {"device": "a machine"},
@@ -382,6 +382,8 @@ def test_cost_comes_from_one_benchmark_with_its_rounds(tmp_path: Path) -> None:
     assert verdict(1.4, 0.01)["verdict"] == "contradicted"
     assert verdict(1.2, 0.1)["verdict"] == "inconclusive"
     assert verdict(1.1, 0.01, rounds=6)["verdict"] == "not tested"
+    assert verdict(1.1, 0.01, gp=1.6, r1=1.5)["verdict"] == "supported"
+    assert verdict(1.1, 0.01, gp=1.6, r1=1.2)["verdict"] == "contradicted"  # the paper's gradient penalties cost more
 
 
 def rates(**worked: list[int]) -> pd.DataFrame:

@@ -255,7 +255,9 @@ def test_train_prints_its_folder_and_is_done_once(command: Callable, tmp_path: P
     config = small(steps=20)
     assert code == 0
     assert output.strip() == str(tmp_path / "single" / config.run_id)
-    assert "dcgan has no penalty_weight, which is left out (it belongs to penalty_dcgan, penalty)" in errors
+    assert (
+        "dcgan has no penalty_weight, which is left out (it belongs to penalty_dcgan, penalty, gp, r1, ortho)" in errors
+    )
     assert Record(tmp_path / "single" / config.run_id).status()["state"] == "finished"
     code, output, _ = command(*arguments)
     assert code == 0
