@@ -666,7 +666,7 @@ CLAIMS = (
     Claim("C9", "One power iteration is enough.", f"{_SN}, section 2.1", _OUTCOME, "distance", _c9, True),
     Claim("C10", "SN finds more modes of stacked MNIST.", _SEED, _OUTCOME, "coverage", _c10),
     Claim("C11", "Spectral norm does not eliminate the need for batch norm.", _SEED, _OUTCOME, "distance", _c11, True),
-    Claim("C12", "SN costs little: at most 1.2 x the step time, and the penalty no more; a gradient penalty at least 1.4 x.",
+    Claim("C12", "SN costs at most 1.2 x the step time and the penalty no more, a gradient penalty at least 1.4 x.",
           f"{_SN}, Fig. 10", _MECHANISM, "", _c12),
     Claim("C13", "SN mitigates mode collapse.", _SEED, _OUTCOME, "coverage", _c13),
     Claim("C14a", "Without batch norm, SN fails less than no constraint.", "the sceptic", _OUTCOME, "causes", _c14a),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize
+from torch.nn.grad import conv2d_input
 
 from sngan.spectral import as_matrix
 
@@ -35,11 +36,9 @@ def matrix_map(weight: Tensor, dim: int = 0) -> LinearMap:
 
 def convolution_map(layer: nn.Conv2d, side: int) -> LinearMap:
     """The convolution as it runs on images of `side` x `side` pixels: its stride, padding, dilation and groups."""
-    layout = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    layout: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
     size = (1, layer.in_channels, side, side)
-    return LinearMap(
-        lambda w, x: conv2d(x, w, None, *layout), lambda w, y: torch.nn.grad.conv2d_input(size, w, y, *layout), size
-    )
+    return LinearMap(lambda w, x: conv2d(x, w, None, *layout), lambda w, y: conv2d_input(size, w, y, *layout), size)
 
 
 def without_autocast(weight: Tensor) -> AbstractContextManager[Any]:
