@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -39,7 +40,7 @@ from sngan.files import write_atomically
 from sngan.measure import Instruments, Window
 from sngan.precision import products
 from sngan.state import build
-from sngan.train import train
+from sngan.train import Here, train
 
 _NOTEBOOK = "the notebook's loop (dcgan)"
 _TUTORIAL = "the same with images in memory"
@@ -50,6 +51,7 @@ _SIZES = {
     **{f"dcgan, batch {n}": {"batch_size": n} for n in (16, 64, 256)},
     **{f"dcgan, G width {n}": {"g_width": n} for n in (32, 128)},
 }
+_Ready = Callable[[int], Callable[[], None]]  # makes ready for so many steps, and gives what makes them
 _MEANS = "means and gradient norms, one step"
 _SIGMAS = "exact sigmas, one row"
 _OPERATORS = "operator norms, spectra, gradients, one row"
@@ -114,19 +116,19 @@ def bench(
     return 0
 
 
-def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Callable[[int], None]]:
-    """name -> train that many steps."""
+def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, _Ready]:
+    """name -> what trains so many steps."""
     streams = {
         _NOTEBOOK: notebook_steps(configs["dcgan"], data),
         _TUTORIAL: notebook_steps(configs["dcgan"], data, in_memory=True),
     }
 
-    def notebook(stream: Iterator[Any]) -> Callable[[int], None]:
+    def notebook(stream: Iterator[Any]) -> _Ready:
         def steps(n: int) -> None:
             torch.backends.cudnn.deterministic = False  # as whoever runs the notebook has it; ours sets it
             deque(itertools.islice(stream, n), maxlen=0).clear()
 
-        return steps
+        return lambda n: partial(steps, n)
 
     candidates = {name: notebook(stream) for name, stream in streams.items()}
     tf32 = data.images.is_cuda
@@ -138,8 +140,19 @@ def _candidates(configs: dict[str, RunConfig], data: ImageData) -> dict[str, Cal
     return candidates | {name: _steps_of(config, data) for name, config in configs.items()}
 
 
-def _steps_of(config: RunConfig, data: ImageData) -> Callable[[int], None]:
-    return lambda n: train(replace(config, steps=n), data, None) and None
+def _steps_of(config: RunConfig, data: ImageData) -> _Ready:
+    """Training without its start, which makes networks and the vectors of power iterations."""
+
+    def ready(n: int) -> Callable[[], None]:
+        run = replace(config, steps=n)
+        here = Here(run, data, observed=False)
+
+        def steps() -> None:
+            train(run, data, None, steps=here)
+
+        return steps
+
+    return ready
 
 
 def _sweeps(
@@ -163,23 +176,28 @@ def _sweeps(
     }
 
 
-def _measure(candidates: dict[str, Callable[[int], None]], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+def _measure(candidates: dict[str, _Ready], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds a step of each, from rounds in which all take their turn; the first round sets the pace."""
     console = Console(stderr=True, highlight=False)
-    pace = {name: _time(steps, 3) / 3 for name, steps in candidates.items()}
+    pace = {name: _pace(ready, 3) for name, ready in candidates.items()}
     turn = seconds / rounds / len(candidates)
     counts = {name: max(5, round(turn / pace[name])) for name in candidates}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(rounds):
         console.print(f"round {i + 1} of {rounds}")
-        for name, steps in candidates.items():
-            times[name].append(_time(steps, counts[name]) / counts[name])
+        for name, ready in candidates.items():
+            times[name].append(_pace(ready, counts[name]))
     return {name: _spread("step_seconds", values) for name, values in times.items()}
 
 
 def _spread(name: str, values: list[float]) -> dict[str, Any]:
     whole = {"fastest": min(values), "slowest": max(values), "rounds": len(values), "each": values}
     return {name: median(values)} | whole
+
+
+def _pace(ready: _Ready, n: int) -> float:
+    steps = ready(n)
+    return _time(lambda n: steps(), n) / n
 
 
 def _time(steps: Callable[[int], None], n: int) -> float:
@@ -273,7 +291,7 @@ def _whole_run(config: RunConfig, rows: dict[str, dict[str, Any]], device: torch
 def _flop_done(config: RunConfig, data: ImageData) -> int:
     """Floating point operations in one step's matrix products and convolutions, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
-        _steps_of(config, data)(1)
+        _steps_of(config, data)(1)()
     return counter.get_total_flops()
 
 
