@@ -28,7 +28,7 @@ from matplotlib.axis import Axis
 
 from analysis.grids import few_of, opened
 from analysis.terms import OURS
-from analysis.variants import arm_of, in_order, label_of
+from analysis.variants import arm_of, in_order, label_of, norm_of
 from sngan.arms import ARMS, DASHES
 
 _DASHES = [*DASHES.values(), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
@@ -58,15 +58,17 @@ class Look:
 
 
 def look_of(variants: Iterable[str]) -> Look:
-    """Of this project's arms: colours by arm, dashes by its norm, and further ones for its variants."""
+    """Of this project's arms: colours by arm, dashes by norm, and further ones for other variants of an arm."""
     order = in_order(pd.Series(list(variants), dtype=str))
     arms = [arm_of(v) for v in order]
     others = sorted(set(arms) - set(ARMS))
     colours = dict(zip(others, sns.color_palette("husl", len(others)).as_hex(), strict=True))
     colours |= {arm: row.colour for arm, row in ARMS.items()}
     dashes = {}
+    kinds = [(arm_of(v), norm_of(v)) for v in order]
     for i, v in enumerate(order):
-        number = arms[:i].count(arms[i]) + (_DASHES.index(ARMS[arms[i]].dash) if arms[i] in ARMS else 0)
+        norm = kinds[i][1]
+        number = kinds[:i].count(kinds[i]) + (_DASHES.index(DASHES[norm]) if norm else 0)
         dashes[v] = _DASHES[number % len(_DASHES)]
     return Look({v: colours[arm_of(v)] for v in order}, dashes, {v: label_of(v) for v in order})
 

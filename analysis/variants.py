@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from sngan.arms import ARMS
+from sngan.arms import ARMS, Norm
 
 _ORDER = list(ARMS)
 
@@ -20,8 +20,23 @@ def label_of(variant: str) -> str:
     arm, *parameters = variant.split(", ")
     label = ARMS[arm].label if arm in ARMS else arm
     weights = [p.removeprefix("penalty_weight") for p in parameters if p.startswith("penalty_weight ")]
-    rest = [p.replace("_", " ") for p in parameters if not p.startswith("penalty_weight ")]
+    rest = [_in_words(arm, p) for p in parameters if not p.startswith("penalty_weight ")]
     return ", ".join(["".join([label, *weights]), *rest])
+
+
+def norm_of(variant: str) -> Norm | None:
+    """The norm between the discriminator's layers; of others' arms none is known."""
+    arm, *parameters = variant.split(", ")
+    given = [p.removeprefix("d_norm ") for p in parameters if p.startswith("d_norm ")]
+    own = ARMS[arm].norm if arm in ARMS else None
+    return own if given in ([], ["own"]) else given[0]  # type: ignore[return-value]
+
+
+def _in_words(arm: str, parameter: str) -> str:
+    if not parameter.startswith("d_norm "):
+        return parameter.replace("_", " ")
+    norm = norm_of(f"{arm}, {parameter}")
+    return "no norm in D" if norm == "none" else f"{norm} norm in D"
 
 
 def labelled(text: str) -> str:

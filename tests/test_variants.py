@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
+from analysis.plots import look_of
 from analysis.variants import against, arm_of, groups, in_order, label_of, labelled
-from sngan.arms import ARMS
+from sngan.arms import ARMS, DASHES
 
 
 def test_names_say_the_arm_and_what_differs() -> None:
@@ -51,3 +52,15 @@ def test_groups_are_every_context_and_variant_with_its_rows() -> None:
     assert [(key, of["x"].tolist()) for key, of in groups(frame)] == [
         (("b", "dcgan"), [3]), (("b", "sn"), [1, 4]), (("a", "sn"), [2]),
     ]  # fmt: skip
+
+
+def test_another_norm_is_told_in_words_and_by_its_dashes() -> None:
+    said = {
+        "gp, d_norm own": "GP, no norm in D",
+        "gp, d_norm layer": "GP, layer norm in D",
+        "clip, d_norm batch": "clipping, batch norm in D",
+        "clip, d_norm own, clip_value 0.1": "clipping, no norm in D, clip value 0.1",
+    }
+    look = look_of(said)
+    assert dict(look.labels) == said
+    assert [look.dashes[v] for v in said] == [DASHES[norm] for norm in ("none", "layer", "batch", "none")]
