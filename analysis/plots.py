@@ -31,7 +31,8 @@ from analysis.terms import OURS
 from analysis.variants import arm_of, in_order, label_of, norm_of
 from sngan.arms import ARMS, DASHES
 
-_DASHES = [*DASHES.values(), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1)]
+_MORE_DASHES = [(3, 1, 1, 1), (5, 1, 1, 1, 1, 1), (7, 2), (1, 3)]
+_DASHES = [*DASHES.values(), *_MORE_DASHES]
 _HATCHES = ["", "//", "..", "xx", "--", "oo", "\\\\"]
 _NUMBER = 0.5  # inches that a number of a matrix needs
 _FAR = 1e100  # what is larger cannot be drawn
@@ -58,18 +59,18 @@ class Look:
 
 
 def look_of(variants: Iterable[str]) -> Look:
-    """Of this project's arms: colours by arm, dashes by norm, and further ones for other variants of an arm."""
+    """Of this project's arms: colours by arm, dashes by norm; further variants of an arm have dashes that are left."""
     order = in_order(pd.Series(list(variants), dtype=str))
     arms = [arm_of(v) for v in order]
     others = sorted(set(arms) - set(ARMS))
     colours = dict(zip(others, sns.color_palette("husl", len(others)).as_hex(), strict=True))
     colours |= {arm: row.colour for arm, row in ARMS.items()}
     dashes = {}
-    kinds = [(arm_of(v), norm_of(v)) for v in order]
     for i, v in enumerate(order):
-        norm = kinds[i][1]
-        number = kinds[:i].count(kinds[i]) + (_DASHES.index(DASHES[norm]) if norm else 0)
-        dashes[v] = _DASHES[number % len(_DASHES)]
+        norm, taken = norm_of(v), [dashes[other] for other in order[:i] if arm_of(other) == arm_of(v)]
+        first = DASHES[norm] if norm else _DASHES[0]
+        left = [dash for dash in (first, *_MORE_DASHES, *_DASHES) if dash not in taken]
+        dashes[v] = left[0] if left else _DASHES[i % len(_DASHES)]
     return Look({v: colours[arm_of(v)] for v in order}, dashes, {v: label_of(v) for v in order})
 
 

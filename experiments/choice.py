@@ -18,16 +18,7 @@ from experiments import study as studies
 from experiments.ledger import Ledger, folders_of, largest_plan, ledger_of, planned_in, read_manifest
 from experiments.record import runs_root
 from experiments.study import Study
-from sngan.config import (
-    EXECUTION_FIELDS,
-    IDENTITY_FIELDS,
-    InputError,
-    RunConfig,
-    shown,
-    suggestion,
-    unused_parameters,
-    users,
-)
+from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, ignored, shown, suggestion, users
 
 _REAL = {field.name for field in dataclasses.fields(RunConfig) if field.type == "float"}
 
@@ -164,7 +155,7 @@ def with_values(study: Study, settings: Sequence[str]) -> Study:
     changed.pop("primary", None)
     found = _parsed(changed, f"--set {' '.join(settings)}")
     for field in values:
-        if all(field in unused_parameters(config) for config in found.configs):
+        if all(field in ignored(config) for config in found.configs):
             raise InputError(f"--set {field}: no arm of {study.name} has it (it belongs to {users(field)})")
     primary = {what: at for what, at in study.primary.items() if len(studies.contexts_of(found.configs, at)) == 1}
     if not primary:

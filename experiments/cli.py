@@ -30,7 +30,7 @@ from experiments.record import State
 from experiments.tracking import client
 from sngan import __version__
 from sngan.architectures import ARCHITECTURES
-from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, shown, unused_parameters, users
+from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, ignored, shown, users
 from sngan.datasets import DATASETS, JUDGES
 from sngan.files import check_folder, check_writable
 
@@ -845,7 +845,7 @@ def _discard_output() -> None:
 
 def _note_unused(config: RunConfig, arguments: list[str]) -> None:
     given = {a.split("=")[0].removeprefix("--").replace("-", "_") for a in arguments if a.startswith("--")}
-    for name in sorted(given & unused_parameters(config)):
+    for name in sorted(given & ignored(config)):
         print(f"note: {config.arm} has no {name}, which is left out (it belongs to {users(name)})", file=sys.stderr)
 
 

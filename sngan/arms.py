@@ -9,7 +9,7 @@ from typing import Any, Literal
 Norm = Literal["batch", "none", "layer"]
 
 DASHES: dict[Norm, tuple[float, ...]] = {"batch": (), "none": (4, 1.5), "layer": (1, 1)}
-"""Norm of the discriminator -> lengths of strokes and gaps of its arms' lines; of none: a solid line"""
+"""Norm of the discriminator -> lengths of strokes and gaps of its arms' lines; empty: a solid line"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,9 @@ _YOSHIDA = "Yoshida & Miyato 2017, arXiv 1705.10941"
 _SPECTRAL_NORM = _usual("n_power_iterations", "power_iteration")
 _PENALTY = _usual("penalty_weight", "n_power_iterations")
 
-ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind readers tell apart
+ARMS: dict[str, Arm] = {
+    # The first six colours are of Okabe and Ito's palette. The others are as far from it, and from each other, as those
+    # are, also for readers without red or green cones.
     "dcgan": Arm(
         label="DCGAN",
         words="DCGAN, batch norm in the discriminator",
@@ -117,7 +119,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="weights clipped after every update, no batch norm",
         norm="none",
         constraint="weight_clipping",
-        colour="#117733",
+        colour="#C3C784",
         source="Arjovsky et al. 2017, arXiv 1701.07875",
         parameters=_usual("clip_value"),
     ),
@@ -126,7 +128,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="a penalty on the slope between real and generated images (WGAN-GP's), no batch norm",
         norm="none",
         constraint="gradient_penalty",
-        colour="#CC79A7",
+        colour="#BF6046",
         source="Gulrajani et al. 2017, arXiv 1704.00028",
         parameters={"penalty_weight": 10.0},
     ),
@@ -135,7 +137,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="a penalty on the slope at real images, no batch norm",
         norm="none",
         constraint="r1",
-        colour="#882255",
+        colour="#831F20",
         source="Mescheder et al. 2018, arXiv 1801.04406",
         parameters={"penalty_weight": 10.0},
     ),
@@ -144,7 +146,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="weight normalization, no batch norm",
         norm="none",
         constraint="weight_norm",
-        colour="#009E73",
+        colour="#400F43",
         source="Salimans & Kingma 2016, arXiv 1602.07868; without the scale in " + _MIYATO,
         parameters=_usual("norm_scale"),
     ),
@@ -153,16 +155,16 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="layer norm in the discriminator, no constraint",
         norm="layer",
         constraint="none",
-        colour="#666666",
+        colour="#4C5C62",
         source="Ba et al. 2016, arXiv 1607.06450; without the scale in " + _MIYATO,
         parameters=_usual("norm_scale"),
     ),
     "ortho": Arm(
         label="orthonormal",
-        words="orthonormal initial weights and a penalty on what is not orthonormal, no batch norm",
+        words="orthonormal initial weights and a penalty on departures from orthonormality, no batch norm",
         norm="none",
         constraint="orthonormal",
-        colour="#999933",
+        colour="#420B1A",
         source="Brock et al. 2017, arXiv 1609.07093",
         parameters={"penalty_weight": 1.0},
     ),
@@ -171,7 +173,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="spectral normalization by the exact singular value, no batch norm",
         norm="none",
         constraint="sn_svd",
-        colour="#332288",
+        colour="#0D0692",
         source="the exact form of " + _MIYATO,
     ),
     "sn_conv": Arm(
@@ -179,7 +181,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="convolutions normalized by their operator norms, no batch norm",
         norm="none",
         constraint="sn_conv",
-        colour="#AA4499",
+        colour="#1408F9",
         source="Farnia et al. 2019, arXiv 1811.07457",
         parameters=_SPECTRAL_NORM,
     ),
@@ -188,7 +190,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="bidirectional spectral normalization, no batch norm",
         norm="none",
         constraint="bidirectional_sn",
-        colour="#44AA99",
+        colour="#2D70FE",
         source="Lin et al. 2021, arXiv 2009.02773",
         parameters=_SPECTRAL_NORM,
     ),
@@ -197,7 +199,7 @@ ARMS: dict[str, Arm] = {  # colours: Okabe and Ito's palette, which colour-blind
         words="initial weights spectrally normalized once, no constraint and no batch norm",
         norm="none",
         constraint="sn_at_init",
-        colour="#661100",
+        colour="#4A99F8",
         source="the control of initialization",
     ),
 }

@@ -115,8 +115,8 @@ class Identity:
     d_norm: Literal["own", "batch", "none", "layer"] = _field(
         "own", "norm between the discriminator's layers: the arm's own, or another with the arm's constraint"
     )
-    norm_scale: Literal["fixed", "learned"] = _by_row(
-        _of_arms("norm_scale"), "gamma of layer norm and weight normalization: 1 (fixed), or learned"
+    norm_scale: Literal["fixed", "learned"] = _field(
+        None, "gamma of layer norm and weight normalization: 1 (fixed), or learned; if not given, fixed"
     )
     void_combination: Literal["refuse", "allow"] = _field(
         "refuse", "whether a gradient penalty on a discriminator with batch norm, which means nothing, may be trained"
@@ -392,7 +392,16 @@ def unused_parameters(config: RunConfig) -> set[str]:
     return set(PARAMETERS) - used
 
 
+def ignored(config: RunConfig) -> set[str]:
+    """Names of the fields of which nothing in the run depends."""
+    is_void = (ARMS[config.arm].constraint, config.norm) in VOID
+    return unused_parameters(config) | (set() if is_void else {"void_combination"})
+
+
 def users(parameter: str) -> str:
     """The arms that have a parameter, in words."""
+    if parameter == "void_combination":
+        return ", ".join(f"{name} with {norm} norm" for name, row in ARMS.items() for constraint, norm in VOID
+                         if row.constraint == constraint)  # fmt: skip
     names = [name for name, row in ARMS.items() if parameter in row.parameters]
     return ", ".join([*names, *(["any arm with layer norm"] if parameter == "norm_scale" else [])])

@@ -238,7 +238,7 @@ class GradientPenalty(Constraint):
 
 
 class R1(Constraint):
-    """(penalty_weight / 2) E|dD/dx|^2 at the real images. Source: Mescheder et al. 2018, Eq. 9.
+    """(penalty_weight / 2) E|dD/dx|^2 at the real images. Source: Mescheder et al. 2018.
 
     Deviation: a forward pass of its own, in the parameters' type.
     """
@@ -257,7 +257,8 @@ def input_gradients(D: nn.Module, x: Tensor) -> Tensor:
 class Orthonormal(Constraint):
     """penalty_weight sum over layers |M - I|^2, with M the smaller of WW' and W'W; initial weights have M = I.
 
-    Those are the orthonormal matrices nearest to what was drawn. Source: Brock et al. 2017, Eq. 5; Miyato et al. 2018.
+    Those are the orthonormal matrices nearest to what was drawn. Source: Brock et al. 2017; Miyato et al. 2018.
+    Deviation: the squares of M - I are summed up and not its absolute values, of the smaller of the two products.
     """
 
     initializes = True

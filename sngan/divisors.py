@@ -50,7 +50,7 @@ def without_autocast(weight: Tensor) -> AbstractContextManager[Any]:
 class UnitRows(nn.Module):
     """Every output's weights divided by their Euclidean norm: weight normalization with the scale 1.
 
-    Source: Salimans & Kingma 2016, Eq. 2 with g = 1, as in Miyato et al. 2018.
+    Source: Salimans & Kingma 2016 with g = 1, as in Miyato et al. 2018.
     """
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -39,4 +39,6 @@ def adversarial_g(kind: str, logits_fake: Tensor) -> Tensor:
         return softplus(-logits_fake).mean()
     if kind == "least_squares":
         return (logits_fake - 1).square().mean() / 2
-    return -logits_fake.mean()
+    if kind in ("hinge", "wasserstein"):
+        return -logits_fake.mean()
+    raise ValueError(f"unknown loss {kind!r}; known: bce, hinge, wasserstein, least_squares")

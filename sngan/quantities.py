@@ -18,8 +18,7 @@ class Quantity(NamedTuple):
     `pattern` is its name in the record; `<layer>` stands for each of the discriminator's layers. `recorded`: in every
     `row`, in the first at or after each `instrument_every` steps (`instruments`), at an `evaluation`, then also as
     a `list` in evaluations.jsonl or an `image`, in timing.jsonl (`timing`), or of the whole run in status.json
-    (`status`). `constraints` and `norms`: of arms with one of these only; empty: of
-    all.
+    (`status`). `constraints`, `norms`: of arms with one of these; empty: of all.
 
     It is shown in the W&B workspace under `section`, in the report's `figure`, or in a column of its `table`; `unshown`
     says why it is in none of these. `better` is the good direction, if there is one. `summary`: what W&B's summary

@@ -107,11 +107,13 @@ def _check_parameter(where: str, layer: nn.Module) -> None:
 def raw_weight(layer: nn.Module) -> Tensor:
     """The parameter itself. Reading `layer.weight` instead would move u and v in train mode.
 
-    Of a weight that is made of several (weight normalization's length and direction) the largest.
+    Of a weight that is made of several (weight normalization's length and direction) the largest, the last of equals.
     """
     if parametrize.is_parametrized(layer, "weight"):
-        chain = layer.parametrizations["weight"]  # type: ignore[index]
-        return chain.original if hasattr(chain, "original") else max(chain.parameters(recurse=False), key=Tensor.numel)  # type: ignore[union-attr,return-value]
+        chain: Any = layer.parametrizations["weight"]  # type: ignore[index]
+        if hasattr(chain, "original"):
+            return chain.original
+        return max(reversed([*chain.parameters(recurse=False)]), key=Tensor.numel)
     return layer.weight  # type: ignore[return-value]
 
 
@@ -301,7 +303,7 @@ def _left_as_they_are(weights: list[_Weight]) -> str:
         kinds.setdefault(type(weight.owner).__name__, []).append(weight.name)
     named = "; ".join(f"{_listed(names)} ({kind})" for kind, names in kinds.items())
     return (f"apply_spectral_norm divides the weights of Conv*, ConvTranspose* and Linear only, and leaves {named} "
-            "unconstrained. If that is meant, say so with skip: their names, or patterns of names.")  # fmt: skip
+            "unconstrained. If that is meant, say so with skip: their names, patterns or classes.")  # fmt: skip
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:

@@ -20,14 +20,17 @@ def test_every_arm_has_a_constraint_and_fields_for_its_parameters() -> None:
 
 
 def test_arms_are_told_apart_by_colour_and_norms_by_dashes() -> None:
-    """Colours by their distance in CIELAB, of which 10 is plain to see; dashes go by the norm alone."""
+    """Colours by their distance in CIELAB, with all cones and without red or green ones (Machado et al. 2009)."""
     values = np.array([matplotlib.colors.to_rgb(arm.colour) for arm in ARMS.values()])
     linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    x, y, z = np.cbrt(linear @ to_xyz.T / [0.9505, 1, 1.089]).T
-    lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], axis=1)
-    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(len(lab), 1)]
-    assert distances.min() > 10
+    protanopia = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    deuteranopia = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    for seen in (np.eye(3), np.array(protanopia), np.array(deuteranopia)):
+        x, y, z = np.cbrt(np.clip(linear @ seen.T, 0, 1) @ to_xyz.T / [0.9505, 1, 1.089]).T
+        lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], axis=1)
+        distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(len(lab), 1)]
+        assert distances.min() > 15  # 2 is just seen
     assert {arm.norm: arm.dash for arm in ARMS.values()} == DASHES
     assert len(set(DASHES.values())) == len(DASHES) == 3
 

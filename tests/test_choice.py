@@ -130,6 +130,15 @@ def test_a_parameter_that_no_arm_has_is_an_error() -> None:
         with_values(find("mnist-smoke"), ["arm=dcgan,sn", "penalty_weight=0.1"])
 
 
+def test_a_flag_that_changes_nothing_in_a_study_is_an_error() -> None:
+    with pytest.raises(
+        InputError, match=r"no arm of mnist-smoke has it \(it belongs to gp with batch norm, r1 with ba"
+    ):
+        with_values(find("mnist-smoke"), ["void_combination=allow"])
+    changed = with_values(find("constraints"), ["arm=gp", "d_norm=batch", "void_combination=allow"])
+    assert {config.norm for config in changed.configs} == {"batch"}
+
+
 def test_seeds_may_be_given_in_several_words(command: Callable, tmp_path: Path) -> None:
     path = write_study(tmp_path, seed=[0, 1, 2], arm=["dcgan", "sn"])
     assert "4 runs: 4 missing" in command("plan", path, "--seeds", "0", "--seeds", "2", "--runs-dir", tmp_path)[1]

@@ -258,6 +258,10 @@ def test_initial_weights_of_ones_own_are_made_of_those_that_arms_share() -> None
         np.testing.assert_allclose(np.linalg.svd(weight, compute_uv=False), 1, atol=1e-12)
         assert np.vdot(weight, shared[name]) == pytest.approx(np.linalg.svd(shared[name], compute_uv=False).sum())
     assert constraint.weighted_penalty(*images()).item() == pytest.approx(0, abs=1e-12)
+    with torch.no_grad():
+        raw_weight(D.get_submodule("conv2")).mul_(2)  # M = 4 I, of 8 rows: the distance from I is the root of 8 times 9
+    assert constraint.readings()["orthonormal_gap/conv2"].item() == pytest.approx(72**0.5)
+    assert constraint.weighted_penalty(*images()).item() == pytest.approx(72)
     for name, weight in raw(made("sn_at_init")[0]).items():
         np.testing.assert_allclose(weight, shared[name] / np.linalg.svd(shared[name], compute_uv=False)[0], rtol=1e-12)
 
@@ -313,6 +317,31 @@ def test_vectors_move_once_an_update_if_they_are_to(arm: str) -> None:
     assert constraint.readings() == readings
     constraint.before_update()
     assert constraint.readings() != readings
+    often, once = (made(arm, power_iteration="per_update", n_power_iterations=n)[1] for n in (5, 1))
+    often.before_update()
+    for _ in range(5):
+        once.before_update()
+    assert often.readings() == once.readings()
+
+
+@pytest.mark.parametrize("arm", ["sn_conv", "bsn"])
+def test_vectors_start_from_the_seeds_stream_of_the_layer(arm: str) -> None:
+    """Of the one-row matrix of the last layer 15 rounds, or one, find its singular vector: its sign tells the draw."""
+    for seed in (0, 1, 2):
+        D, _ = made(arm, seed=seed)
+        layer = D.get_submodule("conv3")
+        draw = torch.randn(layer.in_channels * 16, generator=torch_generator(seed, "power_iteration/conv3"),
+                           dtype=torch.float64)  # fmt: skip
+        size = (1, layer.in_channels, 5, 5)
+        x0 = layer.parametrizations.weight[0].get_buffer("x0")  # type: ignore[union-attr,operator]
+        if arm == "sn_conv":
+            draw = torch.randn(size, generator=torch_generator(seed, "power_iteration/conv3"), dtype=torch.float64)
+            draw = draw[..., :4, :4].flatten()  # what the layer sees
+            x0 = x0[..., :4, :4]
+        side = (raw_weight(layer).detach().flatten() @ draw).sign()
+        torch.testing.assert_close(
+            x0.flatten(), side * nn.functional.normalize(raw_weight(layer).detach().flatten(), dim=0)
+        )
 
 
 @pytest.mark.parametrize("norm_scale", ["fixed", "learned"])
@@ -322,8 +351,9 @@ def test_weight_normalization_is_torchs(norm_scale: str) -> None:
         rows = layer.weight.detach().flatten(1).norm(dim=1)  # type: ignore[union-attr,operator]
         lengths = np.linalg.norm(raw(D)[name], axis=1) if norm_scale == "learned" else np.ones(len(rows))
         np.testing.assert_allclose(rows, lengths, rtol=1e-12)  # a learned length begins at that of the raw weight
-    trained = [name for name, _ in D.named_parameters() if name.endswith("original0")]
-    assert len(trained) == (3 if norm_scale == "learned" else 0)
+    trained = {name: p.numel() for name, p in D.named_parameters() if name.endswith("original0")}
+    outputs = [4, 8, 1] if norm_scale == "learned" else []  # a length for each
+    assert list(trained.values()) == outputs
 
 
 @pytest.mark.parametrize("d_norm", ["none", "batch", "layer"])

@@ -119,6 +119,21 @@ def test_estimates_move_in_training_alone_and_their_gradient_is_that_of_the_norm
     assert not torch.equal(stages[1], stages[2])
 
 
+@pytest.mark.parametrize("make", [
+    lambda weight: ExactSigma(),
+    lambda weight: EstimatedNorm(weight, [matrix_map(weight)], 1, 2, torch.Generator().manual_seed(0)),
+    lambda weight: EstimatedNorm(
+        weight, [convolution_map(nn.Conv2d(8, 16, 3), 6)], 1, 2, torch.Generator().manual_seed(0)),
+])  # fmt: skip
+def test_norms_are_not_taken_in_bfloat16(make: Callable) -> None:
+    weight = drawn(16, 8, 3, 3).float()
+    of, other = make(weight).train(), make(weight).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = of(weight)
+    assert torch.equal(found, other(weight))
+    assert all(torch.equal(a, b) for a, b in zip(of.buffers(), other.buffers(), strict=True))
+
+
 def test_a_zero_weight_leaves_the_vectors_as_they_are() -> None:
     weight = drawn(3, 4)
     of = EstimatedNorm(weight, [matrix_map(weight)], 1, 3, torch.Generator().manual_seed(0))

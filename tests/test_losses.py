@@ -32,7 +32,7 @@ FAR = torch.tensor([-40.0, 40.0], dtype=torch.float64)
 
 
 def test_least_squares_by_hand() -> None:
-    """Mao et al. 2017, Eq. 9: the targets are 1 for real images, 0 for generated ones, and 1 for the generator."""
+    """Mao et al. 2017: the targets are 1 for real images, 0 for generated ones, and 1 for the generator."""
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
     total, of_real, of_fake = adversarial_d("least_squares", real, fake)
     assert of_real.item() == (1.0**2 + 0.5**2) / 2 / 2
@@ -101,3 +101,5 @@ def test_hinge_and_wasserstein_by_hand() -> None:
     assert adversarial_g("hinge", fake).item() == adversarial_g("wasserstein", fake).item() == 1.5
     with pytest.raises(ValueError, match="unknown loss"):
         adversarial_d("lsgan", real, fake)
+    with pytest.raises(ValueError, match="unknown loss"):
+        adversarial_g("lsgan", fake)

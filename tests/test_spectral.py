@@ -628,3 +628,8 @@ def test_networks_of_others(kind: str) -> None:
     assert_close(layer.weight, raw / sigma, rtol=1e-3, atol=1e-6)
     assert torch.equal(network(x), expected)
     assert expected.abs().max() > 1e-3
+
+
+def test_the_raw_weight_of_weight_norm_is_its_direction_however_small_the_layer() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(1, 5))  # as many lengths as weights
+    assert raw_weight(layer) is layer.parametrizations.weight.original1  # type: ignore[union-attr,operator]

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.plots import look_of
-from analysis.variants import against, arm_of, groups, in_order, label_of, labelled
+from analysis.variants import against, arm_of, groups, in_order, label_of, labelled, norm_of
 from sngan.arms import ARMS, DASHES
 
 
@@ -64,3 +64,17 @@ def test_another_norm_is_told_in_words_and_by_its_dashes() -> None:
     look = look_of(said)
     assert dict(look.labels) == said
     assert [look.dashes[v] for v in said] == [DASHES[norm] for norm in ("none", "layer", "batch", "none")]
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        [f"gp, d_norm {norm}, penalty_weight {weight}" for norm in ("own", "layer") for weight in (1.0, 10.0)],
+        [f"penalty, penalty_weight {weight}" for weight in (0.0001, 0.001, 0.01, 0.1, 1.0)],
+        ["wn, norm_scale fixed", "wn, norm_scale learned"],
+    ],
+)
+def test_variants_of_an_arm_are_told_apart_by_dashes_that_are_no_other_norms(variants: list[str]) -> None:
+    dashes = look_of(variants).dashes
+    assert len(set(dashes.values())) == len(variants)
+    assert all(dash in (DASHES[norm_of(v)], *set(dashes.values()) - {*DASHES.values()}) for v, dash in dashes.items())  # type: ignore[index]

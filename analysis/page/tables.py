@@ -317,10 +317,10 @@ _TEXTS = {
     ),
     "lipschitz": (
         "How steep the discriminator is",
-        "product: of the layers' operator norms and batch-norm gains, an upper bound; empirical: the largest norm of "
-        "dD/dx over real, generated and interpolated images, a lower bound; tightness: empirical over product. D in "
-        "eval mode: batch norm uses its running statistics, which mix real and generated images. Median and range "
-        "over n seeds.",
+        "product: of the layers' operator norms and batch-norm gains, an upper bound (none with layer norm, whose gain "
+        "has no bound); empirical: the largest norm of dD/dx over real, generated and interpolated images, a lower "
+        "bound; tightness: empirical over product. D in eval mode: batch norm uses its running statistics, which mix "
+        "real and generated images. Median and range over n seeds.",
     ),
 }
 """name -> title, caption; of those that say the same of every study"""
