@@ -44,7 +44,7 @@ class Phase(NamedTuple):
 PHASES = (
     Phase("environment", 60),
     Phase("tests", 150),
-    Phase("agreement", 90),
+    Phase("agreement", 150),
     Phase("determinism", 90),
     Phase("resume", 90),
     Phase("bench", 220),
