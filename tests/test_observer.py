@@ -37,10 +37,10 @@ def fetched(config: RunConfig) -> int:
 @pytest.mark.parametrize("arm", ["dcgan", *ONE_EACH, *FURTHER])
 def test_nothing_is_fetched_between_two_rows(arm: str) -> None:
     """Twice the steps with as many rows wait as often for the device."""
-    config = small(arm=arm, n_dis=2, n_evaluations=1, instrument_every=1000)
-    short, long = (dataclasses.replace(config, steps=n, log_every=n) for n in (5, 10))
-    assert fetched(short) == fetched(long) > 0
-    assert fetched(dataclasses.replace(long, log_every=5)) > fetched(long)  # a row does
+    config = small(arm=arm, n_dis=2, n_evaluations=1, instrument_every=1000, n_fake=20)
+    short, long = (dataclasses.replace(config, steps=n, log_every=n) for n in (2, 4))
+    assert fetched(short) == (of_long := fetched(long)) > 0
+    assert fetched(dataclasses.replace(long, log_every=2)) > of_long  # a row does
 
 
 def final_weights(config: RunConfig, measured: bool) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def watched(config: RunConfig, steps: Steps | None, resume: dict[str, Any] | Non
 
     outcome = train(
         config, load("digits"), log, lambda state: states.append(stored(state)), resume,
-        lambda step: step in ((15, 60, 70) if config.steps > 20 else (10, 15)), steps,
+        lambda step: step in ((15, 60, 70) if config.steps > 20 else (10,)), steps,
     )  # fmt: skip
     return outcome, rows, images, states
 
