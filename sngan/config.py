@@ -393,7 +393,7 @@ def unused_parameters(config: RunConfig) -> set[str]:
 
 
 def ignored(config: RunConfig) -> set[str]:
-    """Names of the fields of which nothing in the run depends."""
+    """Names of the fields on which nothing in the run depends."""
     is_void = (ARMS[config.arm].constraint, config.norm) in VOID
     return unused_parameters(config) | (set() if is_void else {"void_combination"})
 

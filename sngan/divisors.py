@@ -75,7 +75,7 @@ class ExactSigma(nn.Module):
             else:
                 v = torch.linalg.eigh(wide.T @ wide).eigenvectors[:, -1]
             v = normalize(v, dim=0).to(matrix)
-        return torch.mv(matrix, v).norm()  # of a weight that is not finite neither
+        return torch.mv(matrix, v).norm()  # not finite where the weight is not
 
     def forward(self, weight: Tensor) -> Tensor:
         with without_autocast(weight):
