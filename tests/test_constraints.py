@@ -326,22 +326,17 @@ def test_vectors_move_once_an_update_if_they_are_to(arm: str) -> None:
 
 @pytest.mark.parametrize("arm", ["sn_conv", "bsn"])
 def test_vectors_start_from_the_seeds_stream_of_the_layer(arm: str) -> None:
-    """Of the one-row matrix of the last layer 15 rounds, or one, find its singular vector: its sign tells the draw."""
-    for seed in (0, 1, 2):
+    """The last layer's matrix has one row, which is its singular vector; the vector's sign is that of the draw."""
+    for seed in range(8):
         D, _ = made(arm, seed=seed)
         layer = D.get_submodule("conv3")
-        draw = torch.randn(layer.in_channels * 16, generator=torch_generator(seed, "power_iteration/conv3"),
-                           dtype=torch.float64)  # fmt: skip
-        size = (1, layer.in_channels, 5, 5)
+        size = (1, layer.in_channels, 5, 5) if arm == "sn_conv" else (layer.in_channels * 16,)
+        draw = torch.randn(size, generator=torch_generator(seed, "power_iteration/conv3"), dtype=torch.float64)
         x0 = layer.parametrizations.weight[0].get_buffer("x0")  # type: ignore[union-attr,operator]
         if arm == "sn_conv":
-            draw = torch.randn(size, generator=torch_generator(seed, "power_iteration/conv3"), dtype=torch.float64)
-            draw = draw[..., :4, :4].flatten()  # what the layer sees
-            x0 = x0[..., :4, :4]
-        side = (raw_weight(layer).detach().flatten() @ draw).sign()
-        torch.testing.assert_close(
-            x0.flatten(), side * nn.functional.normalize(raw_weight(layer).detach().flatten(), dim=0)
-        )
+            draw, x0 = (x[..., :4, :4] for x in (draw, x0))  # what the layer sees
+        row = raw_weight(layer).detach().flatten()
+        torch.testing.assert_close(x0.flatten(), (row @ draw.flatten()).sign() * nn.functional.normalize(row, dim=0))
 
 
 @pytest.mark.parametrize("norm_scale", ["fixed", "learned"])
