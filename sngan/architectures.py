@@ -140,7 +140,34 @@ ARCHITECTURES: dict[str, Architecture] = {
             Layer("conv2", "conv", 2, kernel=4, stride=2, norm=True, activation="leaky_relu"),
             Layer("conv3", "conv", "logit", kernel=4, stride=2),
         ),
-    )
+    ),
+    "sndcgan32": Architecture(
+        label="the SN-GAN paper's CNN for 32x32 images",
+        source="Miyato et al. 2018, arXiv 1802.05957, Table 3; D's norms, if it has some, after all but the first "
+        "convolution, as in its authors' code and in Radford et al. 2016",
+        side=32,
+        z_dim=128,
+        g_width=64,
+        d_width=64,
+        slope=0.1,
+        generator=(  # 4, 8, 16, 32, 32 pixels a side
+            Layer("dense", "dense", 8, kernel=4),
+            Layer("deconv1", "deconv", 4, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
+            Layer("deconv2", "deconv", 2, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
+            Layer("deconv3", "deconv", 1, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
+            Layer("conv", "conv", "image", kernel=3, padding=1, activation="tanh"),
+        ),
+        discriminator=(  # 32, 16, 16, 8, 8, 4, 4 pixels a side
+            Layer("conv1", "conv", 1, kernel=3, padding=1, activation="leaky_relu"),
+            Layer("conv2", "conv", 1, kernel=4, stride=2, padding=1, norm=True, activation="leaky_relu"),
+            Layer("conv3", "conv", 2, kernel=3, padding=1, norm=True, activation="leaky_relu"),
+            Layer("conv4", "conv", 2, kernel=4, stride=2, padding=1, norm=True, activation="leaky_relu"),
+            Layer("conv5", "conv", 4, kernel=3, padding=1, norm=True, activation="leaky_relu"),
+            Layer("conv6", "conv", 4, kernel=4, stride=2, padding=1, norm=True, activation="leaky_relu"),
+            Layer("conv7", "conv", 8, kernel=3, padding=1, norm=True, activation="leaky_relu"),
+            Layer("dense", "dense", "logit"),
+        ),
+    ),
 }
 
 YARDSTICK = (  # of 28 pixels a side 28, 14, 14, 7, 4; then features, and a logit for each class

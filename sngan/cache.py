@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from sngan.config import InputError
+from sngan.errors import InputError
 from sngan.files import check_writable, write_atomically
 
 _DIGEST_BYTES = 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -14,13 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from sngan.architectures import ARCHITECTURES, fitting
 from sngan.arms import ARMS, PARAMETERS, VOID, Norm
-from sngan.datasets import DATASETS
+from sngan.datasets import DATASETS, GIVEN, JUDGES, OTHER_JUDGES, Dataset, named
+from sngan.errors import InputError, shown, suggestion
 
 TRAINING_VERSION = 5  # raised whenever the bits of a run change for an unchanged RunConfig
-
-
-class InputError(ValueError):
-    """A user's mistake: the message says what was wrong, where, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +47,13 @@ LARGE_MODE_KL = 0.5  # nats; not of many classes
 LOW_DIVERSITY = 0.5  # not of many classes
 
 if TYPE_CHECKING:  # a checker sees words, `_checked` and the command line the names that there are
-    _Dataset = _Arm = _Setting = _Architecture = str
+    _Arm = _Setting = _Architecture = _Judge = str
 else:
-    _Dataset, _Arm, _Architecture = (Literal[tuple(table)] for table in (DATASETS, ARMS, ARCHITECTURES))
-    _Setting = Literal[(*SETTINGS, "custom")]
+    _Arm, _Architecture = (Literal[tuple(table)] for table in (ARMS, ARCHITECTURES))
+    _Setting, _Judge = Literal[(*SETTINGS, "custom")], Literal[(*JUDGES, *OTHER_JUDGES)]
 
 
-_TABLES = {"dataset": DATASETS, "arm": ARMS, "architecture": ARCHITECTURES}
+_TABLES = {"arm": ARMS, "architecture": ARCHITECTURES}
 
 
 def _field(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
@@ -85,8 +81,11 @@ def _of_architectures(name: str) -> dict[str, Any]:
     return {architecture: getattr(row, name) for architecture, row in ARCHITECTURES.items()}
 
 
+LARGEST = max(ARCHITECTURES, key=lambda name: ARCHITECTURES[name].side)
+"""The networks of a user's own images, unless these are squares of other networks' size, or the run names some"""
 _KINDS_OF_ARM = "; ".join(f"{name}: {row.words}" for name, row in ARMS.items())
 _NETWORKS = "; ".join(f"{name}: {row.label}" for name, row in ARCHITECTURES.items())
+_KINDS_OF_JUDGE = "; ".join(f"{name}: {words}" for name, words in OTHER_JUDGES.items())
 _N_FAKE = _said({name: f"{row.n_fake:,}" for name, row in DATASETS.items() if row.n_fake})
 
 
@@ -94,7 +93,7 @@ _N_FAKE = _said({name: f"{row.n_fake:,}" for name, row in DATASETS.items() if ro
 class Identity:
     """What a run is: these fields change its numbers and make its id."""
 
-    dataset: _Dataset = _field("digits", "training images")
+    dataset: str = _field("digits", f"training images: {', '.join(named())}")
     arm: _Arm = _field("dcgan", f"what is done to the discriminator; {_KINDS_OF_ARM}")
     setting: _Setting = _field("C", "optimizer setting of Miyato et al. 2018, Table 1")
     seed: int = _field(0, "shared by the arms that are compared", 0, 2**32 - 1)
@@ -138,6 +137,13 @@ class Identity:
     n_fake: int = _field(
         None, f"samples per evaluation; if not given, 5,000 for 10,000 steps or more, else 2,000; {_N_FAKE}", 20, 1e6
     )
+    judge: _Judge = _field(
+        None,
+        "what judges samples: the classifier of a data set by its name, or one of the following; if not given, the "
+        f"data set's own, and of your own images labels if they have some, else pixels; {_KINDS_OF_JUDGE}",
+    )
+    channels: int = _field(None, "of your own images 1 (grey) or 3; if not given, 1 if all are grey, else 3", 1, 3)
+    data_sha256: str = _field("", "of your own images their content's digest, which is found out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +157,10 @@ class Execution:
     memory_format: Literal["contiguous", "channels_last"] = _field("channels_last", "layout of images")
     checkpoint_every: int = _field(500, "steps between checkpoints, from which a killed run resumes", 1, 1e9)
     data_dir: str = _field("", "root of data sets; if not given, SNGAN_DATA, else the platform's cache folder")
+    data_path: str = _field("", "where your own images are, which folder:PATH and npz:PATH say")
+    inception_weights: str = _field(
+        "", "file of Inception's weights, as torch-fidelity reads it; if not given, SNGAN_INCEPTION"
+    )
     wandb: Literal["auto", "online", "offline", "disabled"] = _field(
         "auto", "Weights & Biases; auto: online when logged in, else offline"
     )
@@ -162,12 +172,16 @@ class RunConfig(Execution, Identity):
 
     The fields whose default is None are resolved on construction: lr, beta1, beta2 and n_dis from `setting`, the arm's
     parameters from its row, the architecture from the data set's images, widths and z_dim from the architecture,
-    n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value. Parameters
+    n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value. Of the data
+    set `folder:PATH` or `npz:PATH` the name is `folder` or `npz` afterwards, `data_path` the path, `data_sha256` the
+    digest of what is there, which makes the run's identity; the files are read for that unless the path ends in what
+    they are (`sngan.pictures.Content.fragment`). Parameters
     that the arm does not use hold their usual values, whatever was given, so that equal runs are equal configurations.
     `dataclasses.replace` keeps what was resolved: for another arm, setting or data set make a new RunConfig.
 
     Raises InputError for a value of the wrong type, an unknown name, a number out of range, an architecture for
-    images of another size, a norm with which the arm is another one, and one with which its constraint means nothing.
+    images of another size, a norm with which the arm is another one, and one with which its constraint means nothing;
+    and if a user's own images cannot be read.
     """
 
     def __post_init__(self) -> None:
@@ -176,14 +190,16 @@ class RunConfig(Execution, Identity):
             if value is not None or _FIELDS[name].default is not None:  # of others nothing means the usual value
                 object.__setattr__(self, name, _checked(name, value, hint))
                 _check_range(name, getattr(self, name))
+        side = self._resolve_images()
         self._resolve_setting()
         self._resolve_norm()
         for name in unused_parameters(self):
             object.__setattr__(self, name, PARAMETERS[name])
-        self._resolve_architecture()
+        self._resolve_architecture(side)
         for name, value in self._defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        self._resolve_judge()
 
     @property
     def norm(self) -> Norm:
@@ -207,15 +223,59 @@ class RunConfig(Execution, Identity):
         if not why:
             object.__setattr__(self, "void_combination", "refuse")
 
-    def _resolve_architecture(self) -> None:
-        side = DATASETS[self.dataset].side
+    def _resolve_images(self) -> int:
+        """Pixels a side of the data set's images, 0 if networks of any size will do. Reads a user's own."""
+        from sngan import pictures  # Pillow is for them alone
+
+        kind, colon, _ = self.dataset.partition(":")
+        name = self.dataset if colon or self.data_sha256 or not self.data_path else f"{kind}:{self.data_path}"
+        side = 0
+        if pictures.is_given(name):
+            found = pictures.look(name)
+            if self.data_sha256 not in ("", found.sha256):
+                raise InputError(f"dataset {name} is not the one whose SHA-256 is {self.data_sha256}")
+            side = found.side if any(of.side == found.side for of in ARCHITECTURES.values()) else 0
+            values = {"data_path": str(pictures.named(name).path), "data_sha256": found.sha256}
+            usual = {"channels": found.channels, "judge": "labels" if found.classes else "pixels"}
+            values |= {field: value for field, value in usual.items() if getattr(self, field) is None}
+            if self.judge == "labels" and not found.classes:
+                raise InputError(
+                    f"judge labels: {name} has no labels. Put the images of each class into a folder of its own, or "
+                    "add an array labels to the file; or use judge pixels"
+                )
+            for field, value in {"dataset": kind, **values}.items():
+                object.__setattr__(self, field, value)
+        elif kind not in GIVEN:
+            side = DATASETS[kind].side
+            if self.channels not in (None, DATASETS[kind].channels):
+                raise InputError(f"channels: {kind} has {DATASETS[kind].channels}, not {self.channels}")
+            for field in ("data_path", "data_sha256"):
+                if getattr(self, field):
+                    raise InputError(f"{field}: it is of your own images, folder:PATH or npz:PATH, not of {kind}")
+        if self.channels == 2:
+            raise InputError("channels: 2 is neither 1 (grey) nor 3 (colour)")
+        return side
+
+    def _resolve_judge(self) -> None:
+        """`labels` of a data set with a classifier of its own is that."""
+        if self.judge == "labels" and self.dataset in DATASETS:
+            if not DATASETS[self.dataset].classifier:
+                judge = DATASETS[self.dataset].judge
+                raise InputError(f"judge labels: {self.dataset} has too many for a classifier; use {judge} or pixels")
+            object.__setattr__(self, "judge", self.dataset)
+
+    def _resolve_architecture(self, side: int) -> None:
+        if not side:
+            if self.architecture is None:
+                object.__setattr__(self, "architecture", LARGEST)
+            return
         try:
             default = fitting(side)
         except ValueError as error:
             raise InputError(f"{self.dataset} has images of {side} pixels a side, and {error}") from error
         if self.architecture is None:
             object.__setattr__(self, "architecture", default)
-        if ARCHITECTURES[self.architecture].side != side:
+        if self.dataset in DATASETS and ARCHITECTURES[self.architecture].side != side:
             raise InputError(
                 f"architecture {self.architecture} is for images of {ARCHITECTURES[self.architecture].side} pixels a "
                 f"side, and {self.dataset} has {side}: {default} is for those"
@@ -226,12 +286,14 @@ class RunConfig(Execution, Identity):
         architecture = ARCHITECTURES[self.architecture]
         return {
             **(dataclasses.asdict(SETTINGS[self.setting]) if self.setting != "custom" else {}),
-            "architecture": fitting(architecture.side),
+            "architecture": fitting(architecture.side) if self.dataset in DATASETS else LARGEST,
             **{name: getattr(architecture, name) for name in ("g_width", "d_width", "z_dim")},
             **PARAMETERS,
             **ARMS[self.arm].usual,
             "n_evaluations": default_evaluations(self.steps),
             "n_fake": default_n_fake(self.dataset, self.steps),
+            "judge": DATASETS[self.dataset].judge if self.dataset in DATASETS else "pixels",
+            "channels": DATASETS[self.dataset].channels if self.dataset in DATASETS else 3,
         }
 
     @property
@@ -282,18 +344,33 @@ class RunConfig(Execution, Identity):
         return twin.run_id.replace("-s00-", "-")
 
     @property
-    def channels(self) -> int:
-        return DATASETS[self.dataset].channels
+    def row(self) -> Dataset:
+        """Its data set's row, as the run's judge sees it; of a user's own images one of what the run says."""
+        known = DATASETS.get(self.dataset)
+        if known and self.judge == known.judge:
+            return known
+        each = self.judge in JUDGES and DATASETS[self.judge].channels < self.channels
+        if known:
+            return dataclasses.replace(known, judge=self.judge, each_channel=each)
+        return Dataset(
+            channels=self.channels, side=self.side, classes=0, loader="given", has_test=False, judge=self.judge,
+            each_channel=each, licence=f"{GIVEN[self.dataset]} of the user's, on terms that this program does not know",
+        )  # fmt: skip
 
     @property
     def side(self) -> int:
         """Pixels of an image, across and down."""
-        return DATASETS[self.dataset].side
+        return ARCHITECTURES[self.architecture].side
+
+    @property
+    def quality(self) -> str:
+        """Of `eval/*` the one by which the run's samples are as good as they are."""
+        return "fd_pixels" if self.judge == "pixels" else "fd"
 
     @property
     def n_compared(self) -> int:
         """How many of the n_fake samples distances are measured by (at most as many as there are real images)."""
-        return min(self.n_fake, DATASETS[self.dataset].n_compared or self.n_fake)
+        return min(self.n_fake, self.row.n_compared or self.n_fake)
 
     def has_row(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.steps
@@ -320,7 +397,7 @@ def default_evaluations(steps: int) -> int:
 
 def default_n_fake(dataset: str, steps: int) -> int:
     """What the data set's row says, else 5,000 for runs of 10,000 steps or more and 2,000 for shorter ones."""
-    return DATASETS[dataset].n_fake or (5_000 if steps >= 10_000 else 2_000)
+    return (dataset in DATASETS and DATASETS[dataset].n_fake) or (5_000 if steps >= 10_000 else 2_000)
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
@@ -335,8 +412,10 @@ _hints = functools.cache(get_type_hints)  # they take most of the time in which 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value in the field's type, numpy's numbers included; an integer is taken for a float."""
+    if name == "dataset" and (not isinstance(value, str) or value.partition(":")[0] not in GIVEN):
+        hint = Literal[tuple(DATASETS)]
     if get_origin(hint) is Literal:
-        choices = tuple(_TABLES.get(name, ())) or get_args(hint)  # with rows that were added since the import
+        choices = named() if name == "dataset" else tuple(_TABLES.get(name, ())) or get_args(hint)  # rows added since
         if value not in choices:
             raise InputError(f"{name}: {shown(value)} is not one of {', '.join(choices)}{suggestion(value, choices)}")
         return value
@@ -359,21 +438,6 @@ def _check_range(name: str, value: Any) -> None:
 
 def _plain(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:g}"
-
-
-def shown(value: object) -> str:
-    """A value as Python writes it, for a message: of a long one the beginning."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more than 4,300 digits
-        return "a number that is too large"
-    return text if len(text) <= 200 else f"{text[:200]}.."
-
-
-def suggestion(word: object, known: Any) -> str:
-    """`; did you mean 'x'?` if a known word is near, else nothing."""
-    near = difflib.get_close_matches(str(word)[:100], [str(k) for k in known], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def from_parameters(parameters: dict[str, Any]) -> RunConfig:

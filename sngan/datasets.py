@@ -28,10 +28,11 @@ class Dataset:
 
     `loader` is a key of `sngan.data.LOADERS`, `torchvision` that library's class if it is its. `has_test`: whether it
     has test images; else a fifth of the images is held out to judge its classifier. `judge`: the data set whose
-    classifier judges samples; `each_channel`: one channel at a time, as images of one channel, the class being the
-    channels' classes read as the digits of a number. `n_fake`: samples of an evaluation, 0: by the length of the run;
-    `n_compared`: how many of them distances are measured by, 0: all. `licence`: whose images they are, on what terms.
-    `published`: size and SHA-256 of each unpacked file, by its name; another file is not that data set.
+    classifier judges samples, if a run names no other judge; `each_channel`: one channel at a time, as images of one
+    channel, the class being the channels' classes read as the digits of a number. `n_fake`: samples of an evaluation,
+    0: by the length of the run; `n_compared`: how many of them distances are measured by, 0: all. `licence`: whose
+    images they are, on what terms. `published`: size and SHA-256 of each unpacked file, by its name; another file is
+    not that data set. Where its SHA-256 is not known (empty), the MD5 that torchvision has of it or its .gz decides.
     """
 
     channels: int
@@ -112,6 +113,33 @@ DATASETS: dict[str, Dataset] = {
             "t10k-labels-idx1-ubyte": (10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
         },
     ),
+    "kmnist": Dataset(
+        channels=1,
+        side=28,
+        classes=10,
+        loader="torchvision",
+        torchvision="KMNIST",
+        judge="kmnist",
+        classifier=Classifier(epochs=12, lowest_accuracy=0.9),
+        licence="KMNIST, by the ROIS-DS Center for Open Data in the Humanities and Tarin Clanuwat et al., CC BY-SA 4.0",
+        published={
+            "train-images-idx3-ubyte": (47040016, ""),
+            "train-labels-idx1-ubyte": (60008, ""),
+            "t10k-images-idx3-ubyte": (7840016, ""),
+            "t10k-labels-idx1-ubyte": (10008, ""),
+        },
+    ),
+    "cifar10": Dataset(
+        channels=3,
+        side=32,
+        classes=10,
+        loader="cifar",
+        torchvision="CIFAR10",
+        judge="cifar10",
+        classifier=Classifier(epochs=24, lowest_accuracy=0.55),
+        licence="CIFAR-10 by Alex Krizhevsky, Vinod Nair and Geoffrey Hinton; its page names no licence",
+        published=dict.fromkeys([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], (0, "")),
+    ),
     "stacked_mnist": Dataset(
         channels=3,
         side=28,
@@ -128,11 +156,24 @@ DATASETS: dict[str, Dataset] = {
 
 JUDGES = tuple(name for name, row in DATASETS.items() if row.classifier)
 """Data sets with a classifier of their own"""
+GIVEN = {"folder": "a folder of images", "npz": "a file of arrays"}
+"""A user's own images, as `folder:PATH` and `npz:PATH`"""
+OTHER_JUDGES = {
+    "labels": "a classifier that is trained on the images' own labels",
+    "pixels": "no features: eval/fd_pixels alone",
+    "inception": "Inception's features, by which eval/fid is FID",
+}
+"""What judges samples beside the classifiers of data sets"""
 
 
 def is_data_set(name: object) -> bool:
     """Whether this is the name of one; no list is, of which a table cannot be asked."""
     return isinstance(name, str) and name in DATASETS
+
+
+def named() -> list[str]:
+    """The data sets, as they are named on a command line."""
+    return [*DATASETS, *(f"{name}:PATH" for name in GIVEN)]
 
 
 def classes_of(dataset: str) -> int:

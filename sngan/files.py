@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sngan.config import InputError
+from sngan.errors import InputError
 
 MOST_BYTES = 2**30  # of a file of others that is read as a whole
 _HIDDEN = re.compile(
