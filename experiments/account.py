@@ -42,6 +42,7 @@ _WATCHED = (State.RUNNING, State.FAILED, State.INTERRUPTED)
 # One thread of a 2-core AMD EPYC with AVX-512, two workers at once: 35 ms at 2.1 GFLOP, 101 ms at 8.4 GFLOP per step.
 _SECONDS_A_STEP, _SECONDS_A_GFLOP = 0.012, 0.0107
 _SECONDS_A_PAIR = 6e-8  # of samples whose features are compared in an evaluation
+_INCEPTION = 5_700_000_000  # multiplications for one image
 
 
 def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -> int:
@@ -229,17 +230,25 @@ def _g_products(config: RunConfig) -> int:
 
 def evaluation_flop(config: RunConfig) -> float:
     """Floating point operations of the networks in one evaluation: G's and the yardstick's."""
-    row = DATASETS[config.dataset]
-    judge = DATASETS[row.judge]
-    yardstick = sized(YARDSTICK, judge.channels, judge.side, width=1, logits=judge.classes)
-    judging = row.judged_channels * sum(layer.multiplications for layer in yardstick)
-    return 2.0 * config.n_fake * (_g_products(config) + judging)
+    return 2.0 * config.n_fake * (_g_products(config) + _judging(config))
+
+
+def _judging(config: RunConfig) -> int:
+    """Multiplications of what judges samples, for one image."""
+    if config.judge == "pixels":
+        return 0
+    if config.judge == "inception":
+        return _INCEPTION
+    judge = DATASETS.get(config.judge, config.row)  # a classifier of the images' own labels sees them as they are
+    yardstick = sized(YARDSTICK, judge.channels, judge.side, width=1, logits=judge.classes or 1)
+    return config.row.judged_channels * sum(layer.multiplications for layer in yardstick)
 
 
 def evaluation_seconds(config: RunConfig) -> float:
     """A rough time of one evaluation on one CPU core."""
-    # channels that are judged one by one have as many features each
-    pairs = config.n_compared**2 * (1 + DATASETS[config.dataset].judged_channels) / 2
+    # channels that are judged one by one have as many features each, and Inception has 2,048 for a yardstick's 64
+    views = {"pixels": 0, "inception": 32}.get(config.judge, config.row.judged_channels)
+    pairs = config.n_compared**2 * (1 + views) / 2
     return _SECONDS_A_GFLOP * evaluation_flop(config) / 1e9 + _SECONDS_A_PAIR * pairs
 
 

@@ -88,15 +88,12 @@ class Train:
     def _train(self, folder: Path) -> int:
         from experiments.display import Display
         from experiments.machine import cores
-        from experiments.run import Policy, execute
-        from sngan.data import load
-        from sngan.yardstick import load_yardstick
+        from experiments.run import Policy, execute, prepared
 
         config = self.config
         if not config.threads:
             config = dataclasses.replace(config, threads=cores())
-        load(config.dataset, config.data_dir)  # a download has a bar of its own
-        load_yardstick(config.dataset, config.data_dir, say=_to_stderr)  # may have to be trained
+        prepared(config, _to_stderr)  # a download has a bar of its own
         with Display(total=1) as display:
             result = execute(config, self.study, folder, display.show, Policy(redo_failed=True, force=self.force))
         if result.state is State.RUNNING:
@@ -238,7 +235,7 @@ class Sweep:
         folder = record.runs_root(self.runs_dir) / study.name
         policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
         execution = dataclasses.replace(self.execution, wandb=client.resolve_mode(self.execution.wandb))
-        dataclasses.replace(study.configs[0], **dataclasses.asdict(execution))  # a wrong value is an error at once
+        study.configs[0].under(execution)  # a wrong value is an error at once
         todo = pending(study, folder, policy, ledger.runs)
         self._prepare(todo, devices)
         with Display(total=len(todo)) as display:
@@ -257,16 +254,16 @@ class Sweep:
 
     def _prepare(self, todo: list[RunConfig], devices: list[str]) -> None:
         """What the runs need is there, once and before the workers want it. Raises InputError if it cannot be."""
-        from sngan.data import load
+        from experiments.run import prepared
         from sngan.precision import check_precision
-        from sngan.yardstick import load_yardstick
 
         for precision in {config.precision for config in todo}:
             for device in devices:
                 check_precision(precision, device)
-        for dataset in sorted({config.dataset for config in todo}):
-            load(dataset, self.execution.data_dir)
-            load_yardstick(dataset, self.execution.data_dir, say=_to_stderr)
+        fields = ("dataset", "data_sha256", "side", "channels", "judge")
+        unlike = {tuple(getattr(config, name) for name in fields): config for config in todo}
+        for config in unlike.values():
+            prepared(config.under(self.execution), _to_stderr)
 
     def _told(self, account: Mapping[str, int], folder: Path, time: str) -> int:
         """Print what has become of the runs, and what can be done; the exit code."""
@@ -288,7 +285,7 @@ class Sweep:
         if self.engine == "packed" or (fits and (self.pack or devices[0] != "cpu")):
             from experiments.engines.packed import PackedEngine
 
-            config = dataclasses.replace(todo[0], **dataclasses.asdict(self.execution))
+            config = todo[0].under(self.execution)
             engine = PackedEngine(jobs, config, devices, self.pack, self.workers)
             if engine.note:
                 display.say(engine.note)

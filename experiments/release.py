@@ -17,7 +17,6 @@ from experiments.rows import read_rows
 from experiments.study import Study
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
-from sngan.datasets import DATASETS
 from sngan.files import write_atomically
 
 LICENCE = "MIT"  # of the program, its results and the weights
@@ -121,7 +120,7 @@ def _exported(configs: list[RunConfig], records: Path, models: Path) -> tuple[Re
 
 def _at_the_end(record: Record) -> dict[str, Any]:
     """Of the last evaluation."""
-    rows = [row for row in read_rows(record.metrics_path) if "eval/fd" in row]
+    rows = [row for row in read_rows(record.metrics_path) if f"eval/{record.config().quality}" in row]
     return {name: rows[-1].get(name) for name in _QUALITY} if rows else {}
 
 
@@ -169,10 +168,10 @@ def _licence_text() -> str:
 
 
 def _licences(configs: list[RunConfig]) -> list[str]:
-    datasets = dict.fromkeys(config.dataset for config in configs)
+    licences = dict.fromkeys(config.row.licence for config in configs)
     return [
         f"- Weights and this text: {LICENCE} License (file LICENSE), copyright {_AUTHORS}.",
-        *(f"- Training images, none of which is included: {DATASETS[name].licence}." for name in datasets),
+        *(f"- Training images, none of which is included: {licence}." for licence in licences),
     ]
 
 

@@ -34,13 +34,13 @@ from experiments.tracking.sending import send, summary_of
 from experiments.tracking.source import snapshot
 from experiments.tracking.tracker import Tracker
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
-from sngan.data import ImageData, load, normalized
-from sngan.evaluate import Evaluation
+from sngan.data import ImageData, load_images, normalized
+from sngan.evaluate import Evaluation, check_enough
+from sngan.judges import load_judge
 from sngan.measure import N_SAMPLES
 from sngan.precision import check_precision
 from sngan.slot import Ahead
 from sngan.train import Here, Outcome, Steps, train
-from sngan.yardstick import load_yardstick
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def execute(
     (see `signals.stop_on_signals`) leaves a checkpoint and the state `interrupted`, and raises KeyboardInterrupt. A run
     that was interrupted, or failed, resumes from its last checkpoint, or starts over if there is none.
 
-    Raises InputError if device, data or the yardstick is unavailable, if the device lacks the run's precision, and if
-    the checkpoint was trained with another configuration, data set or version of the program; then nothing is changed.
+    Raises InputError if device, data or what judges samples is unavailable, if the device lacks the run's precision,
+    and if the checkpoint was trained with another configuration, data set or version of the program; then nothing is
+    changed.
     With `policy.force` the run is resumed all the same, and its attempt records the difference.
 
     `where`: the process that makes the steps; if it ends, the run is `interrupted`, and StepsLost is raised. Default:
@@ -85,8 +86,8 @@ def execute(
     check_precision(config.precision, where.device if where else device)
     if device.type == "cuda":
         prepare_cuda()
-    data = load(config.dataset, config.data_dir).to(device)
-    load_yardstick(config.dataset, config.data_dir, say=lambda text: tell(Said(text)))
+    prepared(config, lambda text: tell(Said(text)))
+    data = load_images(config).to(device)
     mode = resolve_mode(config.wandb)
     record = Record(study_folder / config.run_id)
     with record.claim() as mine:
@@ -99,6 +100,16 @@ def execute(
                 send(config, study, record, mode, status, lambda text: tell(Said(f"warning: {text}")))
             return Result(state, status.get("error"), ran=False)
         return _Attempt(config, study, record, data, mode, status, tell, policy, where).run()
+
+
+def prepared(config: RunConfig, say: Callable[[str], None]) -> None:
+    """The images are at hand and enough, and so is what judges samples: downloaded, decoded or trained if need be.
+
+    Raises InputError if they cannot be.
+    """
+    data = load_images(config, say)
+    check_enough(data, config.batch_size)
+    load_judge(config, data, say=say)
 
 
 def _as_it_ended(status: dict[str, Any], record: Record, config: RunConfig, tell: Tell) -> dict[str, Any]:

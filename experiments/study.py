@@ -18,7 +18,7 @@ from yaml.composer import ComposerError
 from experiments.record import recorded_configs, runs_root
 from sngan.arms import ARMS, PARAMETERS
 from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, from_parameters, shown, suggestion
-from sngan.datasets import DATASETS
+from sngan.datasets import named
 
 BUNDLED = Path(__file__).parent / "studies"
 _TOP_LEVEL = (
@@ -245,7 +245,11 @@ def scalar(text: str) -> Any:
 
 
 def parse(text: str) -> Study:
-    """A study from the text of its file. Raises InputError."""
+    """A study from the text of its file. Raises InputError.
+
+    Where the file names a user's own images by their path, the study's text says as well what they are, so that it can
+    be read, and compared with what is there, wherever it goes.
+    """
     content = content_of(text)
     for key in content:
         if key not in _TOP_LEVEL:
@@ -265,6 +269,11 @@ def parse(text: str) -> Study:
     if not isinstance(description, str):
         raise InputError(f"description: expected text, got {shown(description)}; write it in quotes")
     grid = {key: _values(key, spec) for key, spec in _parameters(content).items()}
+    if (known := [_known(value) for value in grid.get("dataset", [])]) != grid.get("dataset", []):
+        grid["dataset"] = known
+        spec = {"value": known[0]} if len(known) == 1 else {"values": known}
+        content["parameters"] = content["parameters"] | {"dataset": spec}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     cells = math.prod(map(len, grid.values()))
     if cells > MOST_CELLS:
         raise InputError(f"the grid has {cells:,} cells; at most {MOST_CELLS:,} are possible")
@@ -274,6 +283,16 @@ def parse(text: str) -> Study:
         configs.setdefault(config.run_id, config)
     found = list(configs.values())
     return Study(name, " ".join(description.split()), found, cells, text, _primary(content, found))
+
+
+def _known(dataset: Any) -> Any:
+    """The name of a data set, of a user's own images with what they are, for which they are read."""
+    from sngan import pictures  # Pillow is for them alone
+
+    if not pictures.is_given(dataset) or pictures.named(dataset).content:
+        return dataset
+    kind, path, _ = pictures.named(dataset)
+    return f"{kind}:{path}{pictures.look(dataset).fragment()}"
 
 
 def parse_seeds(text: str, where: str) -> list[int]:
@@ -338,7 +357,7 @@ parameters: # a value or a list each; `sngan train --help` lists all parameters
   seed: 0..6 # arms share initial weights, data order and latents per seed; below 7 seeds no claim is decided
   arm: [dcgan, sn_dcgan] # of {arms}
   lr: [0.0002, 0.002]
-  dataset: digits # of {", ".join(DATASETS)}
+  dataset: digits # of {", ".join(named())}
   steps: 1000
   batch_size: 16
 """

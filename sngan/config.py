@@ -316,6 +316,11 @@ class RunConfig(Execution, Identity):
         for name in SETTING_FIELDS:
             object.__setattr__(self, name, values[name])
 
+    def under(self, execution: Execution) -> RunConfig:
+        """The same run with these execution fields; its own images stay where they are if those name no place."""
+        fields = {name: getattr(execution, name) for name in EXECUTION_FIELDS}
+        return dataclasses.replace(self, **fields | {"data_path": execution.data_path or self.data_path})
+
     def identity(self) -> dict[str, Any]:
         """Every identity field, in order of declaration: what config.json holds."""
         return {name: getattr(self, name) for name in IDENTITY_FIELDS}
@@ -342,6 +347,11 @@ class RunConfig(Execution, Identity):
         """The run's name without its seed: runs of one cell differ only in their seed."""
         twin = dataclasses.replace(self, seed=0)
         return twin.run_id.replace("-s00-", "-")
+
+    @property
+    def data_name(self) -> str:
+        """Of the data set, as people tell it from others: of a user's own images with the start of their digest."""
+        return f"{self.dataset} {self.data_sha256[:8]}" if self.data_sha256 else self.dataset
 
     @property
     def row(self) -> Dataset:

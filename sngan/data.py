@@ -118,7 +118,7 @@ def _read_given(name: str, side: int, channels: int, say: Callable[[str], None])
     digest = hashlib.sha256(images.data)
     if labels.any():
         digest.update(labels.tobytes())
-    return ImageData(name.partition(":")[0], *map(torch.from_numpy, (images, labels)), digest.hexdigest())
+    return ImageData(name.partition(":")[0], torch.from_numpy(images), torch.from_numpy(labels), digest.hexdigest())
 
 
 @functools.lru_cache(maxsize=2)  # a sweep's worker takes run after run of the same data set

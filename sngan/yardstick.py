@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,11 +22,11 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sngan import cache
+from sngan import cache, datasets
 from sngan.architectures import YARDSTICK, sized
-from sngan.config import InputError, shown
-from sngan.data import load, normalized
+from sngan.data import ImageData, load, normalized
 from sngan.datasets import DATASETS, JUDGES, Dataset, is_data_set
+from sngan.errors import InputError, shown
 from sngan.files import read_file
 from sngan.precision import products
 from sngan.streams import numpy_generator, torch_generator
@@ -34,6 +34,7 @@ from sngan.streams import numpy_generator, torch_generator
 N_FEATURES = sized(YARDSTICK, 1, 28, width=1)[-1].channels_in
 
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
+_IMAGES_SHOWN = 500_000  # to a classifier of a user's own labels
 _SAY_EVERY, _FIRST = 10.0, 3.0  # seconds between lines of progress, and to the first
 FOLDER = Path(__file__).parent / "yardsticks"
 
@@ -63,6 +64,14 @@ class Classifier(nn.Sequential):
         layers["act"] = nn.ReLU()
         layers["logits"] = nn.Linear(logits.channels_in, logits.channels_out)
         super().__init__(layers)
+        self.channels, self.side = channels, side
+
+    def fitted(self, x: Tensor) -> Tensor:
+        """Images (N, 1 or its channels, H, W) as it sees them, brought to its size and channels."""
+        if x.shape[2:] != (self.side, self.side):
+            size = (self.side, self.side)
+            x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return x.expand(-1, self.channels, -1, -1)
 
     def features(self, x: Tensor) -> Tensor:
         for layer in list(self)[:-1]:
@@ -74,9 +83,11 @@ class Classifier(nn.Sequential):
 class Yardstick:
     """What judges a data set's samples: `network` on its device, in eval mode; `sha256` is of its weights' file.
 
-    `dataset` is the one that the network was trained on, `judged` the row of the one whose samples it judges. Of one
-    that is judged channel by channel (stacked_mnist) the features are those of all channels, and the label is their
-    digits read as a number; any other's images are seen as they are, in colour if they have some.
+    `dataset` is the one that the network was trained on, `judged` the row of the one whose samples it judges, and
+    `knows_classes` whether its classes are those of that one. Of one that is judged channel by channel (stacked_mnist)
+    the features are those of all channels, and the label is their digits read as a number; any other's images are seen
+    as they are, in colour if they have some. Images of another size than the network's are brought to it, bilinearly,
+    and grey ones of a network for colour are seen three times.
     """
 
     dataset: str
@@ -84,6 +95,14 @@ class Yardstick:
     network: Classifier
     sha256: str
     accuracy: float
+    knows_classes: bool = True
+    is_inception = False
+
+    @property
+    def feature_net(self) -> str:
+        """In words."""
+        of = f"{self.dataset}'s yardstick" if self.dataset in DATASETS else "a classifier of the images' own labels"
+        return f"{of}, penultimate layer"
 
     @property
     def n_features(self) -> int:
@@ -105,7 +124,7 @@ class Yardstick:
         features, digits = [], []
         for batch in images.reshape(-1, channels // n, side, side).split(batch_size):
             batch = batch.to(device)
-            x = normalized(batch) if batch.dtype == torch.uint8 else batch.float()
+            x = self.network.fitted(normalized(batch) if batch.dtype == torch.uint8 else batch.float())
             features.append(self.network.features(x))
             digits.append(self.network.logits(features[-1]).argmax(1))
         base = self.network.logits.out_features
@@ -114,10 +133,60 @@ class Yardstick:
         return torch.cat(features).reshape(-1, self.n_features), labels
 
 
-def load_yardstick(
-    dataset: str, data_dir: str = "", device: torch.device | str = "cpu", say: Callable[[str], None] = print
+class _Subject(NamedTuple):
+    """Images that a classifier is trained on: `split()` gives images and labels to train on, and to judge it by.
+
+    `digest()` is that of the images, and `advice` what to do if it learns too little.
+    """
+
+    name: str
+    shape: tuple[int, int, int]  # channels, pixels a side, classes
+    how: datasets.Classifier
+    split: Callable[[], tuple[Tensor, Tensor, Tensor, Tensor]]
+    digest: Callable[[], str]
+    advice: str
+
+
+def _known(dataset: str, data_dir: str) -> _Subject:
+    """Raises InputError for a data set that has no classifier of its own."""
+    row = DATASETS.get(dataset) if is_data_set(dataset) else None
+    if row is None or row.classifier is None:
+        raise InputError(f"{shown(dataset)} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
+    return _Subject(
+        dataset, (row.channels, row.side, row.classes), row.classifier, partial(split, dataset, data_dir),
+        lambda: load(dataset, data_dir).digest, f"Are images and labels those of {dataset}?",
+    )  # fmt: skip
+
+
+def _labelled(data: ImageData) -> _Subject:
+    """Shown about as many images as the others' classifiers are, and expected to be well above the commonest class."""
+    n = len(data.images)
+    most = data.labels.bincount().max().item() / n
+    how = datasets.Classifier(epochs=min(max(_IMAGES_SHOWN // n, 12), 200), lowest_accuracy=(1 + most) / 2)
+    shape = (data.images.shape[1], data.images.shape[2], data.classes)
+    advice = "Use judge pixels, or the name of a data set whose classifier may judge them"
+    return _Subject(data.name, shape, how, lambda: _held_out(data.to("cpu")), lambda: data.digest, advice)
+
+
+def label_yardstick(
+    data: ImageData, row: Dataset, device: torch.device | str = "cpu", say: Callable[[str], None] = print
 ) -> Yardstick:
-    """The yardstick of a data set, on `device`.
+    """A classifier of a user's own labels, trained on first use, and kept, as `load_yardstick` says.
+
+    A fifth of the images is held out to judge it; it must be right on at least half of those that whoever names the
+    commonest class is wrong about. Raises InputError if it is not.
+    """
+    subject = _labelled(data)
+    content, accuracy = _cached(subject, say)
+    network = _trained(subject, content).eval().requires_grad_(False).to(device)
+    return Yardstick(data.name, row, network, hashlib.sha256(content).hexdigest(), accuracy)
+
+
+def load_yardstick(
+    dataset: str, data_dir: str = "", device: torch.device | str = "cpu", say: Callable[[str], None] = print,
+    judged: Dataset | None = None,
+) -> Yardstick:  # fmt: skip
+    """The yardstick of a data set, on `device`. `judged`: the row of other images that it is to judge.
 
     Weights whose hash stands in the row of the data set that judges are shipped (`sngan yardstick` trains them). Others
     are trained once, which takes minutes on a CPU, and kept in the platform's cache folder, by the hash of the images
@@ -129,27 +198,27 @@ def load_yardstick(
     """
     if not is_data_set(dataset):
         raise InputError(f"no yardstick for data set {shown(dataset)}; known: {', '.join(DATASETS)}")
-    name, row = DATASETS[dataset].judge, DATASETS[DATASETS[dataset].judge].classifier
-    if row and row.sha256:
-        content = _shipped(FOLDER / f"{name}.safetensors", row.sha256)
-        accuracy = row.accuracy
+    subject = _known(DATASETS[dataset].judge, data_dir)
+    name, how = subject.name, subject.how
+    if how.sha256:
+        content, accuracy = _shipped(FOLDER / f"{name}.safetensors", how.sha256), how.accuracy
     else:
-        content, accuracy = _cached(name, data_dir, say)
-    network = _trained(name, content).eval().requires_grad_(False).to(device)
-    return Yardstick(name, DATASETS[dataset], network, hashlib.sha256(content).hexdigest(), accuracy)
+        content, accuracy = _cached(subject, say)
+    network = _trained(subject, content).eval().requires_grad_(False).to(device)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Yardstick(name, judged or DATASETS[dataset], network, sha256, accuracy, knows_classes=judged is None)
 
 
-def _classifier(dataset: str) -> Classifier:
+def _classifier(subject: _Subject) -> Classifier:
     """With weights from the stream `yardstick`, for the images of a data set."""
-    row = DATASETS[dataset]
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         torch.manual_seed(torch_generator(0, "yardstick").initial_seed())
-        return Classifier(row.channels, row.side, row.classes)
+        return Classifier(*subject.shape)
 
 
-def _trained(dataset: str, content: bytes) -> Classifier:
+def _trained(subject: _Subject, content: bytes) -> Classifier:
     """With weights from a safetensors file."""
-    network = _classifier(dataset)
+    network = _classifier(subject)
     network.load_state_dict(from_bytes(content))
     return network
 
@@ -170,12 +239,13 @@ def train_weights(
     Raises InputError for a data set that has no yardstick of its own, if images are unavailable, and if the
     accuracy is below the lowest that the row allows.
     """
-    row = DATASETS[dataset].classifier if is_data_set(dataset) else None
-    if row is None:
-        raise InputError(f"{shown(dataset)} has no yardstick of its own; expected one of {', '.join(JUDGES)}")
-    x_train, y_train, x_test, y_test = split(dataset, data_dir)
-    epochs, name = epochs or row.epochs, f"yardstick for {dataset}"
-    new = partial(_Training, dataset, x_train, y_train, epochs)
+    return _train(_known(dataset, data_dir), say, epochs, keep)
+
+
+def _train(subject: _Subject, say: Callable[[str], None], epochs: int, keep: Path | None) -> tuple[bytes, float]:
+    x_train, y_train, x_test, y_test = subject.split()
+    epochs, name = epochs or subject.how.epochs, f"yardstick for {subject.name}"
+    new = partial(_Training, subject, x_train, y_train, epochs)
     training = new()
     if keep and (why := cache.refusal(keep)):
         say(f"{name}: nothing is kept before the end, since {why}; if it is stopped, it starts again")
@@ -197,12 +267,12 @@ def train_weights(
         kept = f"what {training.epoch} of {epochs} epochs gave is kept in {keep}, and the same command continues there"
         say(f"{name}: stopped; {kept if keep and training.epoch and cache.is_own(keep) else 'nothing of it is kept'}")
         raise
-    if accuracy < row.lowest_accuracy:
+    if accuracy < subject.how.lowest_accuracy:
         if keep:
             cache.remove(keep)
         raise InputError(
-            f"the classifier that should judge {dataset}'s samples is right about only {accuracy:.1%} of the held-out "
-            f"images; at least {row.lowest_accuracy:.1%} are expected. Are images and labels those of {dataset}?"
+            f"the classifier that should judge {subject.name}'s samples is right about only {accuracy:.1%} of the "
+            f"held-out images; at least {subject.how.lowest_accuracy:.1%} are expected. {subject.advice}"
         )
     _scale_features(network, x_train[:5000])
     return to_bytes(network.state_dict()), accuracy
@@ -211,10 +281,10 @@ def train_weights(
 class _Training:
     """Epoch after epoch, all that is random from the stream `yardstick` of seed 0; `share` of this epoch is done."""
 
-    def __init__(self, dataset: str, images: Tensor, labels: Tensor, epochs: int) -> None:
+    def __init__(self, subject: _Subject, images: Tensor, labels: Tensor, epochs: int) -> None:
         self._images, self._labels, self._epochs = images, labels, epochs
         self._of = {  # on all of which the bits depend
-            "data set": dataset,
+            "data set": subject.name,
             "images": hashlib.sha256(images.numpy().data).hexdigest(),
             "labels": hashlib.sha256(labels.numpy().data).hexdigest(),
             "epochs": epochs,
@@ -222,16 +292,17 @@ class _Training:
             "threads": torch.get_num_threads(),
         }
         self._rng, self._generator = numpy_generator(0, "yardstick"), torch_generator(0, "yardstick")
-        self.network, self.epoch, self.share = _classifier(dataset), 0, 0.0
+        self.network, self.epoch, self.share = _classifier(subject), 0, 0.0
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=_LR)
-        self._steps, self._said = len(images) // _BATCH_SIZE, time.monotonic() - _SAY_EVERY + _FIRST
+        self._batch_size = min(_BATCH_SIZE, len(images))
+        self._steps, self._said = len(images) // self._batch_size, time.monotonic() - _SAY_EVERY + _FIRST
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, _LR, total_steps=epochs * self._steps)
 
     def train_epoch(self) -> Iterator[float]:
         """Now and then the seconds that are left."""
         self.share, begin = 0.0, time.monotonic()
         order = torch.from_numpy(self._rng.permutation(len(self._images)))
-        for i, indices in enumerate(order[: self._steps * _BATCH_SIZE].split(_BATCH_SIZE), start=1):
+        for i, indices in enumerate(order[: self._steps * self._batch_size].split(self._batch_size), start=1):
             x = disturbed(moved(normalized(self._images[indices]), self._generator), self._generator)
             loss = nn.functional.cross_entropy(self.network.train()(x), self._labels[indices])
             self._optimizer.zero_grad()
@@ -300,11 +371,16 @@ def split(dataset: str, data_dir: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images and labels to train on, and those to judge the classifier by."""
     data = load(dataset, data_dir)
     if not DATASETS[dataset].has_test:
-        order = torch.from_numpy(numpy_generator(0, "yardstick/held_out").permutation(len(data.images)))
-        held_out, rest = order.tensor_split([len(order) // 5])
-        return data.images[rest], data.labels[rest], data.images[held_out], data.labels[held_out]
+        return _held_out(data)
     test = load(dataset, data_dir, part="test")
     return data.images, data.labels, test.images, test.labels
+
+
+def _held_out(data: ImageData) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A seeded fifth is held out."""
+    order = torch.from_numpy(numpy_generator(0, "yardstick/held_out").permutation(len(data.images)))
+    held_out, rest = order.tensor_split([len(order) // 5])
+    return data.images[rest], data.labels[rest], data.images[held_out], data.labels[held_out]
 
 
 def moved(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -335,19 +411,19 @@ def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     return (torch.cat(predictions) == labels).double().mean().item()
 
 
-def _cached(dataset: str, data_dir: str, say: Callable[[str], None]) -> tuple[bytes, float]:
+def _cached(subject: _Subject, say: Callable[[str], None]) -> tuple[bytes, float]:
     """Weights and accuracy from the cache, trained first if there are none: <dataset>-<images>.weights."""
-    folder, name = cache.folder("yardsticks"), f"yardstick for {dataset}"
-    path = folder / f"{dataset}-{load(dataset, data_dir).digest[:16]}.weights"
+    folder, name = cache.folder("yardsticks"), f"yardstick for {subject.name}"
+    path = folder / f"{subject.name}-{subject.digest()[:16]}.weights"
     keep = path.with_suffix(".partial")
     refusal = cache.refusal(keep)
     with _alone(path.with_suffix(".lock"), lambda: say(f"{name}: waits for the process that trains it")):
         if os.path.lexists(path):
-            return _kept(path, dataset)
-        epochs = DATASETS[dataset].classifier.epochs  # type: ignore[union-attr]
+            return _kept(path, subject)
+        epochs = subject.how.epochs
         kept = "" if refusal else f"; kept in {folder}; stopped, it continues after its last epoch"
         say(f"{name}: training the classifier that judges samples, once, for {epochs} epochs{kept}")
-        content, accuracy = train_weights(dataset, data_dir, say, keep=keep)
+        content, accuracy = _train(subject, say, 0, keep)
         cache.write(path, f"{accuracy}\n".encode() + content)
         if cache.is_own(path):
             cache.remove(keep)
@@ -356,11 +432,11 @@ def _cached(dataset: str, data_dir: str, say: Callable[[str], None]) -> tuple[by
     return content, accuracy
 
 
-def _kept(path: Path, dataset: str) -> tuple[bytes, float]:
+def _kept(path: Path, subject: _Subject) -> tuple[bytes, float]:
     """Weights and accuracy from a file of the cache. Raises InputError if it does not hold them, or is not believed."""
     with suppress(ValueError, RuntimeError, KeyError, SafetensorError):
         accuracy, _, content = (cache.read(path) or b"").partition(b"\n")
-        _trained(dataset, content)
+        _trained(subject, content)
         if 0 <= float(accuracy) <= 1:
             return content, float(accuracy)
     raise InputError(

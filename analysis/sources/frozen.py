@@ -335,7 +335,7 @@ class _Writer:
             for run_id, kept in kept_in_part(folder, name, part["runs"]).items():
                 config = kept.config
                 grids = sum(file.startswith(f"samples/{run_id}/step-") for file in part["files"])
-                self._kept["real", config.dataset] += f"samples/{run_id}/real.png" in part["files"]
+                self._kept["real", config.data_name] += f"samples/{run_id}/real.png" in part["files"]
                 self._kept["weights", config.cell] += f"weights/{run_id}.safetensors" in part["files"]
                 self._kept["film", config.cell] += grids > 1
                 self._kept["grids", config.cell] += grids > 0
@@ -346,7 +346,7 @@ class _Writer:
             return []
         extras: dict[str, dict[str, bytes]] = {}
         for done, (run_id, config) in enumerate(runs.items()):
-            extras[run_id] = self._extras(run_id, config.cell, config.dataset)
+            extras[run_id] = self._extras(run_id, config.cell, config.data_name)
             self._tell(done + 1, len(runs))
         return self._split(runs, extras)
 

@@ -25,7 +25,7 @@ from experiments.machine import device_name, keep_memory, prepare_cuda
 from experiments.output import outlive_readers
 from experiments.signals import out_of_reach
 from sngan.config import RunConfig
-from sngan.data import ImageData, load
+from sngan.data import ImageData, load_images
 from sngan.slot import Copy, Program, Shown, Slot, State, key
 
 MOST = 24  # slots of a device: CUDA has 32 streams, and what further ones were named would be shared
@@ -137,7 +137,7 @@ class _Serving:
         self._asking: set[Connection] = set()  # they wait for their next stop
         self._errors: dict[Slot, Exception] = {}  # of slots that cannot go on
         self._new: SimpleQueue[Connection] = SimpleQueue()
-        self._data: dict[tuple[str, str], ImageData] = {}
+        self._data: dict[tuple[Any, ...], ImageData] = {}
         self._parent = multiprocessing.parent_process()
         self._ends_at = float("inf")
 
@@ -259,9 +259,9 @@ class _Serving:
         return slot
 
     def _images(self, config: RunConfig) -> ImageData:
-        name = config.dataset, config.data_dir
+        name = config.dataset, config.data_dir, config.data_sha256, config.side, config.channels
         if name not in self._data:
-            self._data[name] = load(*name).to(self._device)
+            self._data[name] = load_images(config).to(self._device)
         return self._data[name]
 
     def _measure(self, config: RunConfig, most: int) -> dict[int, float]:

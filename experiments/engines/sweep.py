@@ -37,7 +37,7 @@ def sweep(
     _keep_study(study, folder)
     refused = 0
     if todo := pending(study, folder, policy, frozen):
-        configs = [dataclasses.replace(config, **dataclasses.asdict(execution)) for config in todo]
+        configs = [config.under(execution) for config in todo]
         jobs = [Job(config, study.name, folder, policy, memory_fraction) for config in configs]
         engine = open_engine(len(jobs))
         try:

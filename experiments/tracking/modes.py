@@ -6,17 +6,19 @@ import math
 from typing import Any
 
 from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY, RunConfig
-from sngan.datasets import DATASETS, is_many
+from sngan.datasets import classes_of, is_many
 
 
 class ModeWatch:
     """Whether a run, once healthy, has lost modes: as the report judges it, but while the run trains.
 
-    `trivial_fd`: of the trivial sampler; None if it is not known, and then nothing is seen.
+    `trivial_fd`: of the trivial sampler; None if it is not known, and then nothing is seen. `classes`: of the data,
+    if its row does not say.
     """
 
-    def __init__(self, config: RunConfig, trivial_fd: float | None) -> None:
-        self._classes, self._healthy_fd = DATASETS[config.dataset].classes, HEALTHY_FD * (trivial_fd or -math.inf)
+    def __init__(self, config: RunConfig, trivial_fd: float | None, classes: int | None = None) -> None:
+        self._classes = classes or classes_of(config.dataset)
+        self._healthy_fd = HEALTHY_FD * (trivial_fd or -math.inf)
         self._healthy = self._told = False
         self._best, self._bad = 0.0, 0  # effective modes; evaluations in a row
 

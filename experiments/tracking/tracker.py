@@ -68,7 +68,8 @@ class Tracker:
         self._look_back, self._code = look_back, code
         self._summary, self._defined = summary or {}, set[str]()
         self._frames: list[Path] = []  # in order of steps
-        self._modes = ModeWatch(config, self._summary.get("protocol", {}).get("trivial_fd"))
+        protocol = self._summary.get("protocol", {})
+        self._modes = ModeWatch(config, protocol.get("trivial_fd"), protocol.get("n_classes"))
         for row, images in self._past():
             self._frames += [images["samples"]] if "samples" in images else []
             self._modes.lost(row)
@@ -413,7 +414,8 @@ def _log_artifacts(
     name = f"{run.config['study']}-{config.run_id}"[-120:]  # W&B takes 128 characters; the run id's hash stays
     data = _plain(summary.get("protocol", {})).get("reference_sha256")
     if data:
-        artifact = wandb.Artifact(f"data-{config.dataset}", "dataset", metadata={"sha256": data})
+        own = f"-{config.data_sha256[:8]}" if config.data_sha256 else ""
+        artifact = wandb.Artifact(f"data-{config.dataset}{own}", "dataset", metadata={"sha256": data})
         artifact.add_reference(f"urn:sha256:{data}", name="images", checksum=False)
         run.log_artifact(artifact)
     files = {"model": [record.checkpoint_path], "record": [record.config_path, record.protocol_path, *record.row_paths]}

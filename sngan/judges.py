@@ -1,0 +1,72 @@
+"""What judges samples: a data set's yardstick, a classifier of the images' own labels, pixels alone, or Inception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sngan.config import RunConfig
+from sngan.data import ImageData
+from sngan.datasets import DATASETS
+from sngan.yardstick import label_yardstick, load_yardstick
+
+
+class Judge(Protocol):
+    """What sees images, on its device. `feature_net`: what it is, in words; `sha256` and `accuracy`: of its weights.
+
+    `knows_classes`: whether its labels are the data's own. `is_inception`: whether its distance is FID.
+    """
+
+    @property
+    def feature_net(self) -> str: ...
+
+    @property
+    def sha256(self) -> str | None: ...
+
+    @property
+    def accuracy(self) -> float | None: ...
+
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def knows_classes(self) -> bool: ...
+
+    @property
+    def is_inception(self) -> bool: ...
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, n_features) and labels (N,) of images (N, C, side, side), uint8 or in [-1, 1]."""
+        ...
+
+
+class Pixels:
+    """Sees nothing: samples are judged by their pixels alone."""
+
+    feature_net = "none: samples are judged by their pixels alone"
+    sha256 = accuracy = None
+    n_features = 0
+    knows_classes = is_inception = False
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        return torch.empty(len(images), 0, device=images.device), labels
+
+
+def load_judge(
+    config: RunConfig, data: ImageData, device: torch.device | str = "cpu", say: Callable[[str], None] = print
+) -> Judge:
+    """What judges the samples of a run, as its `judge` says; trained first if it has to be, of which `say` is told.
+
+    Raises InputError for labels that the data does not have, and what `load_yardstick` and `Inception` raise.
+    """
+    if config.judge == "pixels":
+        return Pixels()
+    if config.judge == "labels":
+        return label_yardstick(data, config.row, device, say)
+    if config.dataset in DATASETS and config.judge == DATASETS[config.dataset].judge:
+        return load_yardstick(config.dataset, config.data_dir, device, say)
+    return load_yardstick(config.judge, config.data_dir, device, say, config.row)
