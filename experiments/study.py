@@ -287,12 +287,12 @@ def parse(text: str) -> Study:
 
 def _known(dataset: Any) -> Any:
     """The name of a data set, of a user's own images with what they are, for which they are read."""
-    from sngan import pictures  # Pillow is for them alone
+    from sngan import given  # Pillow is for them alone
 
-    if not pictures.is_given(dataset) or pictures.named(dataset).content:
+    if not given.is_given(dataset) or given.named(dataset).content:
         return dataset
-    kind, path, _ = pictures.named(dataset)
-    return f"{kind}:{path}{pictures.look(dataset).fragment()}"
+    kind, path, _ = given.named(dataset)
+    return f"{kind}:{path}{given.look(dataset).fragment()}"
 
 
 def parse_seeds(text: str, where: str) -> list[int]:

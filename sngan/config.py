@@ -175,7 +175,7 @@ class RunConfig(Execution, Identity):
     n_evaluations from `steps`, n_fake from `steps` and the data set. Afterwards every field holds a value. Of the data
     set `folder:PATH` or `npz:PATH` the name is `folder` or `npz` afterwards, `data_path` the path, `data_sha256` the
     digest of what is there, which makes the run's identity; the files are read for that unless the path ends in what
-    they are (`sngan.pictures.Content.fragment`). Parameters
+    they are (`sngan.given.Content.fragment`). Parameters
     that the arm does not use hold their usual values, whatever was given, so that equal runs are equal configurations.
     `dataclasses.replace` keeps what was resolved: for another arm, setting or data set make a new RunConfig.
 
@@ -225,17 +225,17 @@ class RunConfig(Execution, Identity):
 
     def _resolve_images(self) -> int:
         """Pixels a side of the data set's images, 0 if networks of any size will do. Reads a user's own."""
-        from sngan import pictures  # Pillow is for them alone
+        from sngan import given  # Pillow is for them alone
 
         kind, colon, _ = self.dataset.partition(":")
         name = self.dataset if colon or self.data_sha256 or not self.data_path else f"{kind}:{self.data_path}"
         side = 0
-        if pictures.is_given(name):
-            found = pictures.look(name)
+        if given.is_given(name):
+            found = given.look(name)
             if self.data_sha256 not in ("", found.sha256):
                 raise InputError(f"dataset {name} is not the one whose SHA-256 is {self.data_sha256}")
             side = found.side if any(of.side == found.side for of in ARCHITECTURES.values()) else 0
-            values = {"data_path": str(pictures.named(name).path), "data_sha256": found.sha256}
+            values = {"data_path": str(given.named(name).path), "data_sha256": found.sha256}
             usual = {"channels": found.channels, "judge": "labels" if found.classes else "pixels"}
             values |= {field: value for field, value in usual.items() if getattr(self, field) is None}
             if self.judge == "labels" and not found.classes:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sngan import cache, pictures
+from sngan import cache, given
 from sngan.architectures import ARCHITECTURES
 from sngan.config import LARGEST, RunConfig
 from sngan.datasets import DATASETS, Dataset, is_data_set, named
@@ -63,7 +63,7 @@ def data_root(data_dir: str = "") -> Path:
 
 def load(
     name: str, data_dir: str = "", part: Part = "train", side: int = 0, channels: int = 0,
-    say: Callable[[str], None] = pictures.to_stderr,
+    say: Callable[[str], None] = given.to_stderr,
 ) -> ImageData:  # fmt: skip
     """The training images of a data set, on the CPU; downloaded into `data_root(data_dir)` if missing.
 
@@ -72,14 +72,14 @@ def load(
     `digits` are scikit-learn's 1,797 embedded 8x8 digits, enlarged bilinearly to 28x28. `stacked_mnist` are 128,000
     triples of MNIST's training images, one per channel, the same in every run; the label is the three digits read as
     a number. `folder:PATH` and `npz:PATH` are a user's own, of `side` pixels a side and so many `channels` (0: their
-    own, or else the side of the largest networks), as `sngan.pictures.read` says; their name is `folder` or `npz`.
+    own, or else the side of the largest networks), as `sngan.given.read` says; their name is `folder` or `npz`.
     All but the digits are mapped from a copy in the platform's cache folder that bears its digest, so that the
     processes of a machine share them. `say` gets lines of progress.
 
     Raises InputError for an unknown name or part, if files are missing and cannot be downloaded, for files that are not
-    the published ones, byte for byte once they are unpacked, and what `sngan.pictures.read` raises.
+    the published ones, byte for byte once they are unpacked, and what `sngan.given.read` raises.
     """
-    if pictures.is_given(name):
+    if given.is_given(name):
         return _given(name, part, side, channels, say)
     if not is_data_set(name):
         raise InputError(f"unknown data set {shown(name)}; known: {', '.join(named())}")
@@ -92,13 +92,13 @@ def load(
     return _loaded(name, os.fspath(data_dir), part)
 
 
-def load_images(config: RunConfig, say: Callable[[str], None] = pictures.to_stderr) -> ImageData:
+def load_images(config: RunConfig, say: Callable[[str], None] = given.to_stderr) -> ImageData:
     """The training images of a run, as `load` gives them. Raises InputError if a user's own are not at hand."""
     if config.dataset in DATASETS:
         return load(config.dataset, config.data_dir)
     if not config.data_path:
         raise InputError(f"dataset {config.dataset}: it is not known where the images are; say {config.dataset}:PATH")
-    content = pictures.Content(config.data_sha256, config.channels, 0, 0)
+    content = given.Content(config.data_sha256, config.channels, 0, 0)
     name = f"{config.dataset}:{config.data_path}{content.fragment()}"
     return load(name, side=config.side, channels=config.channels, say=say)
 
@@ -107,14 +107,14 @@ def _given(name: str, part: str, side: int, channels: int, say: Callable[[str], 
     if part != "train":
         raise InputError(f"{name} has no {shown(part)} images")
     if not side:
-        own = pictures.look(name, say).side
+        own = given.look(name, say).side
         side = own if any(own == row.side for row in ARCHITECTURES.values()) else ARCHITECTURES[LARGEST].side
     return _read_given(name, side, channels, say)
 
 
 @functools.lru_cache(maxsize=2)
 def _read_given(name: str, side: int, channels: int, say: Callable[[str], None]) -> ImageData:
-    images, labels, _ = pictures.read(name, side, channels, say)
+    images, labels, _ = given.read(name, side, channels, say)
     digest = hashlib.sha256(images.data)
     if labels.any():
         digest.update(labels.tobytes())

@@ -23,7 +23,7 @@ from sngan.streams import normal, numpy_generator, torch_generator
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 _FEWEST = 20  # samples of each that the metrics need
 _BATCH = 250  # samples that are in memory at once
-RULE = "the largest square around the centre, by Pillow's bicubic filter; see sngan.pictures.read"
+RULE = "the largest square around the centre, by Pillow's bicubic filter; see sngan.given.read"
 
 
 class Judged(NamedTuple):
@@ -120,8 +120,8 @@ def check_enough(data: ImageData, batch_size: int = 2) -> None:
     n, needed = len(data.images), max(batch_size, 2 * _FEWEST)
     if n < needed:
         have = "1 image" if n == 1 else f"{n} images"
-        why = f"a batch of {batch_size}" if needed == batch_size else "to judge samples"
-        raise InputError(f"{data.name} has {have}; {why} needs at least {needed}")
+        why = f"for a batch of {batch_size}" if needed == batch_size else "to judge samples"
+        raise InputError(f"{data.name} has {have}; {why} at least {needed} are needed")
 
 
 def judge(by: Judge, images: Tensor) -> Judged:

@@ -329,7 +329,7 @@ def _bytes_of(image: Image.Image, side: int, channels: int) -> np.ndarray:
 
 def _each(do: Callable[[Any], Any], things: Sequence[Any], tell: Callable[[int, int], None]) -> list[Any]:
     """What it gives of each, in their order, by several threads: Pillow decodes while others run."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures") as threads:
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="images") as threads:
         return list(_told(threads.map(do, things), len(things), tell))
 
 
