@@ -53,7 +53,8 @@ def test_every_command_is_shown() -> None:
     table = TEXTS["experiments/README.md"].split("## Commands")[1].split("##")[0]
     shown = re.findall(r"^\| `sngan (\w+)", table, re.MULTILINE)
     assert shown == [
-        *("train", "study", "plan", "sweep", "status", "dashboard", "report", "sample", "export", "bench", "yardstick"),
+        *("train", "study", "plan", "sweep", "status", "dashboard", "report", "sample", "export", "fid", "bench",
+          "yardstick"),
     ]  # fmt: skip
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", ALL, re.MULTILINE)):
