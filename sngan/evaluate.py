@@ -181,6 +181,16 @@ def _reference(data: ImageData, by: Judge, n: int, n_labels: int) -> Reference:
     return references[key]
 
 
+def reference_sets(data: ImageData, n: int, m: int, n_others: int) -> tuple[Tensor, Tensor, Tensor]:
+    """n real images; n_others of those after the first m, if there are as many; and n of the trivial sampler."""
+    order = torch.from_numpy(numpy_generator(0, "evaluation").permutation(len(data.images))).to(data.images.device)
+    images = data.images[order[:n]]
+    pixels = normalized(images, torch.float64)
+    noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
+    trivial = (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1)
+    return images, data.images[order[m : m + n_others]], trivial
+
+
 def make_reference(data: ImageData, by: Judge, n: int, n_labels: int) -> Reference:
     """n real images, drawn by the stream `evaluation` of seed 0, and what gives scores their scale.
 
@@ -188,15 +198,9 @@ def make_reference(data: ImageData, by: Judge, n: int, n_labels: int) -> Referen
     there are as many. The trivial sampler draws each pixel by itself, from a normal distribution with the mean and
     standard deviation that it has in the reference, cut off at black and white: it knows nothing of shapes.
     """
-    order = torch.from_numpy(numpy_generator(0, "evaluation").permutation(len(data.images))).to(data.images.device)
-    images = data.images[order[:n]]
-    reals = judge(by, images)
-    m = min(n, len(order) // 2)
-    others = judge(by, data.images[order[m : m + n_labels]])
+    m = min(n, len(data.images) // 2)
+    reals, others, trivial = (judge(by, images) for images in reference_sets(data, n, m, n_labels))
     counts = np.bincount(data.labels.cpu().numpy(), minlength=data.classes) if by.knows_classes else None
-    pixels = normalized(images, torch.float64)
-    noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
-    trivial = judge(by, (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1))
     by_name = lambda values: {key.removeprefix("eval/"): value for key, value in values.items()}  # noqa: E731
     real_against_real = by_name(scores(reals.first(m), others.first(m), others.labels, counts))
     trivial_scores = by_name(scores(reals, trivial, trivial.labels, counts))

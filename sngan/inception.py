@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sngan.config import InputError
+from sngan.errors import InputError
 from sngan.files import read_file
 from sngan.precision import products
 

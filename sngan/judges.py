@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from sngan.config import RunConfig
 from sngan.data import ImageData
 from sngan.datasets import DATASETS
+from sngan.inception import VARIABLE, Inception
 from sngan.yardstick import label_yardstick, load_yardstick
 
 
@@ -56,6 +58,26 @@ class Pixels:
         return torch.empty(len(images), 0, device=images.device), labels
 
 
+class InceptionJudge:
+    """Inception's features, in which the Frechet distance is FID, and the kernel distance KID."""
+
+    accuracy = None
+    knows_classes = False
+    is_inception = True
+    n_features = Inception.n_features
+
+    def __init__(self, weights: str, device: torch.device | str) -> None:
+        self._network = Inception(weights, device)
+        self.feature_net, self.sha256 = self._network.name, self._network.sha256
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of an image that is not finite NaN."""
+        finite = images.flatten(1).isfinite().all(1)
+        features = self._network.embed(torch.where(finite[:, None, None, None], images, 0))
+        features[~finite.to(features.device)] = torch.nan
+        return features, torch.zeros(len(images), dtype=torch.int64, device=features.device)
+
+
 def load_judge(
     config: RunConfig, data: ImageData, device: torch.device | str = "cpu", say: Callable[[str], None] = print
 ) -> Judge:
@@ -65,6 +87,8 @@ def load_judge(
     """
     if config.judge == "pixels":
         return Pixels()
+    if config.judge == "inception":
+        return InceptionJudge(config.inception_weights or os.environ.get(VARIABLE, ""), device)
     if config.judge == "labels":
         return label_yardstick(data, config.row, device, say)
     if config.dataset in DATASETS and config.judge == DATASETS[config.dataset].judge:
