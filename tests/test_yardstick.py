@@ -184,13 +184,13 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path, mon
     with pytest.raises(InputError, match="are missing"):
         load_yardstick("mnist")
     with pytest.raises(InputError, match="known: digits"):
-        load_yardstick("cifar10")
+        load_yardstick("cifar100")
     (tmp_path / "fashion_mnist.safetensors").mkdir()
     with pytest.raises(InputError, match="is not a file"):
         load_yardstick("fashion_mnist")
 
 
-@pytest.mark.parametrize("name", ["cifar10", ["digits"], {}, None])
+@pytest.mark.parametrize("name", ["cifar100", ["digits"], {}, None])
 def test_unknown_data_sets(name: Any) -> None:
     with pytest.raises(InputError, match=re.escape(f"no yardstick for data set {name!r}; known: digits")):
         load_yardstick(name)
