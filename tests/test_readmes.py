@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import wandb
 import yaml
 from conftest import ROOT, small
+from PIL import Image
 from torch import nn
 
 from analysis.answer import REFERENCE, answer
@@ -47,6 +49,19 @@ def shown_commands() -> list[str]:
 @pytest.mark.parametrize("line", shown_commands())
 def test_commands_are_understood(line: str) -> None:
     parse(["demo" if word == "STUDY" else word for word in shlex.split(line)[1:]])
+
+
+def test_commands_for_own_images_are_understood_where_these_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    pixels = np.zeros((3, 28, 28), np.uint8)
+    Image.fromarray(pixels[0]).save(tmp_path / "photographs" / "a.png")
+    np.savez(tmp_path / "images.npz", images=pixels)
+    (block,) = re.findall(r"```bash\n(.*?)```", TEXTS["sngan/README.md"], re.DOTALL)
+    commands = [parse(shlex.split(line)[1:]) for line in block.splitlines()]
+    assert [command.config.dataset for command in commands] == ["folder", "npz"]  # type: ignore[attr-defined]
 
 
 def test_every_command_is_shown() -> None:
