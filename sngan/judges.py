@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -83,14 +84,21 @@ def load_judge(
 ) -> Judge:
     """What judges the samples of a run, as its `judge` says; trained first if it has to be, of which `say` is told.
 
+    Images that are not the run's data set, as networks of a caller's own may have, are judged without its classes; if
+    they have another size, too, then by their pixels alone, unless the run names a judge that is not its data set's.
     Raises InputError for labels that the data does not have, and what `load_yardstick` and `Inception` raise.
     """
-    if config.judge == "pixels":
+    row, usual = config.row, config.dataset in DATASETS and config.judge == DATASETS[config.dataset].judge
+    channels, side = data.images.shape[1:3]
+    fits = (channels, side) == (row.channels, row.side)
+    if config.judge == "pixels" or (usual and not fits):
         return Pixels()
     if config.judge == "inception":
         return InceptionJudge(config.inception_weights or os.environ.get(VARIABLE, ""), device)
     if config.judge == "labels":
-        return label_yardstick(data, config.row, device, say)
-    if config.dataset in DATASETS and config.judge == DATASETS[config.dataset].judge:
+        return label_yardstick(data, row, device, say)
+    if usual and data.name == config.dataset:
         return load_yardstick(config.dataset, config.data_dir, device, say)
-    return load_yardstick(config.judge, config.data_dir, device, say, config.row)
+    each = DATASETS[config.judge].channels < channels
+    row = row if fits else replace(row, channels=channels, side=side, each_channel=each)
+    return load_yardstick(config.judge, config.data_dir, device, say, row)

@@ -29,8 +29,7 @@ class Observer:
         assert run.window
         self._run, self._log, self._window, self._clock = run, log, run.window, clock
         self._instruments = Instruments(run.config, run.G, run.D, run.constraint, data)
-        self._evaluation = Evaluation(run.config, data) if _is_judged(run.config, data) else None
-        self._evaluations = set(run.config.evaluation_steps())
+        self._evaluation, self._evaluations = Evaluation(run.config, data), set(run.config.evaluation_steps())
         self._since = clock()
 
     def begin(self) -> None:
@@ -48,7 +47,7 @@ class Observer:
         row, samples = self._instruments.row(step, means), None
         if step in self._evaluations:
             start, samples = time.perf_counter(), self._instruments.samples()
-            row |= (self._evaluation(G) if self._evaluation else {}) | self._instruments.spectra()
+            row |= self._evaluation(G) | self._instruments.spectra()
             timing["time/evaluation_seconds"] = time.perf_counter() - start
         self._log(row | timing, samples)
         self._run.look()
@@ -64,11 +63,6 @@ class Observer:
         self._window.load_state(state["window"])
         self._instruments.load_state(state["instruments"])
         self._since = self._clock()
-
-
-def _is_judged(config: RunConfig, data: ImageData) -> bool:
-    """Whether there is a yardstick for images of this size; of networks of an architecture there is one."""
-    return data.images.shape[1:] == (config.channels, config.side, config.side)
 
 
 class Unobserved:

@@ -182,3 +182,17 @@ def test_samples_that_are_not_finite_have_no_score(digits: str) -> None:
         found = Evaluation(config, load_images(config))(broken(1, 1))
         assert found.keys() == keys
         assert all(np.isnan(value) for value in found.values())
+
+
+def test_a_callers_own_images_are_not_given_the_classes_of_another_data_set() -> None:
+    """Networks of one's own may have images that no name of a data set stands for."""
+    digits = load("digits")
+    of_digits = ImageData("mine", digits.images[:60], digits.labels[:60], "a part")
+    judge = load_judge(small(), of_digits)
+    assert isinstance(judge, Yardstick)
+    assert not judge.knows_classes
+    large = colours(side=64)
+    assert load_judge(small(), large).n_features == 0
+    named = load_judge(small(judge="mnist"), large)
+    assert named.n_features == 3 * 64
+    assert named.embed(large.images)[0].shape == (60, 3 * 64)
