@@ -1,5 +1,6 @@
 """What judges samples beside a data set's own yardstick: labels of one's own, another's yardstick, pixels alone."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +197,29 @@ def test_a_callers_own_images_are_not_given_the_classes_of_another_data_set() ->
     named = load_judge(small(judge="mnist"), large)
     assert named.n_features == 3 * 64
     assert named.embed(large.images)[0].shape == (60, 3 * 64)
+
+
+@pytest.mark.slow  # Inception sees 5 images a second
+def test_with_inceptions_features_the_distance_is_called_fid(
+    standin: Path, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in has the format of the weights, and numbers drawn at random."""
+    monkeypatch.setattr("sngan.inception.SHA256", hashlib.sha256(standin.read_bytes()).hexdigest())
+    config = small(dataset=digits, judge="inception", steps=2, n_fake=40, n_evaluations=1)
+    with pytest.raises(InputError, match=r"FID needs Inception's weights.*--inception-weights FILE or SNGAN_INCEPTION"):
+        execute(config, "single", tmp_path / "runs", lambda message: None)
+    assert not (tmp_path / "runs").exists()
+    record, row = recorded(replace(config, inception_weights=str(standin)), tmp_path)
+    assert scored(row) == set(EVALUATED) - MODES | {"eval/fid", "eval/kid"}
+    assert (row["eval/fid"], row["eval/kid"]) == (row["eval/fd"], row["eval/kd"])
+    protocol = record.protocol()
+    assert protocol["feature_net"].startswith("Inception v3")
+    assert protocol["n_features"] == 2048
+    monkeypatch.setenv("SNGAN_INCEPTION", str(standin))
+    data = load_images(config)
+    judge = load_judge(config, data)
+    broken = torch.zeros(2, 1, 28, 28)
+    broken[1, 0, 3, 3] = torch.nan
+    features, _ = judge.embed(broken)
+    assert features[0].isfinite().all()
+    assert features[1].isnan().all()

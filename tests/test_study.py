@@ -1,11 +1,15 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import write_study
+from test_data import write_cifar, write_idx
 
+from experiments.record import Record, read_rows
+from experiments.run import execute
 from experiments.study import BUNDLED, bundled_names, find, for_wandb, is_for_wandb, parse, read, scalar, template
 from sngan.config import InputError
 
@@ -14,7 +18,16 @@ GRID = HEAD + "parameters: {arm: {values: [dcgan, sn]}, lr: {values: [0.01, 0.02
 
 
 @pytest.mark.parametrize(
-    ("name", "runs"), [("demo", 9), ("mnist-smoke", 12), ("mnist-core", 60), ("stacked-mnist", 80), ("mnist-bf16", 28)]
+    ("name", "runs"),
+    [
+        ("demo", 9),
+        ("mnist-smoke", 12),
+        ("mnist-core", 60),
+        ("stacked-mnist", 80),
+        ("mnist-bf16", 28),
+        ("fashion-core", 60),
+        ("cifar10-paper", 540),
+    ],
 )
 def test_bundled_studies(name: str, runs: int) -> None:
     study = find(name)
@@ -235,3 +248,32 @@ def test_the_template_is_a_study_of_any_name(name: str) -> None:
     study = parse(template(name))
     assert study.name == name
     assert len(study.configs) == 28
+
+
+def test_the_papers_study_is_the_papers() -> None:
+    """Miyato et al. 2018: Tables 1 and 3, and the arms of Table 2, of which spectral normalization per update."""
+    configs = find("cifar10-paper").configs
+    assert {config.setting for config in configs} == set("ABCDEF")
+    assert {(c.architecture, c.channels, c.z_dim, c.g_width, c.d_width, c.batch_size, c.steps) for c in configs} == {
+        ("sndcgan32", 3, 128, 64, 64, 64, 100_000)
+    }
+    assert {c.arm for c in configs} >= {"sn", "plain", "dcgan", "clip", "gp", "ln", "wn", "ortho"}
+    assert {c.power_iteration for c in configs if c.arm.startswith("sn")} == {"per_update"}
+    assert {c.precision for c in configs} == {"float32"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("any_files")
+@pytest.mark.parametrize(("name", "setting"), [("cifar10-paper", "C"), ("fashion-core", "C")])
+def test_every_arm_of_a_study_starts_on_files_of_the_real_format(name: str, setting: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path, n=200)
+    write_idx(tmp_path / "FashionMNIST" / "raw", n=300)
+    chosen = [config for config in find(name).configs if (config.seed, config.setting) == (0, setting)]
+    for config in chosen:
+        config = replace(config, steps=2, n_fake=60, threads=1, device="cpu", wandb="disabled", data_dir=str(tmp_path))
+        assert execute(config, name, tmp_path / "runs", lambda message: None).state == "finished"
+        rows = list(read_rows(Record(tmp_path / "runs" / config.run_id).metrics_path))
+        assert [row["step"] for row in rows] == [0, 2]
+        assert rows[-1]["eval/fd"] > 0
+        layers = {key.partition("/")[2] for key in rows[-1] if key.startswith("sigma_conv/")}
+        assert len(layers) == {"cifar10-paper": 8, "fashion-core": 3}[name]
