@@ -235,3 +235,10 @@ def test_the_template_is_a_study_of_any_name(name: str) -> None:
     study = parse(template(name))
     assert study.name == name
     assert len(study.configs) == 28
+
+
+def test_a_sweep_of_wandb_minimizes_what_the_study_is_judged_by() -> None:
+    def metric(judges: str) -> str:
+        return yaml.safe_load(for_wandb(parse(f"name: a\nparameters: {{judge: {judges}}}")))["metric"]["name"]
+
+    assert [metric(of) for of in ("pixels", "digits", "[pixels, digits]")] == ["eval/fd_pixels", "eval/fd", "eval/fd"]
