@@ -76,15 +76,15 @@ def plan(study: Study, runs_dir: str, as_json: bool, frozen: Ledger = NOTHING) -
         print(to_json(summary | {"runs": runs, "extra": extra}, indent=2))
         return 0
     varying = _varying(study.configs)
-    table = _table(states, *varying, "steps", "about", "state")
+    table = runs_table(states, *varying, "steps", "about", "state")
     for c in study.configs:
         unused = unused_parameters(c)
         cells = ["" if name in unused else str(getattr(c, name)) for name in varying]
         state = _in_words(states[c.run_id], c.run_id in frozen.runs)
         table.add_row(c.run_id, *cells, f"{c.steps:,}", duration(seconds[c.run_id]), state)
-    console = _console()
+    console = to_stdout()
     console.print(study.description, soft_wrap=not console.is_terminal)  # a terminal would break words
-    console.print(_fitted(table))
+    console.print(fitted(table))
     console.print(_summary(study, states))
     console.print(f"about {duration(left)} of one CPU core left ({_basis(measured)})")
     console.print(f"evaluation of samples: about {evaluation_share:.1%} of the time")
@@ -116,7 +116,7 @@ def status(
         shown = [run for run in runs if run["state"] in listed]
         print(to_json(summary | {"runs": shown, "extra": extra}, indent=2))
         return 0
-    console = _console()
+    console = to_stdout()
     if any(state in listed for state in states.values()):
         console.print(_listing([run for run in runs if run["state"] in listed]))
     console.print(_summary(study, states))
@@ -127,12 +127,12 @@ def status(
 
 
 def _listing(runs: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table([run["run_id"] for run in runs], "state", "step", "of", "reason")
+    table = runs_table([run["run_id"] for run in runs], "state", "step", "of", "reason")
     for run in runs:
         state = _in_words(run["state"], run["frozen"])
         step = "" if run["step"] is None else f"{run['step']:,}"
         table.add_row(run["run_id"], state, step, f"{run['steps']:,}", run["error"] or "")
-    return _fitted(table)
+    return fitted(table)
 
 
 def watch(study: Study, runs_dir: str, frozen: Ledger, every: float = 2.0) -> None:
@@ -140,7 +140,7 @@ def watch(study: Study, runs_dir: str, frozen: Ledger, every: float = 2.0) -> No
 
     On a terminal the table is refreshed in place; elsewhere a line is printed whenever the numbers change.
     """
-    folder, console, said = runs_root(runs_dir) / study.name, _console(), ""
+    folder, console, said = runs_root(runs_dir) / study.name, to_stdout(), ""
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
             found = [(c, record := Record(folder / c.run_id), record.status()) for c in study.configs]
@@ -344,13 +344,13 @@ def _print_notes(
         console.print(note)
 
 
-def _table(run_ids: Collection[str], *names: str) -> Table:
+def runs_table(run_ids: Collection[str], *names: str) -> Table:
     """A narrow terminal folds every column but the run ids, which are there to be copied."""
     run = Column("run", min_width=max(map(len, run_ids)), no_wrap=True)
     return Table(run, *(Column(name, overflow="fold") for name in names), box=None, pad_edge=False)
 
 
-def _fitted(table: Table) -> Table:
+def fitted(table: Table) -> Table:
     """Numbers and states stay whole as long as there is room: headings and words fold first."""
     for column in table.columns[1:]:
         cells = [str(cell) for cell in column.cells]
@@ -360,7 +360,7 @@ def _fitted(table: Table) -> Table:
     return table
 
 
-def _console() -> Console:
+def to_stdout() -> Console:
     return Console(
         highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200
     )

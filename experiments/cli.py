@@ -686,6 +686,39 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Fid:
+    """Judge the final generators of runs by FID and KID, beside fd, kd and fd_pixels of the same samples.
+
+    It needs torch-fidelity, an extra (pip install 'sngan[fid]'), and a file of Inception's weights, which is never
+    downloaded. Real images and the trivial sampler give the scale; over three runs or more, rank correlations say
+    whether the distances order them in the same way.
+    """
+
+    targets: Positional[
+        Annotated[tuple[str, ...], arg(metavar="RUN [RUN ..]", help="ids of runs, their beginnings, or folders")]
+    ]
+    inception_weights: Annotated[
+        str, arg(metavar="FILE", help="torch-fidelity's weights-inception-2015-12-05-6726825d.pth; if not given, "
+                 "SNGAN_INCEPTION")
+    ] = ""  # fmt: skip
+    n: Annotated[int, arg(help="samples of each run; 0: as many as its evaluations compare. FID should have more than "
+                          "2,048")] = 0  # fmt: skip
+    device: Annotated[str, arg(help=HELP["device"])] = "auto"
+    data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
+    runs_dir: _RunsDir = ""
+    as_json: _Json = False
+
+    def run(self) -> int:
+        if not self.targets:
+            raise InputError("name a run: its id, the beginning of one, or its folder")
+        runs = [_named_run(target, self.runs_dir) for target in self.targets]
+        from experiments.bridge import fid
+
+        weights = self.inception_weights or os.environ.get("SNGAN_INCEPTION", "")
+        return fid(runs, weights, self.n, self.device, self.data_dir, self.as_json)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure the loop against the notebook's, the arms against each other, and what the instruments cost."""
 
@@ -760,7 +793,7 @@ class Yardstick:
 
 _COMMANDS = {
     "study" if c is StudyFile else c.__name__.lower(): c
-    for c in (Train, StudyFile, Plan, Sweep, Status, Dashboard, Report, Sample, Export, Bench, Yardstick)
+    for c in (Train, StudyFile, Plan, Sweep, Status, Dashboard, Report, Sample, Export, Fid, Bench, Yardstick)
 }
 
 

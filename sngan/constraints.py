@@ -38,6 +38,9 @@ class Constraint(nn.Module):
 
     initializes = False  # initial weights of its own, made of those that arms of the seed share
     capturable = True  # a CUDA graph can hold it: nothing in it waits for the device
+    of_weights = False  # it acts on weights of convolutions and linear layers: D must have some
+    divides = False  # these weights by a norm of theirs, which must not be zero
+    of_any_network = True  # it needs to know no more of D than its layers
 
     def __init__(self, config: RunConfig, D: nn.Module) -> None:
         super().__init__()
@@ -81,6 +84,8 @@ class SpectralNorm(Constraint):
     The iteration moves in every training forward, as torch's does, or as in Algorithm 1 once before each update of D.
     """
 
+    of_weights = divides = True
+
     def __init__(self, config: RunConfig, D: nn.Module) -> None:
         super().__init__(config, D)
         apply_spectral_norm(D, config.n_power_iterations, layer_generators(config.seed))
@@ -101,6 +106,8 @@ class SpectralNorm(Constraint):
 class SpectralNormPenalty(Constraint):
     """(penalty_weight / 2) sum sigma^2 in D's loss. Source: Yoshida & Miyato 2017."""
 
+    of_weights = True
+
     def __init__(self, config: RunConfig, D: nn.Module) -> None:
         super().__init__(config, D)
         self.penalty = SpectralPenalty(D, config.n_power_iterations, layer_generators(config.seed))
@@ -117,6 +124,8 @@ class SpectralNormPenalty(Constraint):
 
 class Divided(Constraint):
     """Every weight divided by a norm of it, which a module on the layer computes: its `norm` and its `advance`."""
+
+    of_weights = divides = True
 
     def divisor(self, name: str, layer: nn.Module) -> nn.Module:
         raise NotImplementedError
@@ -144,7 +153,7 @@ class ExactSpectralNorm(Divided):
     capturable = False
 
     def divisor(self, name: str, layer: nn.Module) -> nn.Module:
-        return ExactSigma()
+        return ExactSigma(matrix_dim(layer))
 
 
 class Estimated(Divided):
@@ -173,6 +182,7 @@ class ConvolutionNorm(Estimated):
     """
 
     start = 200  # singular values of convolutions lie close together
+    of_any_network = False  # but the sizes of the layers' inputs, which the architecture's rows say
 
     def maps(self, name: str, layer: nn.Module) -> list[LinearMap]:
         rows = discriminator(self.config.architecture, self.config.channels, self.config.d_width)
@@ -190,13 +200,15 @@ class BidirectionalNorm(Estimated):
 class WeightNorm(Constraint):
     """Every output's weights of norm 1, or of a learned norm, torch's own. Source: Salimans & Kingma 2016."""
 
+    of_weights = divides = True
+
     def __init__(self, config: RunConfig, D: nn.Module) -> None:
         super().__init__(config, D)
         for _, layer in weight_layers(D):
             if config.norm_scale == "learned":
                 weight_norm(layer, dim=matrix_dim(layer))
             else:
-                parametrize.register_parametrization(layer, "weight", UnitRows())
+                parametrize.register_parametrization(layer, "weight", UnitRows(matrix_dim(layer)))
 
     def remove(self) -> None:
         remove_parametrizations(self.D)
@@ -207,6 +219,8 @@ class WeightClipping(Constraint):
 
     Source: Arjovsky et al. 2017, Algorithm 1. Deviation: biases are not clipped.
     """
+
+    of_weights = True
 
     @torch.no_grad()
     def after_update(self) -> None:
@@ -261,28 +275,31 @@ class Orthonormal(Constraint):
     Deviation: the squares of M - I are summed up and not its absolute values, of the smaller of the two products.
     """
 
-    initializes = True
+    initializes = of_weights = True
 
     @torch.no_grad()
     def __init__(self, config: RunConfig, D: nn.Module) -> None:
         super().__init__(config, D)
         for _, layer in weight_layers(D):
-            weight = raw_weight(layer)
-            left, _, right = torch.linalg.svd(as_matrix(weight).double(), full_matrices=False)
-            weight.copy_((left @ right).view_as(weight))
+            matrix = as_matrix(raw_weight(layer), matrix_dim(layer))
+            left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+            rows = raw_weight(layer).movedim(matrix_dim(layer), 0)
+            rows.copy_((left @ right).view_as(rows))
 
     def weighted_penalty(self, x_real: Tensor, x_fake: Tensor) -> Tensor:
-        gaps = [orthonormal_gap(raw_weight(layer)) for _, layer in weight_layers(self.D)]
-        return self.config.penalty_weight * torch.stack(gaps).sum()
+        return self.config.penalty_weight * torch.stack([*self._gaps().values()]).sum()
 
     @torch.no_grad()
     def readings(self) -> dict[str, Tensor]:
-        return {f"orthonormal_gap/{name}": orthonormal_gap(raw_weight(of)).sqrt() for name, of in weight_layers(self.D)}
+        return {f"orthonormal_gap/{name}": gap.sqrt() for name, gap in self._gaps().items()}
+
+    def _gaps(self) -> dict[str, Tensor]:
+        return {name: orthonormal_gap(raw_weight(of), matrix_dim(of)) for name, of in weight_layers(self.D)}
 
 
-def orthonormal_gap(weight: Tensor) -> Tensor:
-    """|M - I|^2 of the matrix (out, rest), (): zero if, and only if, its rows, or its columns, are orthonormal."""
-    matrix = as_matrix(weight)
+def orthonormal_gap(weight: Tensor, dim: int = 0) -> Tensor:
+    """|M - I|^2 of the matrix (shape[dim], rest), (): zero if, and only if, rows, or columns, are orthonormal."""
+    matrix = as_matrix(weight, dim)
     smaller = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return (smaller - torch.eye(len(smaller), dtype=weight.dtype, device=weight.device)).square().sum()
 
@@ -290,7 +307,7 @@ def orthonormal_gap(weight: Tensor) -> Tensor:
 class SpectralNormAtInit(Constraint):
     """Initial weights divided once by their exact sigma: what spectral normalization does at step 0, and no more."""
 
-    initializes = True
+    initializes = of_weights = divides = True
 
     @torch.no_grad()
     def __init__(self, config: RunConfig, D: nn.Module) -> None:

@@ -50,22 +50,31 @@ def without_autocast(weight: Tensor) -> AbstractContextManager[Any]:
 class UnitRows(nn.Module):
     """Every output's weights divided by their Euclidean norm: weight normalization with the scale 1.
 
-    Source: Salimans & Kingma 2016 with g = 1, as in Miyato et al. 2018.
+    `dim` is that of the outputs. Source: Salimans & Kingma 2016 with g = 1, as in Miyato et al. 2018.
     """
 
+    def __init__(self, dim: int = 0) -> None:
+        super().__init__()
+        self._dim = dim
+
     def forward(self, weight: Tensor) -> Tensor:
-        return weight / as_matrix(weight).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
+        norms = as_matrix(weight, self._dim).norm(dim=1)
+        return weight / norms.view([-1 if dim == self._dim else 1 for dim in range(weight.ndim)])
 
 
 class ExactSigma(nn.Module):
-    """The weight divided by the largest singular value of its matrix (out, rest); its gradient is that of u'Wv.
+    """The weight divided by the largest singular value of its matrix (shape[dim], rest); its gradient is that of u'Wv.
 
     The vectors come from the smaller Gram matrix's eigenvectors in float64, which costs sigma no accuracy. A weight
     that is not finite stays so. It waits for the device: no CUDA graph can hold it.
     """
 
+    def __init__(self, dim: int = 0) -> None:
+        super().__init__()
+        self._dim = dim
+
     def norm(self, weight: Tensor) -> Tensor:
-        matrix = as_matrix(weight)
+        matrix = as_matrix(weight, self._dim)
         with torch.no_grad():
             scale = matrix.abs().max().double()
             usable = scale.isfinite() & (scale > 0)  # eigenvectors of NaN would be an error, and no divergence

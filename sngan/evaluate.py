@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 
 from sngan.config import RunConfig
 from sngan.data import ImageData, normalized
-from sngan.datasets import DATASETS, is_many
+from sngan.datasets import DATASETS, GIVEN, is_many
 from sngan.errors import InputError
 from sngan.judges import Judge, load_judge
 from sngan.measure import evaluating
@@ -173,12 +174,25 @@ references: dict[tuple, Reference] = {}  # the last two: a sweep's worker takes 
 def _reference(data: ImageData, by: Judge, n: int, n_labels: int) -> Reference:
     """From the cache, by the data set's and the judge's hashes; bits depend on device and threads, so these too."""
     judge = by.sha256, by.feature_net, by.knows_classes
-    key = (data.digest, *judge, n, n_labels, str(data.images.device), torch.get_num_threads())
+    digest = data.digest
+    if data.name not in (*DATASETS, *GIVEN):  # a caller may have written anything there
+        digest = hashlib.sha256(data.images.cpu().numpy().tobytes()).hexdigest()
+    key = (digest, data.images.shape, *judge, n, n_labels, str(data.images.device), torch.get_num_threads())
     if key not in references:
         while len(references) > 1:
             del references[next(iter(references))]
         references[key] = make_reference(data, by, n, n_labels)
     return references[key]
+
+
+def reference_sets(data: ImageData, n: int, m: int, n_others: int) -> tuple[Tensor, Tensor, Tensor]:
+    """n real images; n_others of those after the first m, if there are as many; and n of the trivial sampler."""
+    order = torch.from_numpy(numpy_generator(0, "evaluation").permutation(len(data.images))).to(data.images.device)
+    images = data.images[order[:n]]
+    pixels = normalized(images, torch.float64)
+    noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
+    trivial = (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1)
+    return images, data.images[order[m : m + n_others]], trivial
 
 
 def make_reference(data: ImageData, by: Judge, n: int, n_labels: int) -> Reference:
@@ -188,15 +202,9 @@ def make_reference(data: ImageData, by: Judge, n: int, n_labels: int) -> Referen
     there are as many. The trivial sampler draws each pixel by itself, from a normal distribution with the mean and
     standard deviation that it has in the reference, cut off at black and white: it knows nothing of shapes.
     """
-    order = torch.from_numpy(numpy_generator(0, "evaluation").permutation(len(data.images))).to(data.images.device)
-    images = data.images[order[:n]]
-    reals = judge(by, images)
-    m = min(n, len(order) // 2)
-    others = judge(by, data.images[order[m : m + n_labels]])
+    m = min(n, len(data.images) // 2)
+    reals, others, trivial = (judge(by, images) for images in reference_sets(data, n, m, n_labels))
     counts = np.bincount(data.labels.cpu().numpy(), minlength=data.classes) if by.knows_classes else None
-    pixels = normalized(images, torch.float64)
-    noise = torch.randn(pixels.shape, generator=torch_generator(0, "evaluation/trivial"), dtype=torch.float64)
-    trivial = judge(by, (pixels.mean(0) + pixels.std(0) * noise.to(pixels.device)).clamp_(-1, 1))
     by_name = lambda values: {key.removeprefix("eval/"): value for key, value in values.items()}  # noqa: E731
     real_against_real = by_name(scores(reals.first(m), others.first(m), others.labels, counts))
     trivial_scores = by_name(scores(reals, trivial, trivial.labels, counts))

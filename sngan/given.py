@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -159,6 +160,7 @@ def _files(folder: Path) -> tuple[list[_File], dict[str, str]]:
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}") from error
     found, wrong, seen = [], {}, set()
+    _formats()  # before several threads ask for them
 
     def refused(error: OSError) -> None:
         wrong[os.path.relpath(error.filename or folder, folder)] = f"a folder that cannot be read: {error.strerror}"
@@ -214,10 +216,17 @@ def _see(file: _File) -> _Seen:
         return _Seen(wrong=_why(error, file.path))
 
 
+@functools.cache
+def _formats() -> list[str]:
+    """Of FORMATS those that this Pillow was built with, which it looks for when it is first asked."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _opened(content: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large photograph; the error stays
-        return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+        return Image.open(io.BytesIO(content), formats=_formats())
 
 
 def _why(error: BaseException, path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from sngan.config import RunConfig
 from sngan.data import ImageData
 from sngan.datasets import DATASETS
+from sngan.inception import VARIABLE, Inception
 from sngan.yardstick import label_yardstick, load_yardstick
 
 
@@ -56,17 +59,46 @@ class Pixels:
         return torch.empty(len(images), 0, device=images.device), labels
 
 
+class InceptionJudge:
+    """Inception's features, in which the Frechet distance is FID, and the kernel distance KID."""
+
+    accuracy = None
+    knows_classes = False
+    is_inception = True
+    n_features = Inception.n_features
+
+    def __init__(self, weights: str, device: torch.device | str) -> None:
+        self._network = Inception(weights, device)
+        self.feature_net, self.sha256 = self._network.name, self._network.sha256
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of an image that is not finite NaN."""
+        finite = images.flatten(1).isfinite().all(1)
+        features = self._network.embed(torch.where(finite[:, None, None, None], images, 0))
+        features[~finite.to(features.device)] = torch.nan
+        return features, torch.zeros(len(images), dtype=torch.int64, device=features.device)
+
+
 def load_judge(
     config: RunConfig, data: ImageData, device: torch.device | str = "cpu", say: Callable[[str], None] = print
 ) -> Judge:
     """What judges the samples of a run, as its `judge` says; trained first if it has to be, of which `say` is told.
 
+    Images that are not the run's data set, as networks of a caller's own may have, are judged without its classes; if
+    they have another size, too, then by their pixels alone, unless the run names a judge that is not its data set's.
     Raises InputError for labels that the data does not have, and what `load_yardstick` and `Inception` raise.
     """
-    if config.judge == "pixels":
+    row, usual = config.row, config.dataset in DATASETS and config.judge == DATASETS[config.dataset].judge
+    channels, side = data.images.shape[1:3]
+    fits = (channels, side) == (row.channels, row.side)
+    if config.judge == "pixels" or (usual and not fits):
         return Pixels()
+    if config.judge == "inception":
+        return InceptionJudge(config.inception_weights or os.environ.get(VARIABLE, ""), device)
     if config.judge == "labels":
-        return label_yardstick(data, config.row, device, say)
-    if config.dataset in DATASETS and config.judge == DATASETS[config.dataset].judge:
+        return label_yardstick(data, row, device, say)
+    if usual and data.name == config.dataset:
         return load_yardstick(config.dataset, config.data_dir, device, say)
-    return load_yardstick(config.judge, config.data_dir, device, say, config.row)
+    each = DATASETS[config.judge].channels < channels
+    row = row if fits else replace(row, channels=channels, side=side, each_channel=each)
+    return load_yardstick(config.judge, config.data_dir, device, say, row)

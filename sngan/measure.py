@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,15 +14,21 @@ from torch import Tensor, nn
 from sngan import quantities
 from sngan.config import RunConfig
 from sngan.constraints import Constraint
+from sngan.convolutions import ConvTranspose2d
 from sngan.data import ImageData, normalized
 from sngan.losses import THRESHOLDS
+from sngan.models import Discriminator
 from sngan.sigma import ConvSigma, batch_norm_gain, log_sigmas, matrix_sigma, singular_values, spectrum, standing_still
-from sngan.spectral import SpectralPenalty, matrix_dim, raw_weight, weight_layers
+from sngan.spectral import SpectralPenalty, as_matrix, matrix_dim, raw_weight, sigma_estimates, weight_layers
 from sngan.streams import layer_generators, normal, numpy_generator, torch_generator
 
 N_SAMPLES = 64  # images of a sample grid
 N_POINTS = 64  # images of each kind at which D's gradient with respect to its input is measured
-_CONTRACTIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh, nn.Flatten, nn.Unflatten)  # they stretch nothing
+# they stretch nothing, in eval mode
+_CONTRACTIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CONVOLUTIONS = tuple(of.forward for of in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, ConvTranspose2d))
+_CHAINS = (nn.Sequential.forward, Discriminator.forward)
 
 _D_KEYS = (
     *("loss/d", "loss/d_adversarial", "loss/d_penalty", "loss/d_real", "loss/d_fake"),
@@ -118,8 +124,9 @@ class Instruments:
 
     `sigma_estimate/<layer>` is the power iteration's running value u'Wv: the constraint's if it reads one, else of an
     instrument's own vectors (stream `power_iteration/<layer>`), advanced one round per row. `sigma_conv` is a lower
-    bound within 1e-6 of a singular value; of a dense layer it is its sigma. `lipschitz/product` is there only if
-    the gain of everything in D is known (that of a layer norm has no bound). The points of `grad_x` are the same all
+    bound within 1e-6 of a singular value; of a dense layer it is its sigma. It is there only for layers that run as
+    torch's do, a convolution on inputs of one size. `lipschitz/product` is there only if D is a chain (see `links`) and
+    the gain of everything in it is known (that of a layer norm has no bound). The points of `grad_x` are the same all
     through a run and in all arms of a seed (stream `instruments`): 64 real images, the images of 64 latents, and
     random points between the two. Batch norm uses its running statistics, which mix real and fake images.
     """
@@ -129,7 +136,7 @@ class Instruments:
         device = next(G.parameters()).device  # the data's, or a CPU for a copy of networks
         self._layers = dict(weight_layers(D))
         self._probe = None
-        if not any(key.startswith("sigma_estimate/") for key in constraint.readings()):
+        if self._layers and not any(key.startswith("sigma_estimate/") for key in constraint.readings()):
             self._probe = SpectralPenalty(D, generator=layer_generators(config.seed))
         dtype = getattr(torch, config.dtype)
         self._z = normal((N_SAMPLES, config.z_dim), torch_generator(config.seed, "samples"), dtype, device)
@@ -138,18 +145,16 @@ class Instruments:
         generator = torch_generator(config.seed, "instruments")
         self._z_points = normal((N_POINTS, config.z_dim), generator, dtype, device)
         self._mixture = torch.rand(N_POINTS, 1, 1, 1, generator=generator, dtype=dtype).to(device)
-        sizes = _input_sizes(D, self._x_real[:1])
+        seen = _input_shapes(D, self._x_real[:2])
         self._operators = {
-            name: ConvSigma(layer, sizes[name], torch_generator(config.seed, f"instruments/{name}"))
+            name: operator
             for name, layer in self._layers.items()
-            if isinstance(layer, nn.Conv2d)
+            if (operator := _operator(layer, seen[name], torch_generator(config.seed, f"instruments/{name}")))
         }
-        followers = dict(itertools.pairwise(D.children()))
-        self._norms = {
-            name: follower
-            for name, layer in self._layers.items()
-            if isinstance(follower := followers.get(layer), nn.BatchNorm2d)
-        }
+        self._dense = {name for name, layer in self._layers.items() if _runs_as(layer, (nn.Linear.forward,))}
+        self._norms = _norms(D, self._layers, seen)
+        once = all(len(seen[name]) == 1 for name in self._layers)
+        self._has_product = once and _has_bound(D, {*self._operators, *self._dense}, self._norms)
 
     def state(self) -> dict[str, Any]:
         """What the next rows depend on: the vectors of the power iterations that are the instruments' own."""
@@ -168,8 +173,10 @@ class Instruments:
         row |= window
         used, readings = log_sigmas(self._D), self._constraint.readings()
         if self._probe is not None:
-            self._probe.advance()
-            readings |= {f"sigma_estimate/{name}": sigma for name, sigma in self._probe.sigma_estimates().items()}
+            with standing_still(self._D):
+                self._probe.advance()
+                estimates = self._probe.sigma_estimates() | sigma_estimates(self._D)
+            readings |= {f"sigma_estimate/{name}": sigma for name, sigma in estimates.items()}
         for name, layer in self._layers.items():
             raw = raw_weight(layer).detach()
             row[f"sigma/{name}"] = used[name]
@@ -184,21 +191,20 @@ class Instruments:
     def _operator_norms(self, used: dict[str, float]) -> dict[str, float]:
         row, product = {}, 1.0
         for name, layer in self._layers.items():
-            row[f"sigma_conv/{name}"] = self._operators[name]().item() if name in self._operators else used[name]
-            product *= row[f"sigma_conv/{name}"]
+            if name in self._operators or name in self._dense:
+                row[f"sigma_conv/{name}"] = self._operators[name]().item() if name in self._operators else used[name]
+                product *= row[f"sigma_conv/{name}"]
             if name in self._norms:
                 gain = batch_norm_gain(self._norms[name])
                 with standing_still(layer):
-                    weight = layer.weight.detach().double()  # type: ignore[union-attr,operator]
-                row[f"sigma_bn/{name}"] = matrix_sigma(gain[:, None] * weight.flatten(1)).item()
+                    weight = as_matrix(layer.weight.detach().double(), matrix_dim(layer))  # type: ignore[union-attr,operator]
+                row[f"sigma_bn/{name}"] = matrix_sigma(gain[:, None] * weight).item()
                 product *= gain.abs().max().item()
             shape = spectrum(raw_weight(layer), matrix_dim(layer))
             row[f"stable_rank/{name}"] = shape.stable_rank
             row[f"effective_rank/{name}"] = shape.effective_rank
             row[f"spectrum_share/{name}"] = shape.share
-        counted = (*self._layers.values(), *self._norms.values())
-        known = all(layer in counted or isinstance(layer, _CONTRACTIONS) for layer in self._D.children())
-        return row | ({"lipschitz/product": product} if known else {})
+        return row | ({"lipschitz/product": product} if self._has_product else {})
 
     def _input_gradients(self) -> dict[str, float]:
         row = {}
@@ -249,19 +255,74 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _input_sizes(D: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
-    """layer -> (height, width) of what it sees when D sees x."""
-    sizes: dict[str, tuple[int, ...]] = {}
+def _input_shapes(D: nn.Module, x: Tensor) -> dict[str, list[tuple[int, ...]]]:
+    """layer -> (C, height, width), or another shape of one input, at each of its calls when D sees x.
+
+    () for a call with further arguments, such as the size that shall come out of a transposed convolution.
+    """
+    seen: dict[str, list[tuple[int, ...]]] = {name: [] for name, _ in weight_layers(D)}
 
     def remember(name: str) -> Any:
-        return lambda layer, inputs: sizes.update({name: tuple(inputs[0].shape[2:])})
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            given = [*inputs, *named.values()]
+            seen[name].append(tuple(given[0].shape[1:]) if len(given) == 1 else ())
 
-    hooks = [layer.register_forward_pre_hook(remember(name)) for name, layer in weight_layers(D)]
-    with evaluating(D):
-        D(x)
-    for hook in hooks:
-        hook.remove()
-    return sizes
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(remember(name), with_kwargs=True) for name, layer in weight_layers(D)]
+    try:
+        with evaluating(D):
+            D(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def links(network: nn.Module) -> list[nn.Module]:
+    """What a network runs, each on what the one before gives: of nn.Sequential, and of D as built here, all parts.
+
+    Of anything else nobody knows what it runs: it is one link.
+    """
+    if not _runs_as(network, _CHAINS):
+        return [network]
+    return [link for part in network._modules.values() if part is not None for link in links(part)]
+
+
+def _runs_as(module: nn.Module, forwards: tuple[Any, ...]) -> bool:
+    """Whether the module's forward pass is one of these functions; a parametrized module has its class's."""
+    return type(module).forward in forwards and "forward" not in vars(module)
+
+
+def _operator(layer: nn.Module, seen: list[tuple[int, ...]], generator: torch.Generator) -> ConvSigma | None:
+    """Of a convolution that runs as torch's and whose inputs (C, ..) are all of one size; None of other layers."""
+    if len({*seen}) == 1 and _runs_as(layer, _CONVOLUTIONS):
+        with suppress(ValueError):  # there was no batch dimension
+            return ConvSigma(layer, seen[0][1:], generator)
+    return None
+
+
+def _norms(D: nn.Module, layers: dict[str, nn.Module], seen: dict[str, list[tuple[int, ...]]]) -> dict[str, nn.Module]:
+    """layer -> the batch norm that scales its outputs; of layers that are called once, and see vectors or images."""
+    followers, norms = dict(itertools.pairwise(links(D))), {}
+    for name, layer in layers.items():
+        norm, once = followers.get(layer), [len(shape) for shape in seen[name]] == [raw_weight(layer).ndim - 1]
+        if once and type(norm) in _BATCH_NORMS and getattr(norm, "running_var", None) is not None:
+            norms[name] = norm
+    return norms
+
+
+def _has_bound(D: nn.Module, measured: set[str], norms: dict[str, nn.Module]) -> bool:
+    """Whether all that D runs is a layer of known norm, a batch norm right after one, or stretches nothing."""
+    layers = {layer: name for name, layer in weight_layers(D)}
+    rest = [link for link in links(D) if layers.get(link) not in measured]
+    behind = [link for link in rest if type(link) in _BATCH_NORMS]
+    if len(behind) != len(norms):  # one stands elsewhere
+        return False
+    return all(
+        type(link) in (*_BATCH_NORMS, *_CONTRACTIONS) or (type(link) is nn.LeakyReLU and abs(link.negative_slope) <= 1)
+        for link in rest
+    )
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from sngan.data import ImageData
 from sngan.feed import Feed
 from sngan.measure import Window, magnitudes
 from sngan.models import Discriminator, Generator, initialize
+from sngan.networks import Networks, check_networks, layout_of, move
 from sngan.precision import products, set_products
 from sngan.spectral import raw_weight, weight_layers
 
@@ -24,13 +25,17 @@ class Run:
 
     Every tensor that a step reads or writes is made here and stays where it is, so that the step is a program on them;
     a state is loaded in place. `block` is the number of steps that are drawn for at once (see `Feed`); `observed`: a
-    window takes down what is logged.
+    window takes down what is logged. `networks`: the caller's own.
     """
 
-    def __init__(self, config: RunConfig, data: ImageData, observed: bool = True, block: int = 1) -> None:
+    def __init__(
+        self, config: RunConfig, data: ImageData, observed: bool = True, block: int = 1,
+        networks: Networks | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.device, self.dtype = config, data.images.device, getattr(torch, config.dtype)
         self.layout = layout_of(config)
-        self.G, self.D, self.constraint = build(config, self.device)
+        made = build(config, self.device) if networks is None else adopt(config, data, networks)
+        self.G, self.D, self.constraint = made
         self.opt_g, self.opt_d = (_adam(network, config, self.device) for network in (self.G, self.D))
         self.feed = Feed(config, data, self.dtype, block, self.constraint.sources())
         self.constraint.draw = self.feed.of_update
@@ -50,6 +55,10 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             return network(x).to(self.dtype)
 
+    def logits(self, x: Tensor) -> Tensor:
+        """(N,) of D; another one's than ours may be (N, 1)."""
+        return self.forward(self.D, x).flatten()
+
     def products(self) -> AbstractContextManager[None]:
         """How CUDA multiplies within a step."""
         return products("tf32" if self.config.precision == "tf32" else "ieee")
@@ -63,7 +72,8 @@ class Run:
 
     def magnitudes(self) -> dict[str, float]:
         """Sum of the absolute values of each parameter at the last look, by its name."""
-        names = [f"{type(n).__name__} {name}" for n in (self.G, self.D) for name, _ in n.named_parameters()]
+        networks = (("Generator", self.G), ("Discriminator", self.D))
+        names = [f"{of} {name}" for of, network in networks for name, _ in network.named_parameters()]
         return dict(zip(names, self._magnitudes.tolist(), strict=True))
 
     def of_rows(self) -> list[Tensor]:
@@ -119,21 +129,15 @@ def _load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
             value.copy_(state["state"][i][name]) if i in state["state"] else value.zero_()
 
 
-def layout_of(config: RunConfig) -> torch.memory_format:
-    return torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
-
-
 def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.Module, Constraint]:
     """G, D and the constraint as the run starts: initialized, then constrained, then moved to `device`.
 
     Drawn in float64 on the CPU, so that neither device nor precision changes the draws. Asserts that the
     initialization reached the raw parameters, unless the constraint has one of its own: after the constraint, writing
     to `.weight` would do nothing.
-    From here on float32 products of this process are float32 on CUDA too, whose libraries would take TF32 by default,
-    and cuDNN takes only algorithms that give the same bits twice.
+    From here on products are those of `exact_products`.
     """
-    set_products("ieee")
-    torch.backends.cudnn.deterministic = True
+    exact_products()
     G, D = unconstrained(config)
     initialize(G, config.seed, "G", config.init)
     initialize(D, config.seed, "D", config.init)
@@ -143,8 +147,33 @@ def build(config: RunConfig, device: torch.device | str) -> tuple[nn.Module, nn.
         kept = constraint.initializes or torch.equal(raw_weight(layer), initial[name])
         assert kept, f"the initialization of {name} was lost"
     for network in (G, D):
-        network.to(device).to(memory_format=layout_of(config))  # type: ignore[call-overload]
+        move(network, device, layout_of(config))
     return G, D, constraint.to(device)
+
+
+def adopt(config: RunConfig, data: ImageData, networks: Networks) -> tuple[nn.Module, nn.Module, Constraint]:
+    """The caller's G and D, D under the arm's constraint, moved to the data's device, and the constraint.
+
+    The constraint is made on the CPU, as by `build`, whose networks have the same bits if they are given here. Raises
+    InputError as `check_networks` does, before anything of them has changed.
+    """
+    exact_products()
+    check_networks(config, data, networks)
+    for network in networks:
+        network.to("cpu", getattr(torch, config.dtype)).train()
+    constraint = CONSTRAINTS[ARMS[config.arm].constraint](config, networks[1])
+    for network in networks:
+        move(network, data.images.device, layout_of(config))
+    return *networks, constraint.to(data.images.device)
+
+
+def exact_products() -> None:
+    """From here on float32 products of this process are float32 on CUDA too, and cuDNN's have the same bits twice.
+
+    CUDA's libraries would take TF32 by default.
+    """
+    set_products("ieee")
+    torch.backends.cudnn.deterministic = True
 
 
 def unconstrained(config: RunConfig) -> tuple[Generator, Discriminator]:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from sngan.config import RunConfig
+from sngan.config import InputError, RunConfig
 from sngan.data import ImageData
 from sngan.losses import adversarial_d, adversarial_g
+from sngan.networks import Networks
 from sngan.observer import Log, Observer, Unobserved
 from sngan.precision import check_precision
 from sngan.state import Run
@@ -30,8 +31,8 @@ def update(run: Run) -> None:
         with torch.no_grad():
             x_fake = run.forward(G, feed.z_d())  # of latents (N, z_dim)
         constraint.before_update()
-        logits_fake = run.forward(D, x_fake)  # before the real ones: each forward may move the constraint's vectors
-        logits_real = run.forward(D, x_real)
+        logits_fake = run.logits(x_fake)  # before the real ones: each forward may move the constraint's vectors
+        logits_real = run.logits(x_real)
         adversarial, d_real, d_fake = adversarial_d(config.loss, logits_real, logits_fake)
         penalty = constraint.weighted_penalty(x_real, x_fake)
         loss_d = adversarial + penalty
@@ -41,7 +42,7 @@ def update(run: Run) -> None:
         if window:
             window.add_d(D, (loss_d, adversarial, penalty, d_real, d_fake), logits_real, logits_fake)
     with frozen(D):
-        loss_g = adversarial_g(config.loss, run.forward(D, run.forward(G, feed.z_g())))
+        loss_g = adversarial_g(config.loss, run.logits(run.forward(G, feed.z_g())))
         minimize(run.opt_g, loss_g)
     feed.next_g()
     if window:
@@ -57,11 +58,14 @@ def minimize(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """No gradients for the network's parameters: the G step needs those of its input only."""
-    network.requires_grad_(False)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class Outcome(NamedTuple):
@@ -100,8 +104,10 @@ class Steps(Protocol):
 class Here:
     """Steps made in this process on the device of the data, each when the one before was looked at."""
 
-    def __init__(self, config: RunConfig, data: ImageData, observed: bool = True) -> None:
-        self.run, self.clock = Run(config, data, observed), time.perf_counter
+    def __init__(
+        self, config: RunConfig, data: ImageData, observed: bool = True, networks: Networks | None = None
+    ) -> None:
+        self.run, self.clock = Run(config, data, observed, networks=networks), time.perf_counter
 
     def begin(self, at: int) -> Iterator[int]:
         for step in range(at + 1, self.run.config.steps + 1):
@@ -118,11 +124,12 @@ class Here:
 def train(
     config: RunConfig,
     data: ImageData,
-    log: Log | None,
+    log: Log | None = None,
     save: Callable[[dict[str, Any]], None] | None = None,
     resume: dict[str, Any] | None = None,
     due: Callable[[int], bool] | None = None,
     steps: Steps | None = None,
+    networks: Networks | None = None,
 ) -> Outcome:
     """Train one run and return how it ended.
 
@@ -138,16 +145,31 @@ def train(
     `steps` makes the steps, and shows those that it likes, so that `due` is not asked for others; default: they are
     made here, on the device of `data`, one by one. Samples are judged on the device of `data`.
 
-    Raises InputError for precision `tf32` on a CPU.
+    `networks` are a generator and a discriminator of your own, in place of those of the architecture. G maps latents
+    (N, z_dim) to images (N, C, side, side) in [-1, 1] of the data's C and side, D maps these to N logits, (N,), (N, 1)
+    or (N, 1, 1, 1). They are trained in place, with the weights that they come with: neither `init` nor the streams of
+    a seed's initial weights have a part in it, nor have the widths and the arm's norm, which is whatever you built. The
+    arm's constraint is put on D, and stays there: of arms with spectral normalization `remove_spectral_norm(D)` takes
+    it off. Both are moved to the device of the data, to the config's precision and memory format, and to train mode.
+    To resume, give networks as they were built, not those that were trained. What they draw themselves, such as
+    dropout's masks, comes from torch's global generator, which no state holds. Samples are judged as `config.judge`
+    says, but those of another size than the yardstick of `config.dataset` knows by their pixels alone, unless another
+    judge is named. `lipschitz/product` and `sigma_bn` are recorded of a D that is a chain (`nn.Sequential`),
+    `sigma_conv` of layers whose inputs have one known size.
+
+    Raises InputError for precision `tf32` on a CPU; for networks that are not as described above, share parameters,
+    have none to train, or do not go with the arm (they are left as they were); and for `networks` with `steps`.
     """
     if steps is None:
         check_precision(config.precision, data.images.device)
-        steps = Here(config, data, observed=log is not None)
+        steps = Here(config, data, log is not None, networks)
+    elif networks is not None:
+        raise InputError("networks go with steps that are made here: whoever makes the steps has networks already")
     run = steps.run
     observer = Observer(run, data, log, steps.clock) if log else Unobserved()
     outcome = Outcome("finished", config.steps)
     try:
-        for step in steps.begin(_begun(run, observer, resume)):
+        for step in steps.begin(_begun(run, observer, resume, networks is not None)):
             if bad := observer.after(step):
                 outcome = Outcome("diverged", step, f"non-finite: {bad}")
                 break
@@ -162,11 +184,16 @@ def train(
     return outcome
 
 
-def _begun(run: Run, observer: Observer | Unobserved, state: dict[str, Any] | None) -> int:
-    """The step that the run is at: that of the state, or 0."""
+def _begun(run: Run, observer: Observer | Unobserved, state: dict[str, Any] | None, own: bool) -> int:
+    """The step that the run is at: that of the state, or 0. Raises InputError for one of other networks of a caller."""
     if state is None:
         observer.begin()
         return 0
-    run.load_state(state)
-    observer.load_state(state)
+    try:
+        run.load_state(state)
+        observer.load_state(state)
+    except (RuntimeError, KeyError) as error:
+        if not own:
+            raise
+        raise InputError(f"the state to resume from is of other networks, or of another arm: {error}") from error
     return state["step"]

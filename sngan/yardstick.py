@@ -35,6 +35,7 @@ N_FEATURES = sized(YARDSTICK, 1, 28, width=1)[-1].channels_in
 
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
 _IMAGES_SHOWN = 500_000  # to a classifier of a user's own labels
+_MOST_SAID = 100  # epochs of which each has a line
 _SAY_EVERY, _FIRST = 10.0, 3.0  # seconds between lines of progress, and to the first
 FOLDER = Path(__file__).parent / "yardsticks"
 
@@ -262,7 +263,8 @@ def _train(subject: _Subject, say: Callable[[str], None], epochs: int, keep: Pat
             accuracy = _accuracy(network, x_test, y_test)
             if keep:
                 training.keep(keep)
-            say(f"{name}: epoch {training.epoch} of {epochs}, {accuracy:.2%} of {len(x_test):,} held-out images")
+            if epochs <= _MOST_SAID or training.epoch == epochs or training.is_time_to_say():
+                say(f"{name}: epoch {training.epoch} of {epochs}, {accuracy:.2%} of {len(x_test):,} held-out images")
     except KeyboardInterrupt:
         kept = f"what {training.epoch} of {epochs} epochs gave is kept in {keep}, and the same command continues there"
         say(f"{name}: stopped; {kept if keep and training.epoch and cache.is_own(keep) else 'nothing of it is kept'}")
@@ -310,10 +312,15 @@ class _Training:
             self._optimizer.step()
             self._schedule.step()
             self.share = i / self._steps
-            if (now := time.monotonic()) - self._said > _SAY_EVERY and i < self._steps:
-                self._said = now
-                yield (now - begin) / self.share * (self._epochs - self.epoch - self.share)
+            if i < self._steps and self.is_time_to_say():
+                yield (time.monotonic() - begin) / self.share * (self._epochs - self.epoch - self.share)
         self.epoch, self.share = self.epoch + 1, 0.0
+
+    def is_time_to_say(self) -> bool:
+        """Whether there was no line of progress for long; then it is taken for one that there is now."""
+        if is_time := (now := time.monotonic()) - self._said > _SAY_EVERY:
+            self._said = now
+        return is_time
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -292,3 +292,26 @@ def _study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def study_folder(_study_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(_study_folder, tmp_path / "runs" / "tiny", ignore=shutil.ignore_patterns(".history.cache"))
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in the format of Inception's weights, its numbers drawn at random: no features of it mean anything.
+
+    Convolutions keep the size of what they see (He et al. 2015); else all 2048 features would be zero.
+    """
+    port = pytest.importorskip("torch_fidelity").feature_extractor_inceptionv3
+    network = port.FeatureExtractorInceptionV3
+    generator = torch.Generator().manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "load_state_dict", lambda *_: None)
+        patch.setattr(port, "load_state_dict_from_url", lambda *_, **__: {})
+        state = network("stand-in", ["2048"]).state_dict()
+    for name, tensor in state.items():
+        if name.endswith("conv.weight"):
+            torch.nn.init.kaiming_normal_(tensor, nonlinearity="relu", generator=generator)
+        elif name.endswith("running_mean"):
+            tensor.normal_(0, 0.1, generator=generator)
+    path = tmp_path_factory.mktemp("weights") / "stand-in.pth"
+    torch.save(state, path)
+    return path

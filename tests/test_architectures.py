@@ -2,44 +2,100 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.account import step_flop
 from sngan import architectures
-from sngan.architectures import ARCHITECTURES, Architecture, Layer, bounds, fitting, layer_names, sized
+from sngan.architectures import ARCHITECTURES, Layer, bounds, fitting, layer_names, sized
 from sngan.config import InputError, RunConfig
+from sngan.data import ImageData
 from sngan.models import Discriminator, Generator, initialize
 from sngan.sigma import conv_sigma, matrix_sigma
-
-PAPERS = Architecture(  # Miyato et al. 2018, Table 3, a quarter as wide
-    label="the SN-GAN paper's networks for 32x32 images",
-    source="Miyato et al. 2018, arXiv 1802.05957",
-    side=32,
-    z_dim=128,
-    g_width=16,
-    d_width=16,
-    slope=0.1,
-    generator=(
-        Layer("dense", "dense", 8, kernel=4),
-        Layer("deconv1", "deconv", 4, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
-        Layer("deconv2", "deconv", 2, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
-        Layer("deconv3", "deconv", 1, kernel=4, stride=2, padding=1, norm=True, activation="relu"),
-        Layer("conv", "conv", "image", kernel=3, padding=1, activation="tanh"),
-    ),
-    discriminator=(
-        Layer("conv1", "conv", 1, kernel=3, padding=1, norm=True, activation="leaky_relu"),
-        Layer("conv2", "conv", 1, kernel=4, stride=2, padding=1, norm=True, activation="leaky_relu"),
-        Layer("conv3", "conv", 2, kernel=3, padding=1, norm=True, activation="leaky_relu"),
-        Layer("dense", "dense", "logit"),
-    ),
-)
+from sngan.state import Run
+from sngan.train import update
 
 
-@pytest.fixture(params=[*ARCHITECTURES, "papers"])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(ARCHITECTURES, "papers", PAPERS)
+@pytest.fixture(params=[*ARCHITECTURES])
+def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+def layers_of(network: nn.Module) -> list[str]:
+    """Each layer's name, what it is, and the shapes of its parameters."""
+    found = []
+    for layer_name, layer in network.named_children():
+        details = ""
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            details = f"k{layer.kernel_size[0]} s{layer.stride[0]} p{layer.padding[0]}"  # squares: see the weights
+        elif isinstance(layer, nn.LeakyReLU):
+            details = f"{layer.negative_slope}"
+        kind = next(base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("torch.nn"))
+        shapes = [str(tuple(parameter.shape)) for parameter in layer.parameters()]
+        found.append(" ".join(filter(None, (layer_name, kind, details, *shapes))))
+    return found
+
+
+def test_the_papers_networks_are_those_of_its_table() -> None:
+    """Miyato et al. 2018, Table 3: layer by layer, as a reader of the paper would write them down."""
+    G, D = Generator(128, 3, 64, "sndcgan32"), Discriminator(3, 64, "none", "sndcgan32")
+    assert layers_of(G) == [
+        "flatten1 Flatten", "dense Linear (8192, 128) (8192,)", "unflatten1 Unflatten",
+        "deconv1 ConvTranspose2d k4 s2 p1 (512, 256, 4, 4) (256,)", "bn2 BatchNorm2d (256,) (256,)", "act2 ReLU",
+        "deconv2 ConvTranspose2d k4 s2 p1 (256, 128, 4, 4) (128,)", "bn3 BatchNorm2d (128,) (128,)", "act3 ReLU",
+        "deconv3 ConvTranspose2d k4 s2 p1 (128, 64, 4, 4) (64,)", "bn4 BatchNorm2d (64,) (64,)", "act4 ReLU",
+        "conv Conv2d k3 s1 p1 (3, 64, 3, 3) (3,)", "act5 Tanh",
+    ]  # fmt: skip
+    assert layers_of(D) == [
+        "conv1 Conv2d k3 s1 p1 (64, 3, 3, 3) (64,)", "act1 LeakyReLU 0.1",
+        "conv2 Conv2d k4 s2 p1 (64, 64, 4, 4) (64,)", "act2 LeakyReLU 0.1",
+        "conv3 Conv2d k3 s1 p1 (128, 64, 3, 3) (128,)", "act3 LeakyReLU 0.1",
+        "conv4 Conv2d k4 s2 p1 (128, 128, 4, 4) (128,)", "act4 LeakyReLU 0.1",
+        "conv5 Conv2d k3 s1 p1 (256, 128, 3, 3) (256,)", "act5 LeakyReLU 0.1",
+        "conv6 Conv2d k4 s2 p1 (256, 256, 4, 4) (256,)", "act6 LeakyReLU 0.1",
+        "conv7 Conv2d k3 s1 p1 (512, 256, 3, 3) (512,)", "act7 LeakyReLU 0.1",
+        "flatten8 Flatten", "dense Linear (1, 8192) (1,)",
+    ]  # fmt: skip
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (G, D)]
+    assert counts == [3_812_355, 2_935_873]  # 1,056,768 + 2,097,408 + .. by hand
+    normed = [name for name in layers_of(Discriminator(3, 64, "batch", "sndcgan32")) if "BatchNorm2d" in name]
+    assert normed == [f"bn{i} BatchNorm2d ({n},) ({n},)" for i, n in
+                      ((2, 64), (3, 128), (4, 128), (5, 256), (6, 256), (7, 512))]  # fmt: skip
+
+
+def test_the_notebooks_networks_are_those_of_the_notebook() -> None:
+    G, D = Generator(), Discriminator(norm="none")
+    assert [name for name in layers_of(G) if "Norm" not in name and "ReLU" not in name] == [
+        "deconv1 ConvTranspose2d k3 s2 p0 (64, 256, 3, 3) (256,)",
+        "deconv2 ConvTranspose2d k4 s1 p0 (256, 128, 4, 4) (128,)",
+        "deconv3 ConvTranspose2d k3 s2 p0 (128, 64, 3, 3) (64,)",
+        "deconv4 ConvTranspose2d k4 s2 p0 (64, 1, 4, 4) (1,)", "act4 Tanh",
+    ]  # fmt: skip
+    assert layers_of(D) == [
+        "conv1 Conv2d k4 s2 p0 (16, 1, 4, 4) (16,)", "act1 LeakyReLU 0.2",
+        "conv2 Conv2d k4 s2 p0 (32, 16, 4, 4) (32,)", "act2 LeakyReLU 0.2",
+        "conv3 Conv2d k4 s2 p0 (1, 32, 4, 4) (1,)",
+    ]  # fmt: skip
+    assert sum(parameter.numel() for parameter in G.parameters()) == 747_841
+    assert sum(parameter.numel() for parameter in Discriminator().parameters()) == 9_105
+
+
+@pytest.mark.parametrize("n_dis", [1, 5])
+def test_a_steps_operations_are_those_that_torch_counts(name: str, n_dis: int) -> None:
+    """In the networks' products; torch counts forward and backward passes as they are made."""
+    config = RunConfig(
+        dataset={28: "mnist", 32: "cifar10"}[ARCHITECTURES[name].side], architecture=name, arm="plain", batch_size=4,
+        n_dis=n_dis, threads=1, g_width=8, d_width=8,
+    )  # fmt: skip
+    images = torch.zeros(50, config.channels, config.side, config.side, dtype=torch.uint8)
+    run = Run(config, ImageData(config.dataset, images, torch.zeros(50, dtype=torch.int64), ""))
+    run.turn()
+    with FlopCounterMode(display=False) as counter:
+        update(run)
+    assert counter.get_total_flops() == pytest.approx(step_flop(config), rel=0.05)
 
 
 def seen(network: nn.Module, x: Tensor) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -87,9 +143,9 @@ def test_what_stands_between_the_layers_is_what_the_rows_say(name: str) -> None:
     deconv, conv = ["ConvTranspose2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d"]
     expected = {
         "dcgan28": (deconv * 3 + ["ConvTranspose2d", "Tanh"], [*conv, "LeakyReLU 0.2"] * 2 + ["Conv2d"]),
-        "papers": (
+        "sndcgan32": (
             ["Flatten", "Linear", "Unflatten", *deconv * 3, "Conv2d", "Tanh"],
-            [*conv, "LeakyReLU 0.1"] * 3 + ["Flatten", "Linear"],
+            ["Conv2d", "LeakyReLU 0.1", *[*conv, "LeakyReLU 0.1"] * 6, "Flatten", "Linear"],
         ),
     }[name]
     assert (said(Generator(8, 1, 8, name)), said(Discriminator(1, 8, "batch", name))) == expected
@@ -113,15 +169,29 @@ def test_operator_norms_lie_between_sigma_and_the_bound(name: str) -> None:
             layer.weight.fill_(1.0)  # type: ignore[union-attr,operator]
         norm, sigma = float(conv_sigma(layer, (row.side_in, row.side_in))), float(matrix_sigma(layer.weight))  # type: ignore[arg-type]
         assert sigma * (1 - 1e-6) <= norm <= row.bound * sigma * (1 + 1e-6)
-        nearest[row.layer.name] = norm / sigma / row.bound
-    assert min(nearest.values()) > 0.9
+        if row.side_in > 4:  # on fewer pixels the edge takes much away
+            nearest[row.layer.name] = norm / sigma / row.bound
+    assert min(nearest.values()) > 0.8
     assert bounds(name) == {row.layer.name: row.bound for row in architectures.discriminator(name, 1, 4)}
 
 
-def test_a_3x3_convolution_of_stride_1_is_bounded_by_3_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHITECTURES, "papers", PAPERS)
-    assert bounds("papers")["conv1"] == 3
+def test_a_3x3_convolution_of_stride_1_is_bounded_by_3_whatever_its_name() -> None:
+    of_papers = {f"conv{i}": 3 if i % 2 else 2 for i in range(1, 8)}
+    assert bounds("sndcgan32") == of_papers | {"dense": 1}
     assert bounds("dcgan28") == {"conv1": 2, "conv2": 2, "conv3": 1}
+
+
+def test_operator_norms_of_the_papers_layers_are_those_of_dense_matrices() -> None:
+    """The convolution of every unit image, as a matrix, and numpy's singular values."""
+    for row in architectures.discriminator("sndcgan32", 3, 4)[:-1]:
+        side = min(row.side_in, 8)
+        layer = Discriminator(3, 4, "none", "sndcgan32").double().get_submodule(row.layer.name)
+        units = torch.eye(row.channels_in * side**2, dtype=torch.float64).reshape(-1, row.channels_in, side, side)
+        with torch.no_grad():
+            matrix = (layer(units) - layer(torch.zeros_like(units[:1]))).flatten(1).numpy()
+        exact = np.linalg.svd(matrix, compute_uv=False)[0]
+        assert float(conv_sigma(layer, (side, side))) == pytest.approx(exact, rel=1e-5)
+        assert exact <= row.bound * float(matrix_sigma(layer.weight)) * (1 + 1e-9)  # type: ignore[arg-type]
 
 
 def test_every_layer_of_every_architecture_is_initialized_from_its_stream(name: str) -> None:
@@ -140,11 +210,14 @@ def test_the_discriminators_layers_are_named(name: str) -> None:
     assert tuple(weighted) == layer_names(name)
 
 
-def test_the_architecture_follows_from_the_images_size_and_gives_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_architecture_follows_from_the_images_size_and_gives_widths() -> None:
     config = RunConfig()
     assert (config.architecture, config.g_width, config.d_width, config.z_dim) == ("dcgan28", 64, 16, 64)
-    monkeypatch.setitem(ARCHITECTURES, "papers", PAPERS)
-    assert fitting(32) == "papers"
+    assert fitting(32) == "sndcgan32"
+    config = RunConfig(dataset="cifar10")
+    assert (config.architecture, config.g_width, config.d_width, config.z_dim) == ("sndcgan32", 64, 64, 128)
+    with pytest.raises(InputError, match=r"architecture dcgan28 is for images of 28 pixels .* cifar10 has 32"):
+        RunConfig(dataset="cifar10", architecture="dcgan28")
     with pytest.raises(ValueError, match="no architecture has 64 pixels a side"):
         fitting(64)
     with pytest.raises(InputError, match="architecture"):

@@ -28,7 +28,7 @@ from sngan import __version__
 from sngan.config import TRAINING_VERSION, InputError
 from sngan.datasets import DATASETS
 
-COMMANDS = ("train", "study", "plan", "sweep", "status", "report", "sample", "export", "bench", "yardstick")
+COMMANDS = ("train", "study", "plan", "sweep", "status", "report", "sample", "export", "fid", "bench", "yardstick")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -78,6 +78,8 @@ MISTAKES = [
     (["report", "a/b"], "a/b"),
     (["sample", "nothing"], "no run 'nothing'"),
     (["export", "nothing"], "no run 'nothing'"),
+    (["fid", "nothing"], "no run 'nothing'"),
+    (["fid"], "name a run"),
     (["bench", "--seconds", "0"], "--seconds"),
     (["bench", "--device", "cuda:9"], "is not there"),
 ]

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import os
+import pickle
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from conftest import small
 from PIL import Image
 from sklearn.datasets import load_digits
-from torchvision.datasets import MNIST
+from torchvision.datasets import CIFAR10, KMNIST, MNIST
 
 from experiments.run import execute
 from sngan import data
@@ -286,6 +287,133 @@ def test_without_network_the_message_names_files_and_folder(tmp_path: Path, monk
     assert str(tmp_path / "FashionMNIST" / "raw") in str(caught.value)
 
 
+def write_cifar(root: Path, n: int = 60) -> np.ndarray:
+    """CIFAR-10's files in the format of their authors, the "python version": (6 n, 3, 32, 32), the test batch last.
+
+    The colour of an image's middle says its class.
+    """
+    rng = np.random.default_rng(0)
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    batches = []
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        images = rng.integers(0, 60, (n, 3, 32, 32), dtype=np.uint8)
+        labels = [i % 10 for i in range(n)]
+        for image, label in zip(images, labels, strict=True):
+            image[:, 8:24, 8:24] += np.array([[190, 0, 0, 190, 190, 0, 190, 95, 0, 95][label],
+                                              [0, 190, 0, 190, 0, 190, 190, 95, 0, 0][label],
+                                              [0, 0, 190, 0, 190, 190, 190, 95, 0, 190][label]],
+                                             np.uint8)[:, None, None]  # fmt: skip
+        content = {b"batch_label": name.encode(), b"labels": labels, b"data": images.reshape(n, 3072),
+                   b"filenames": [b"%d.png" % i for i in range(n)]}  # fmt: skip
+        (folder / name).write_bytes(pickle.dumps({key.decode(): value for key, value in content.items()}, protocol=2))
+        batches.append(images)
+    return np.concatenate(batches)
+
+
+@pytest.mark.usefixtures("any_files")
+def test_cifar10_is_read_from_where_torchvision_keeps_it(tmp_path: Path) -> None:
+    images = write_cifar(tmp_path)
+    found, test = load("cifar10", str(tmp_path)), load("cifar10", str(tmp_path), part="test")
+    np.testing.assert_array_equal(found.images, images[:300])
+    np.testing.assert_array_equal(test.images, images[300:])
+    assert found.labels.tolist() == [i % 10 for i in range(60)] * 5
+    assert (found.images.dtype, found.classes, found.digest) == (
+        torch.uint8, 10, hashlib.sha256(images[:300].tobytes()).hexdigest()
+    )  # fmt: skip
+
+
+class Command:
+    """What a pickle can be made to run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+BATCHES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda path: os.truncate(path, 5000), "not the format of CIFAR-10, or it is truncated"),
+    "empty": (lambda path: os.truncate(path, 0), "not the format of CIFAR-10, or it is truncated"),
+    "no pickle": (lambda path: path.write_bytes(b"x" * 99), "not the format of CIFAR-10"),
+    "a program": (lambda path: path.write_bytes(pickle.dumps(Command(path.parent / "ran"))), "has no posix.mkdir"),
+    "a list": (lambda path: path.write_bytes(pickle.dumps([1, 2])), "not the format of CIFAR-10"),
+    "other images": (
+        lambda path: path.write_bytes(pickle.dumps({"data": np.zeros((2, 30), np.uint8), "labels": [0, 1]})),
+        "not the format of CIFAR-10",
+    ),
+    "a class too many": (
+        lambda path: path.write_bytes(pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]})),
+        "labels up to 10; expected .* below 10",
+    ),
+    "a label too few": (
+        lambda path: path.write_bytes(pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1]})),
+        "302 images|242, 3, 32, 32",
+    ),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "data_batch_3 is not a file"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "data_batch_3 is not a file"),
+}
+
+
+@pytest.mark.usefixtures("any_files")
+@pytest.mark.parametrize("kind", BATCHES)
+def test_files_that_are_not_cifar10s_are_refused(kind: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    do, message = BATCHES[kind]
+    do(tmp_path / "cifar-10-batches-py" / "data_batch_3")
+    with in_time(), pytest.raises(InputError, match=message) as caught:
+        load("cifar10", str(tmp_path))
+    assert "or cifar-10-python.tar.gz beside that folder" in str(caught.value)
+    assert not (tmp_path / "cifar-10-batches-py" / "ran").exists()
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_only_the_published_files_are_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those whose MD5 torchvision knows."""
+    images = write_cifar(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    with pytest.raises(InputError, match=r"data_batch_1 is not the published .* of CIFAR10: its MD5 is .*, not c99caf"):
+        load("cifar10", str(tmp_path))
+    monkeypatch.setattr(
+        CIFAR10, "train_list", [[f"data_batch_{i}", md5(folder / f"data_batch_{i}")] for i in range(1, 6)]
+    )
+    np.testing.assert_array_equal(load("cifar10", str(tmp_path)).images, images[:300])
+    data.load.cache_clear()
+    flip(folder / "data_batch_4", 5000)
+    with pytest.raises(InputError, match="data_batch_4 is not the published data_batch_4 of CIFAR10: its MD5 is"):
+        load("cifar10", str(tmp_path))
+
+
+def test_of_kmnist_the_packed_file_is_known_and_the_size_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "KMNIST" / "raw"
+    write_idx(raw, n=70)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(
+        InputError, match=r"is not the published .* of KMNIST: it has fewer bytes than that one's 47,040,016"
+    ):
+        load("kmnist", str(tmp_path))
+    paths = sorted(raw.iterdir())
+    for path in paths:
+        pack(path)
+    with pytest.raises(InputError, match=r"ubyte\.gz is not the published .* of KMNIST: "):
+        load("kmnist", str(tmp_path))
+    resources = [(f"{path.name}.gz", md5(path.with_name(f"{path.name}.gz"))) for path in paths]
+    monkeypatch.setattr(KMNIST, "resources", sorted(resources, reverse=True))  # images before labels
+    sizes = {path.name: (len(gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())), "") for path in paths}
+    monkeypatch.setitem(DATASETS, "kmnist", replace(DATASETS["kmnist"], published=sizes))
+    monkeypatch.setattr(KMNIST, "resources", [*resources[2:3], *resources[3:], *resources[:2]])
+    assert load("kmnist", str(tmp_path)).images.shape == (70, 1, 28, 28)
+    data.load.cache_clear()
+    assert load("kmnist", str(tmp_path)).images.shape == (70, 1, 28, 28)  # of the files that were unpacked
+
+
 @pytest.mark.usefixtures("any_files")
 def test_test_images_are_other_files(tmp_path: Path) -> None:
     images = write_idx(tmp_path / "MNIST" / "raw")
@@ -297,7 +425,7 @@ def test_test_images_are_other_files(tmp_path: Path) -> None:
         load("digits", part="test")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "", ["mnist"], {}, None, 3])
+@pytest.mark.parametrize("name", ["cifar100", "", ["mnist"], {}, None, 3])
 def test_unknown_data_set(name: Any) -> None:
     with pytest.raises(InputError, match=re.escape(f"unknown data set {name!r}; known: digits")):
         load(name)

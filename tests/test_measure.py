@@ -14,8 +14,9 @@ from torch import nn
 
 from sngan import measure, state
 from sngan.config import RunConfig
+from sngan.constraints import Constraint
 from sngan.data import load
-from sngan.measure import Instruments, non_finite
+from sngan.measure import Instruments, links, non_finite
 from sngan.spectral import raw_weight
 from sngan.state import Run, build
 
@@ -184,3 +185,84 @@ def test_a_bound_is_recorded_only_if_everything_in_d_is_known_to_it() -> None:
     assert not product(bn1=nn.InstanceNorm2d(16))
     assert not product(bn1=nn.GroupNorm(1, 16))
     assert not product(act1=nn.BatchNorm2d(16))
+
+
+class Skipping(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
+def chain(*middle: nn.Module) -> nn.Sequential:
+    """Of 28 x 28 pixels, the given parts, which keep 4 x 7 x 7, in its middle."""
+    return nn.Sequential(nn.Conv2d(1, 4, 4, 4), *middle, nn.Flatten(), nn.Linear(196, 3), nn.Linear(3, 1))
+
+
+def rows_with(D: nn.Module) -> dict[str, Any]:
+    config, data = small(arm="plain", precision="float64"), load("digits")
+    G, _, _ = build(config, "cpu")
+    D.double()
+    return Instruments(config, G, D, Constraint(config, D), data).row(0, {})
+
+
+def batch_norm(kind: type = nn.BatchNorm2d, n: int = 4) -> Any:
+    norm = kind(n).double()
+    norm.weight.data.copy_(torch.linspace(-2, 1, n))
+    norm.running_var.copy_(torch.linspace(0.5, 3, n))
+    return norm
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda: [nn.Identity(), nn.Dropout(0.5)],
+        lambda: [nn.Sequential(batch_norm(), nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1)))],
+        lambda: [nn.ConvTranspose2d(4, 2, 2, 2), batch_norm(n=2), nn.Conv2d(2, 4, 2, 2)],
+        lambda: [nn.Flatten(), nn.Linear(196, 6), batch_norm(nn.BatchNorm1d, 6), nn.Linear(6, 196)],
+        lambda: [nn.Flatten(2), nn.Conv1d(4, 4, 3, padding=1), batch_norm(nn.BatchNorm1d)],
+        lambda: [nn.Linear(7, 7)],
+        lambda: [nn.Conv2d(4, 4, 3, padding="same", padding_mode="circular", groups=2)],
+    ],
+)  # fmt: skip
+def test_the_bound_of_a_chain_is_the_product_of_its_parts_norms(middle: Any) -> None:
+    """Of parts that are linear in eval mode: the largest singular value of each one's Jacobian."""
+    D, expected = chain(*middle()), 1.0
+    row, x = rows_with(D), torch.randn(1, 1, 28, 28, dtype=torch.float64)
+    D.eval()
+    for part in links(D):
+        jacobian = torch.autograd.functional.jacobian(part, x)
+        x = part(x)
+        expected *= torch.linalg.matrix_norm(jacobian.reshape(x.numel(), -1), 2).item()
+    assert row["lipschitz/product"] == pytest.approx(expected, rel=1e-3)
+
+
+def same(part: nn.Module) -> list[nn.Module]:
+    return [part, nn.ReLU(), part]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda: [Skipping(nn.Conv2d(4, 4, 1))],
+        lambda: [nn.LeakyReLU(2.0)],
+        lambda: [nn.GELU()],
+        lambda: [nn.ReLU(), batch_norm()],
+        lambda: same(nn.Conv2d(4, 4, 1)),
+        lambda: [nn.ReLU(), *same(batch_norm())],
+        lambda: [nn.BatchNorm2d(4, track_running_stats=False)],
+        lambda: [nn.Unflatten(1, (1, 4)), nn.Conv3d(1, 1, 1)],
+        lambda: [nn.Flatten(2), nn.Linear(49, 49), batch_norm(nn.BatchNorm1d)],  # of channels that are no outputs
+        lambda: [nn.LayerNorm(7)],
+    ],
+)
+def test_what_is_not_known_has_no_bound(middle: Any) -> None:
+    row = rows_with(chain(*middle()))
+    assert "lipschitz/product" not in row
+    assert "sigma_conv/0" in row
+    assert not [key for key in row if key.startswith("sigma_bn/")]
+
+
+def test_a_gain_scales_the_outputs_of_a_transposed_convolution() -> None:
+    D = chain(layer := nn.ConvTranspose2d(4, 2, 2, 2), norm := batch_norm(n=2), nn.Conv2d(2, 4, 2, 2))
+    row, gain = rows_with(D), (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().numpy()
+    matrix = layer.weight.detach().numpy().transpose(1, 0, 2, 3).reshape(2, -1)
+    assert row["sigma_bn/1"] == pytest.approx(np.linalg.norm(np.diag(gain) @ matrix, 2), rel=1e-9)

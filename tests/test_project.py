@@ -101,7 +101,7 @@ SPANNING = {  # tests of what several modules do together
 }
 TESTED_TOGETHER = {  # modules whose tests are in one of those, or in the named file
     **dict.fromkeys(("engine", "local", "on_ray", "packed", "server"), "engines"), "checkpoint": "resume",
-    "phases": "check", "messages": "display",
+    "phases": "check", "messages": "display", "errors": "config",
 }  # fmt: skip
 
 
