@@ -31,6 +31,7 @@ from analysis.stats import (
     subtract,
 )
 from analysis.study import Study
+from analysis.terms import OURS, Terms, terms_of
 from experiments.study import CONTEXT_FIELDS
 from sngan.arms import ARMS
 from sngan.config import InputError
@@ -181,7 +182,10 @@ class _Cell:
     """learning rate -> context, of those that differ in nothing else"""
     bench: Path | None = None
     view: str = ""
-    """of quality: empty for fd, `_pixels` for fd_pixels"""
+    """of quality: empty for the one that runs are judged by, `_pixels` for fd_pixels beside it"""
+    terms: Terms = OURS
+    classes: int = 0
+    """of the data; 0: it has no labels"""
 
     @property
     def gain(self) -> str:
@@ -410,7 +414,7 @@ def _order(cell: _Cell, part: Callable[[_Cell, _Arm, _Arm], Part], name: str) ->
 
 
 def _distance(cell: _Cell) -> str:
-    return "fd_pixels" if cell.view else "fd"
+    return "fd_pixels" if cell.view else cell.terms.quality
 
 
 # --- C1 to C17 ---
@@ -537,7 +541,13 @@ def _c10(cell: _Cell) -> Iterator[Part]:
     if cell.dataset != "stacked_mnist":
         yield _missing("modes hit: sn - dcgan", _Missing("stacked_mnist"))
         return
-    yield _contrast(cell, "modes_end", "modes hit", "sn", "dcgan", "above")
+    yield _modes(cell, "modes_end", "modes hit", "sn", "dcgan")
+
+
+def _modes(cell: _Cell, name: str, what: str, arm: _Arm, other: _Arm) -> Part:
+    if not cell.terms.classes:
+        return _missing(f"{what}: {_name(arm)} - {_name(other)}", _Missing("a judge that knows the data's classes"))
+    return _contrast(cell, name, what, arm, other, "above")
 
 
 def _c11(cell: _Cell) -> Iterator[Part]:
@@ -595,15 +605,14 @@ def _c13(cell: _Cell) -> Iterator[Part]:
         except _Missing:
             full = False
         else:
-            full &= bool(np.nanmedian(of) > _SATURATED * classes_of(cell.dataset)) if not np.isnan(of).all() else False
+            full &= bool(np.nanmedian(of) > _SATURATED * cell.classes) if not np.isnan(of).all() else False
     for arm, other in _PAIRS:
-        what = "lowest effective modes of the second half"
-        part = _contrast(cell, "effective_modes_low", what, arm, other, "above")
+        part = _modes(cell, "effective_modes_low", "lowest effective modes of the second half", arm, other)
         if full and part.tested:
             said = f"saturated: in all four arms the median run ends above {_SATURATED:.0%} of the modes"
             part = replace(part, refused=said)
         yield part
-    for arm, other in _PAIRS:
+    for arm, other in _PAIRS if cell.terms.sight != "pixels" else ():
         yield replace(_contrast(cell, "coverage_end", "coverage at the end", arm, other, "above"), decides=False)
 
 
@@ -693,6 +702,7 @@ class _Judged:
     family: str
     parts: list[Part]
     other_view: list[Part]
+    quality: str = "fd"
     adjusted: float = np.nan
     adjusted_against: float = np.nan
 
@@ -728,7 +738,7 @@ class _Judged:
         }
         verdict = next((name for name, is_so in decided.items() if is_so), "inconclusive")
         if verdict != "inconclusive" and any(opposed(*pair, verdict) for pair in self._views(verdict)):
-            return "depends on the view", f"{verdict} by fd, the other way round by fd_pixels"
+            return "depends on the view", f"{verdict} by {self.quality}, the other way round by fd_pixels"
         return verdict, ""
 
     def _views(self, verdict: str) -> list[tuple[Part, Part]]:
@@ -755,16 +765,18 @@ def judge_runs(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | Non
     direction; each is adjusted within its family: Holm over the primary claims, Benjamini-Hochberg over the outcomes of
     all contexts, and apart over mechanism and cost; p_contradicted over these two together, without which some claim is
     contradicted in 6.2 % of the studies in which nothing differs. What is refused or not tested is in no family. Claims
-    that go by quality are judged by fd and shown by fd_pixels as well: where that view of a part that decides has the
-    opposite direction, the claim `depends on the view`.
+    that go by quality are judged by what their runs are judged by, fd as a rule, and if that is not fd_pixels shown by
+    fd_pixels as well: where that view of a part that decides has the opposite direction, the claim `depends on the
+    view`.
     """
     judged = []
     if runs.empty:
         return pd.DataFrame(columns=_COLUMNS)
     for claim, cell, family in _to_judge(runs.reset_index(drop=True), primary, bench):
         parts = list(claim.parts(cell))
-        others = list(claim.parts(replace(cell, view="_pixels"))) if claim.by_quality else []
-        judged.append(_Judged(claim, cell.context, family, parts, others))
+        has_two_views = claim.by_quality and cell.terms.sight != "pixels"
+        others = list(claim.parts(replace(cell, view="_pixels"))) if has_two_views else []
+        judged.append(_Judged(claim, cell.context, family, parts, others, cell.terms.quality))
     tested = [of for of in judged if of.tested]
     for family in FAMILIES:
         own = [of for of in tested if of.family == family]
@@ -798,7 +810,10 @@ def _rows(of: _Judged) -> Iterator[tuple[Any, ...]]:
 def _to_judge(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None) -> Iterator[tuple[Claim, _Cell, str]]:
     table = _Table(runs)
     contexts = dict(zip(runs["context"], runs["dataset"], strict=True))
-    cells = [_Cell(table, context, dataset) for context, dataset in contexts.items()]
+    cells = [
+        _Cell(table, context, dataset, terms=terms_in(runs, context), classes=_classes(runs, context))
+        for context, dataset in contexts.items()
+    ]
     for claim in CLAIMS:
         if claim.id == "C12":
             yield claim, _Cell(table, "", "", bench=bench), claim.family
@@ -817,6 +832,17 @@ def _to_judge(runs: pd.DataFrame, primary: Mapping[str, str], bench: Path | None
                 yield claim, cell, _OUTCOME if secondary else claim.family
 
 
+def terms_in(runs: pd.DataFrame, context: str) -> Terms:
+    """What things are called in a context, if its runs say what judges them."""
+    of = runs[runs["context"] == context]
+    return terms_of(zip(of["dataset"], of["judge"], strict=True)) if "judge" in of else OURS
+
+
+def _classes(runs: pd.DataFrame, context: str) -> int:
+    of = runs[runs["context"] == context].iloc[0]
+    return int(of["classes"]) if "classes" in of else classes_of(of["dataset"])
+
+
 def _spanning(table: _Table, widely: bool) -> Iterator[_Cell]:
     """Groups of contexts that differ in nothing but the optimizer's settings; not `widely`: in the learning rate."""
     free = _OPTIMIZER if widely else ("setting", "lr")
@@ -830,12 +856,15 @@ def _spanning(table: _Table, widely: bool) -> Iterator[_Cell]:
     ]
     for contexts in groups.values():
         first = next(iter(contexts.values()))
-        words = [f"{name} {first[name]}" for name in fixed if name != "dataset"]
+        words = [f"{name} {first[name]}" for name in fixed if name not in ("dataset", "data_sha256")]
         moving = "the optimizer's settings" if widely else "learning rates"
-        label = ", ".join([str(first.get("dataset", "")), f"over {moving}", *words])
+        of = table.runs[table.runs["context"] == next(iter(contexts))].iloc[0]
+        data = str(of.get("data_name", first.get("dataset", "")))
+        label = ", ".join([data, f"over {moving}", *words])
         settings = {context: _setting_words(of, contexts.values()) for context, of in contexts.items()}
         lrs = {float(of["lr"]): context for context, of in contexts.items() if "lr" in of}
-        yield _Cell(table, label, str(first.get("dataset", "")), settings, dict(sorted(lrs.items())))
+        terms = terms_in(table.runs, next(iter(contexts)))
+        yield _Cell(table, label, str(first.get("dataset", "")), settings, dict(sorted(lrs.items())), terms=terms)
 
 
 def _value(key: tuple[Any, ...], fields: list[str], free: tuple[str, ...], name: str) -> Any:

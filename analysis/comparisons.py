@@ -140,7 +140,8 @@ def interactions(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     over = summary[summary["failure"].notna()]
     level = over[terms.location].astype(float) * (1 if terms.maximize else -1) if study.foreign else over["gain"]
     over = over.assign(level=level)
-    for dataset, runs in over.groupby("dataset", sort=False):
+    name = over["run_id"].map(study.runs.set_index("run_id")["data_name"]) if "data_name" in study.runs else None
+    for dataset, runs in over.groupby("dataset" if name is None else name.rename("dataset"), sort=False):
         scores = runs.pivot_table(index="seed", columns=["context", "variant"], values="level", aggfunc="last")
         baseline, *arms = against(runs["variant"], study.baseline)
         for arm in arms:
@@ -165,6 +166,11 @@ def _by_rate(study: Study, summary: pd.DataFrame) -> list[tuple[str, pd.DataFram
     keys = [name for name in CONTEXT_FIELDS if name in study.runs and name not in ("lr", "setting")]
     runs = summary[summary["failure"].notna()].merge(study.runs[["run_id", "lr"]], on="run_id")
     words = study.runs.set_index("run_id")[keys].astype(str)
+    if "data_name" in study.runs:  # with the start of the digest of a user's own images
+        words = words.assign(dataset=study.runs.set_index("run_id")["data_name"]).drop(
+            columns="data_sha256", errors="ignore"
+        )
+        keys = list(words)
     words = words.loc[:, [name for name in keys if name == "dataset" or words[name].nunique() > 1]]
     shared = words.agg(
         lambda row: ", ".join(row.iloc[:1].tolist() + [f"{n} {v}" for n, v in row.iloc[1:].items()]), axis=1

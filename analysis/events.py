@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.terms import OURS, Terms
 from sngan.config import FEW_MODES, HEALTHY_FD, LARGE_MODE_KL, LOW_DIVERSITY
 from sngan.datasets import MANY, is_many
 
@@ -48,9 +49,32 @@ class Thresholds:
     saturation_steps: int = _threshold(500, "D saturation: for at least this many steps")
     sustained: int = _threshold(2, "evaluations that a collapse must last, unless it lasts to the final one")
 
-    def table(self) -> list[tuple[str, float, str]]:
-        """(name, value, what it decides)."""
-        return [(f.name, getattr(self, f.name), f.metadata["meaning"]) for f in fields(self)]
+    def table(self, terms: Terms = OURS) -> list[tuple[str, float, str]]:
+        """(name, value, what it decides) of those that decide something of runs with these terms."""
+        told = {"modes": terms.classes, "mode_kl": terms.classes, "diversity": terms.sees_alike}
+        shown = [f for f in fields(self) if told.get(f.name, True)]
+        return [(f.name, getattr(self, f.name), _said(f.metadata["meaning"], terms)) for f in shown]
+
+
+def meanings(terms: Terms = OURS) -> dict[str, str]:
+    """What each cause means, of those that can be seen in runs with these terms."""
+    said = {cause: _said(meaning, terms) for cause, meaning in CAUSES.items()}
+    if not terms.classes:
+        said["mode collapse"] = "samples too much alike, after it was healthy"
+    return {cause: meaning for cause, meaning in said.items() if cause != "mode collapse" or terms.sees_alike}
+
+
+_OF_MODES = (  # what is said of classes, and is left out where they are not known
+    f" and, for up to {MANY} classes, effective modes of at least half of them",
+    f" and, for up to {MANY} classes, enough effective modes",
+    f"; up to {MANY} classes",
+)
+
+
+def _said(meaning: str, terms: Terms) -> str:
+    for text in () if terms.classes else _OF_MODES:
+        meaning = meaning.replace(text, "")
+    return terms.said(meaning)
 
 
 Columns = Mapping[str, np.ndarray]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.events import CAUSES, Thresholds
+from analysis.events import CAUSES, Thresholds, meanings
 from analysis.inference import (
     Survival,
     log_rank_p,
@@ -21,6 +21,7 @@ from analysis.inference import (
 from analysis.stability import failures_under
 from analysis.stats import APPROXIMATE_BELOW, benjamini_hochberg, rate_interval
 from analysis.study import STATES, Study
+from analysis.terms import OURS, Terms
 from analysis.variants import against, groups
 from experiments.record import RESULTS
 
@@ -44,9 +45,9 @@ def account(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def causes(summary: pd.DataFrame, foreign: bool = False) -> pd.DataFrame:
+def causes(summary: pd.DataFrame, foreign: bool = False, terms: Terms = OURS) -> pd.DataFrame:
     """Runs by the cause of their first event, and when it came. Of another program's runs two causes can be told."""
-    rows, causes = [], FOREIGN_CAUSES if foreign else CAUSES
+    rows, causes = [], FOREIGN_CAUSES if foreign else meanings(terms)
     for (context, variant), runs in groups(summary[summary["failure"].notna()]):
         row = {"context": context, "arm": variant, "n": len(runs), "none": int((~runs["failure"].astype(bool)).sum())}
         row |= {cause: int((runs["cause"] == cause).sum()) for cause in causes}
@@ -63,10 +64,12 @@ def causes(summary: pd.DataFrame, foreign: bool = False) -> pd.DataFrame:
 
 
 def under_other_thresholds(study: Study, thresholds: Thresholds) -> pd.DataFrame:
-    """Failures of each arm under other thresholds: one at a time, `thresholds` for the others."""
+    """Failures of each arm under other thresholds that decide something: one at a time, `thresholds` for the others."""
+    decide = {name for name, _, _ in thresholds.table(study.terms)}
     others = {
-        (name, value): replace(thresholds, **{name: value}) for name, of in OTHER_THRESHOLDS.items() for value in of
-    }
+        (name, value): replace(thresholds, **{name: value})
+        for name, of in OTHER_THRESHOLDS.items() if name in decide for value in of
+    }  # fmt: skip
     distinct = list(dict.fromkeys(others.values()))
     found, rows = failures_under(study.history, study.runs, distinct), []
     for (context, variant), runs in groups(found):

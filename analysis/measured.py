@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.stability import SIGMA_TOLERANCE
-from analysis.study import Study
+from analysis.study import Study, as_recorded
 from analysis.variants import groups
 from sngan import quantities
 from sngan.architectures import ARCHITECTURES, bounds, layer_names
@@ -19,22 +19,49 @@ _QUALITY = tuple(of.pattern.removeprefix("eval/") for of in quantities.shown("ta
 
 
 def quality(study: Study) -> pd.DataFrame:
-    """How good and varied the samples are at the end, between what reals and the trivial sampler score."""
-    rows, beside = [], [name for name in _QUALITY if name != "fd"]
-    for (context, variant), history in groups(study.history) if "eval/fd" in study.history else ():
+    """How good and varied the samples are at the end, between what reals and the trivial sampler score.
+
+    Columns are those of what some judge of the study can tell; of FID and KID by these names.
+    """
+    main = main_of(study)
+    rows, beside = [], [name for name in _told(study) if name != main]
+    recorded = as_recorded(study)
+    for (context, variant), history in groups(recorded) if any(f"eval/{of}" in recorded for of in MAIN) else ():
         last = history.groupby("seed").last()  # of every column its last value
-        fd = last["eval/fd"].dropna()
-        row = {"context": context, "arm": variant, "n": len(fd)}
-        row |= {"fd": fd.median(), "fd_low": fd.min(), "fd_high": fd.max()}
+        own = [f"eval/{name}" for name in (main, *beside) if f"eval/{name}" in last]
+        value = last[f"eval/{main}"].dropna() if f"eval/{main}" in last else pd.Series(dtype=float)
+        row = {"context": context, "arm": variant, "n": len(value) or int(last[own].notna().any(axis=1).sum())}
+        row |= {main: value.median(), f"{main}_low": value.min(), f"{main}_high": value.max()}
         row |= {name: last[f"eval/{name}"].median() for name in beside if f"eval/{name}" in last}
         rows.append(row)
     for context, _, protocol in protocols_of(study):
         for name in ("real_against_real", "trivial_sampler"):
             scores = protocol.get(name, {})
             rows.append(
-                {"context": context, "arm": name.replace("_", " ")} | {key: scores.get(key) for key in _QUALITY}
+                {"context": context, "arm": name.replace("_", " ")} | {key: scores.get(key) for key in (main, *beside)}
             )
-    return pd.DataFrame(rows, columns=["context", "arm", "n", "fd", "fd_low", "fd_high", *beside])
+    frame = pd.DataFrame(rows, columns=["context", "arm", "n", main, f"{main}_low", f"{main}_high", *beside])
+    return frame.rename(columns=_OF_INCEPTION) if study.terms.sight == "inception" else frame
+
+
+MAIN = ("fd", "fd_pixels")
+"""What runs are judged by, as it is recorded"""
+_OF_INCEPTION = {"fd": "FID", "fd_low": "FID_low", "fd_high": "FID_high", "kd": "KID", "trivial_fd": "trivial_FID"}
+_NOT_OF_PIXELS = ("feature_net_sha256", "feature_net_accuracy", "n_features", "n_labels", "k")
+
+
+def main_of(study: Study) -> str:
+    """What the runs are judged by, as it is recorded; fd if they are not all judged by their pixels alone."""
+    return "fd_pixels" if study.terms.sight == "pixels" else "fd"
+
+
+def _told(study: Study) -> list[str]:
+    """What some judge of the study can tell, of the table's quantities."""
+    if "judge" not in study.runs:
+        return list(_QUALITY)
+    judges = set(zip(study.runs["dataset"], study.runs["judge"], strict=True))
+    shown = quantities.shown("table", "quality")
+    return [of.pattern.removeprefix("eval/") for of in shown if any(quantities.is_told(of, *by) for by in judges)]
 
 
 def protocols_of(study: Study) -> list[tuple[str, int, dict[str, Any]]]:
@@ -51,7 +78,17 @@ def protocols(study: Study) -> pd.DataFrame:
     rows = []
     for context, runs, protocol in protocols_of(study):
         row = {"context": context, "runs": runs} | {k: v for k, v in protocol.items() if not isinstance(v, dict)}
-        rows.append(row | {"real_against_real_fd": protocol.get("real_against_real", {}).get("fd")})
+        terms = study.terms_in(context)
+        if terms.sight == "pixels":
+            row = {name: value for name, value in row.items() if name not in _NOT_OF_PIXELS}
+            row["trivial_fd_pixels"] = protocol.get("trivial_sampler", {}).get("fd_pixels")
+            row["real_against_real_fd_pixels"] = protocol.get("real_against_real", {}).get("fd_pixels")
+            rows.append(row)
+            continue
+        if terms.sight == "inception":
+            row = {_OF_INCEPTION.get(name, name): value for name, value in row.items()}
+        name = "FID" if terms.sight == "inception" else "fd"
+        rows.append(row | {f"real_against_real_{name}": protocol.get("real_against_real", {}).get("fd")})
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["context", "runs"])
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from analysis.load import Tell, load
-from analysis.study import Study
+from analysis.study import Study, as_recorded
 from sngan.config import InputError
 
 
@@ -21,6 +21,8 @@ def differences(study: Study, found: Mapping[str, Study]) -> tuple[list[str], in
     train right now, are left out.
     """
     texts, compared = [], 0
+    studies = {id(of): of for of in (study, *found.values())}
+    recorded = {key: as_recorded(of) for key, of in studies.items()}
     for run in study.runs[~study.runs["state"].isin(["missing", "running"])].itertuples():
         mirrored = found.get(run.run_id)
         if mirrored is None or run.run_id not in set(mirrored.runs["run_id"]):
@@ -33,8 +35,8 @@ def differences(study: Study, found: Mapping[str, Study]) -> tuple[list[str], in
             if ours != theirs and not (pd.isna(ours) and pd.isna(theirs)):
                 texts.append(f"{run.run_id}: {name} is {_shown(ours)} in the record and {_shown(theirs)} in W&B")
         ours, theirs = (
-            s.history[s.history["run_id"] == run.run_id].set_index("step") if len(s.history) else pd.DataFrame()
-            for s in (study, mirrored)
+            rows[rows["run_id"] == run.run_id].set_index("step") if len(rows) else pd.DataFrame()
+            for rows in (recorded[id(study)], recorded[id(mirrored)])
         )  # fmt: skip
         texts += [f"{run.run_id}: {text}" for text in _different_rows(ours, theirs)]
     return texts, compared

@@ -93,7 +93,7 @@ WITHOUT_END = {  # what a run without an end counts for; of the others among COM
 OUTCOME = ("ended", "healthy_step", "healthy_end", "failure", "cause", "failure_step", "causes", "notes")
 OVER = ("finished", "diverged", "failed")
 _AXES = ("step", "d_updates")
-_NUMBERS_OF_A_RUN = ("trivial_fd", "trivial_fd_pixels", "lost_step")
+_NUMBERS_OF_A_RUN = ("trivial_fd", "trivial_fd_pixels", "lost_step", "classes")
 
 
 def summarize(
@@ -104,8 +104,9 @@ def summarize(
     `history` has a row per logged step with run_id, dataset, arm, setting, seed, step and metrics; rows may come
     in any order, of two rows of one step the last counts, None counts as NaN. `runs` has a row per planned run with
     run_id, state and, if they are known, `trivial_fd` (the trivial sampler's fd) and `lost_step` (from which step a
-    diverged run was lost; NaN: it was not; None: the rows tell): those of `analysis.load`. Its runs without rows are in
-    the result too, with dataset, arm, setting and seed if they are there.
+    diverged run was lost; NaN: it was not; None: the rows tell) and `classes` (number of the data's classes, 0 if it
+    has no labels; else the data set's): those of `analysis.load`. Its runs without rows are in the result too, with
+    dataset, arm, setting and seed if they are there.
     Without it every run counts as finished. `terms`: which side of quality is better, and whether it is compared by
     ratio or by difference.
 
@@ -218,9 +219,14 @@ def failures_under(history: pd.DataFrame, runs: pd.DataFrame, others: Sequence[T
 def _events_of(
     run: Columns, planned: dict[str, Any], reference: float, thresholds: Thresholds
 ) -> list[tuple[str, int]]:
-    classes, trivial = classes_of(str(planned["dataset"])), _number(planned.get("trivial_fd"))
+    classes, trivial = _classes(planned, planned["dataset"]), _number(planned.get("trivial_fd"))
     lost = planned.get("lost_step")
     return find_events(run, planned.get("state", "finished"), classes, trivial, reference, thresholds, lost)
+
+
+def _classes(planned: dict[str, Any], dataset: Any) -> int:
+    known = _number(planned.get("classes"))
+    return classes_of(str(dataset)) if np.isnan(known) else int(known)
 
 
 def _number(value: Any) -> float:
@@ -232,7 +238,7 @@ def _outcome(
 ) -> dict[str, Any]:
     """What became of the run, and its quality at the end."""
     state, trivial = planned.get("state", "finished"), _number(planned.get("trivial_fd"))
-    classes, notes = classes_of(str(row["dataset"])), []
+    classes, notes = _classes(planned, row["dataset"]), []
     at = evaluated(run)
     q, last = at["eval/fd"], int(row["last_step"])
     best = q.max if terms.maximize else q.min
@@ -255,7 +261,7 @@ def _outcome(
     known = np.isfinite(trivial) and (len(good) or not ended)
     result["healthy_end"] = bool(len(good) and good[-1] and not lost) if known else None
     if not np.isfinite(trivial) and "lost_step" not in planned:
-        notes.append("whether it learned is not known: no trivial sampler's fd")
+        notes.append("whether it learned is not known: no trivial sampler's " + terms.quality)
     if not ended:
         notes.append("no end")
         scored = {"gain": trivial, "gain_pixels": _number(planned.get("trivial_fd_pixels"))}

@@ -12,13 +12,14 @@ import pandas as pd
 import pyarrow
 
 from analysis.history import history_of
-from analysis.terms import OURS, Terms
+from analysis.terms import OURS, Terms, sight_of, terms_of
 from experiments.ledger import listed
 from experiments.record import RESULTS, State, spent
 from experiments.study import ARM_FIELDS, CONTEXT_FIELDS, contexts_of
 from experiments.study import Study as Plan
 from sngan.architectures import ARCHITECTURES
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
+from sngan.datasets import classes_of
 
 ATTEMPT = (
     *("device", "device_name", "threads", "torch", "wall_seconds", "exact", "git_commit", "git_tree"),
@@ -37,18 +38,22 @@ class Study:
     metrics of a run that ended; else empty), `variant` (the arm, with those of its parameters that differ within the
     study), `context` (data set and settings that variants are compared within), the last attempt's device and `exact`
     (False: it was resumed under other conditions), `started_at` and `ended_at` (of the first and the last attempt),
-    `wall_seconds` of all attempts since its start, and `trivial_fd` and `trivial_fd_pixels` (what the trivial sampler
-    scores; of a run without protocol that of its context).
+    `wall_seconds` of all attempts since its start, `data_name`, `classes` (number of the data's classes, 0 if it has no
+    labels), and `trivial_fd` and `trivial_fd_pixels` (what the trivial sampler scores; of a run without protocol that
+    of its context).
     `history`: one row per logged step, with run_id, dataset, arm, setting, seed, variant, context, step and the metrics
     (NaN if null or absent): `eval/*` as float64, the others as float32, in which the networks computed them, from
-    every source of this program's runs. `account`: number of runs in each state. `extra`: run ids on disk that the
-    study does not plan; they are left out of all else. `protocols`: run id -> how its samples were judged, of the runs
-    that say so. `bench`: where benchmarks' files lie. `samples`: run id -> step -> sample grid, a PNG file with
-    `read_bytes`. `real`: data set -> such a grid of its images. `found`: run id -> what the source has of the run,
-    `plan`: the study's file. `folder`: of the records, or where a report of what has none belongs. `baseline`: the
-    variant that others are compared with, if it is not the first; `command`: what makes the report, if it is not the
-    usual one; `foreign`: whether the runs are another program's, `terms`: what it calls its quality, losses and steps,
-    `warnings`: what its table leaves in doubt.
+    every source of this program's runs. Of runs that are judged by their pixels alone `eval/fd` and `trivial_fd`
+    are the fd_pixels, as `terms` say, and `eval/fd_pixels` and `trivial_fd_pixels` are absent: there is no second
+    view of them (`as_recorded` gives the rows as they were written). `account`: number of runs in each state.
+    `extra`: run ids on disk that the study does not plan; they are left out of all else. `protocols`: run id -> how
+    its samples were judged, of the runs that say so. `bench`: where benchmarks' files lie. `samples`: run id ->
+    step -> sample grid, a PNG file with `read_bytes`. `real`: `data_name` -> such a grid of its images. `found`:
+    run id -> what the source has of the run, `plan`: the study's file. `folder`: of the records, or where a report
+    of what has none belongs. `baseline`: the variant that others are compared with, if it is not the first;
+    `command`: what makes the report, if it is not the usual one; `foreign`: whether the runs are another program's,
+    `terms`: what it calls its quality, losses and steps (`terms_in`: in one context), `warnings`: what its table
+    leaves in doubt.
     `primary`: outcome -> the context that it is judged in, of those that the study's file names.
     """
 
@@ -71,6 +76,18 @@ class Study:
     plan: str = ""
     primary: Mapping[str, str] = field(default_factory=dict)
     real: Mapping[str, Any] = field(default_factory=dict)
+
+    def terms_in(self, context: str) -> Terms:
+        """What things are called in one context, if its runs say what judges them."""
+        runs = self.runs[self.runs["context"] == context]
+        if self.foreign or "judge" not in runs:
+            return self.terms
+        return terms_of(zip(runs["dataset"], runs["judge"], strict=True))
+
+    def real_in(self, context: str) -> Any:
+        """A grid of real images of a context's data set; None if there is none."""
+        runs = self.runs[self.runs["context"] == context]
+        return self.real.get(runs["data_name" if "data_name" in runs else "dataset"].iloc[0])
 
 
 class Found(NamedTuple):
@@ -118,23 +135,64 @@ def assemble(
     damage = zip(runs["damage"], runs["run_id"].map(unreadable), strict=True)
     runs["damage"] = ["; ".join(text for text in texts if isinstance(text, str) and text) for texts in damage]
     protocols = {run_id: run.protocol for run_id, run in found.items() if run.protocol}
-    trivial = {
-        "trivial_fd": {run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()},
-        "trivial_fd_pixels": {
-            run_id: (protocol.get("trivial_sampler") or {}).get("fd_pixels") for run_id, protocol in protocols.items()
-        },
-    }
-    for name, scores in trivial.items():
+    for name, scores in _of_protocols(runs, protocols).items():
         runs[name] = runs["run_id"].map(scores).astype(float)
         runs[name] = runs[name].fillna(runs.groupby("context")[name].transform("median"))  # of runs without a protocol
+    runs["classes"] = runs["classes"].fillna(runs["dataset"].map(classes_of)).astype(int)
+    terms = terms_of((config.dataset, config.judge) for config in plan.configs)
     samples = {run_id: run.samples for run_id, run in found.items() if run.samples}
-    real = {config.dataset: found[run_id].real for run_id, config in planned.items() if found[run_id].real}
+    real = {config.data_name: found[run_id].real for run_id, config in planned.items() if found[run_id].real}
     context_of = dict(zip(map(_context_key, plan.configs), runs["context"], strict=True))
     primary = {name: context_of[contexts_of(plan.configs, fields)[0]] for name, fields in plan.primary.items()}
     return Study(
-        plan.name, plan.description, folder, runs, history, _account(runs), extra, protocols, folder.parent / "bench",
-        samples, found=found, plan=plan.text, primary=primary, real=real,
+        plan.name, plan.description, folder, runs, _by_quality(history, runs), _account(runs), extra, protocols,
+        folder.parent / "bench", samples, terms=terms, found=found, plan=plan.text, primary=primary, real=real,
     )  # fmt: skip
+
+
+def _of_protocols(runs: pd.DataFrame, protocols: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Column -> run id -> what the run's protocol says of it."""
+    sampler = {run_id: protocol.get("trivial_sampler") or {} for run_id, protocol in protocols.items()}
+    alone = set(_by_pixels_alone(runs)["run_id"])
+    pixels = {run_id: scores.get("fd_pixels") for run_id, scores in sampler.items()}
+    others = {run_id: protocol.get("trivial_fd") for run_id, protocol in protocols.items()}
+    classes = {run_id: protocol.get("n_classes") for run_id, protocol in protocols.items()}
+    return {
+        "trivial_fd": {run_id: pixels[run_id] if run_id in alone else score for run_id, score in others.items()},
+        "trivial_fd_pixels": {run_id: score for run_id, score in pixels.items() if run_id not in alone},
+        "classes": {run_id: n for run_id, n in classes.items() if isinstance(n, int | float) and n >= 0},
+    }
+
+
+def _by_pixels_alone(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["judge"].map(sight_of) == "pixels"] if "judge" in runs else runs[:0]
+
+
+def _by_quality(history: pd.DataFrame, runs: pd.DataFrame, back: bool = False) -> pd.DataFrame:
+    """The rows with the quality of runs that are judged by their pixels alone as `eval/fd`, or `back`."""
+    old, new = ("eval/fd", "eval/fd_pixels") if back else ("eval/fd_pixels", "eval/fd")
+    own = history["run_id"].isin(_by_pixels_alone(runs)["run_id"])
+    if old not in history or not history.loc[own, old].notna().any():
+        return history
+    moved = history[old].where(own, history[new] if new in history else float("nan"))
+    rest = history[old].mask(own)
+    history = history.drop(columns=old).assign(**{new: moved}, **({old: rest} if rest.notna().any() else {}))
+    metrics = sorted(name for name in history if "/" in name)
+    return history[[*(name for name in history if "/" not in name), *metrics]]
+
+
+def seen_differently(study: Study) -> list[str]:
+    """By what each context is judged, if not all by the same: a sentence without its full stop, or none."""
+    names = {str(context): study.terms_in(str(context)).quality for context in study.runs["context"].unique()}
+    if len(set(names.values())) == 1:
+        return []
+    said = "; ".join(f"{context} by {name}" for context, name in names.items())
+    return [f"not all contexts are judged by the same quality ({said}); where they stand together it is called fd"]
+
+
+def as_recorded(study: Study) -> pd.DataFrame:
+    """The study's rows with the names under which they were recorded."""
+    return _by_quality(study.history, study.runs, back=True)
 
 
 def _context_key(config: RunConfig) -> tuple[Any, ...]:
@@ -211,7 +269,7 @@ def _run(config: RunConfig, found: Found) -> dict[str, Any]:
     status = found.status
     attempt = status["attempts"][-1] if status["attempts"] else {}
     row = {"run_id": config.run_id, "state": str(status["state"]), "step": status["step"], "error": status.get("error")}
-    row |= config.identity() | {"damage": found.damage}
+    row |= config.identity() | {"data_name": config.data_name, "damage": found.damage}
     row |= {name: attempt.get(name) for name in ("device", "device_name", "threads", "torch")}
     first = status["attempts"][0] if status["attempts"] else {}
     row |= {"started_at": first.get("started"), "ended_at": attempt.get("ended")}
@@ -233,18 +291,21 @@ def _variants(configs: list[RunConfig]) -> list[str]:
 def _contexts(configs: list[RunConfig]) -> list[str]:
     """By what differs within the study: `lr 0.001`, `mnist, setting C`. Of one context the data set and the setting.
 
-    The optimizer's settings by their letters if each has one, else by their values that differ.
+    The optimizer's settings by their letters if each has one, else by their values that differ; the judge if samples
+    are not seen by the same kind of thing in all of them. Of a user's own images the start of their digest.
     """
     lettered = all(config.setting != "custom" for config in configs)
     alone = len({_context_key(config) for config in configs}) == 1
-    several = len({config.dataset for config in configs}) > 1
+    several = len({config.data_name for config in configs}) > 1
+    sights = len({sight_of(config.judge) for config in configs}) > 1
     shown = lettered and (alone or len({config.setting for config in configs}) > 1)
 
     def start(config: RunConfig) -> str:
-        words = [config.dataset] if several or alone else []
+        words = [config.data_name] if several or alone else []
+        words += [f"judge {config.judge}"] if sights else []
         return ", ".join([*words, *([f"setting {config.setting}"] if shown else [])])
 
-    names = [name for name in CONTEXT_FIELDS if name not in ("dataset", "setting")]
+    names = [name for name in CONTEXT_FIELDS if name not in ("dataset", "data_sha256", "setting")]
     differing = _differing(configs, start, dict.fromkeys(map(start, configs), names))
     return [_label(start(config), config, differing[start(config)]) for config in configs]
 

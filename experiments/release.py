@@ -17,6 +17,7 @@ from experiments.rows import read_rows
 from experiments.study import Study
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
+from sngan.datasets import DATASETS
 from sngan.files import write_atomically
 
 LICENCE = "MIT"  # of the program, its results and the weights
@@ -153,7 +154,9 @@ def _readme(study: Study, models: list[tuple[RunConfig, dict[str, Any]]], withou
             f"| `{config.run_id}` | {label} | {config.seed} | {config.lr:g} | {config.steps:,} | "
             f"{' | '.join(numbers)} |"
         )
-    lines += ["", "fd: Frechet distance in the features of a small classifier of the data set, not FID.", ""]
+    if any(config.judge in (*DATASETS, "labels") for config, _ in models):
+        lines += ["", "fd: Frechet distance in the features of a small classifier of the data set, not FID."]
+    lines += [""]
     if without:
         lines += [f"Cells without a finished run here: {'; '.join(without)}.", ""]
     return "\n".join([*lines, "## Licences", "", *_licences([config for config, _ in models]), ""])

@@ -328,12 +328,13 @@ def for_wandb(study: Study) -> str:
         raise InputError(f"{study.name} are single runs, without a study file")
     content = content_of(study.text)
     values = {key: _values(key, spec) for key, spec in content["parameters"].items()}
+    quality = "fd_pixels" if all(config.quality == "fd_pixels" for config in study.configs) else "fd"
     full = {
         "name": study.name,
         "description": study.description,
         "program": "experiments/__main__.py",
         "command": ["${env}", "${interpreter}", "-m", "experiments", "train", "--study", study.name, "${args}"],
-        "metric": {"name": "eval/fd", "goal": "minimize"},
+        "metric": {"name": f"eval/{quality}", "goal": "minimize"},
         **content,
         "method": "grid",
         "parameters": {key: {"value": v[0]} if len(v) == 1 else {"values": v} for key, v in values.items()},

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Literal, NamedTuple
 
+from sngan.datasets import DATASETS
+
 LAYER = "<layer>"
 
 
@@ -18,7 +20,8 @@ class Quantity(NamedTuple):
     `pattern` is its name in the record; `<layer>` stands for each of the discriminator's layers. `recorded`: in every
     `row`, in the first at or after each `instrument_every` steps (`instruments`), at an `evaluation`, then also as
     a `list` in evaluations.jsonl or an `image`, in timing.jsonl (`timing`), or of the whole run in status.json
-    (`status`). `constraints`, `norms`: of arms with one of these; empty: of all.
+    (`status`). `constraints`, `norms`: of arms with one of these; `judges`: of runs that one of these judges; empty: of
+    all. `needs`: what else the judge must have: `features`, or knowledge of the data's own `classes`.
 
     It is shown in the W&B workspace under `section`, in the report's `figure`, or in a column of its `table`; `unshown`
     says why it is in none of these. `better` is the good direction, if there is one. `summary`: what W&B's summary
@@ -39,6 +42,8 @@ class Quantity(NamedTuple):
     training: bool = False
     constraints: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
+    needs: Literal["features", "classes", ""] = ""
 
     @property
     def kind(self) -> str:
@@ -124,32 +129,37 @@ QUANTITIES = (
     _Q("grad_x/interpolated_max", "largest |dD/dx|, interpolated images", recorded="instruments", axis="log",
        summary=_HIGH, unshown="the largest of the three is lipschitz/empirical"),
     _Q("eval/fd", "fd (Frechet distance)", recorded="evaluation", training=True, axis="log", better="lower",
-       summary=_LOW, section=_QUALITY, figure="distance", table="quality"),
+       summary=_LOW, section=_QUALITY, figure="distance", table="quality", needs="features"),
     _Q("eval/fd_pixels", "fd_pixels", recorded="evaluation", training=True, axis="log", better="lower",
        summary=_LOW, section=_QUALITY, figure="distance", table="quality"),
     _Q("eval/kd", "kd (kernel distance)", recorded="evaluation", training=True, axis="log", better="lower",
-       summary=_LOW, section=_QUALITY, table="quality"),
+       summary=_LOW, section=_QUALITY, table="quality", needs="features"),
     _Q("eval/kd_error", "standard error of kd", recorded="evaluation", training=True, better="lower", summary=_LOW,
-       unshown="kept beside kd for whoever compares single runs by it"),
+       unshown="kept beside kd for whoever compares single runs by it", needs="features"),
     _Q("eval/precision", "precision", recorded="evaluation", training=True, better="higher", summary=_HIGH,
-       section=_QUALITY, figure="coverage", table="quality"),
+       section=_QUALITY, figure="coverage", table="quality", needs="features"),
     _Q("eval/recall", "recall", recorded="evaluation", training=True, better="higher", summary=_HIGH,
-       section=_QUALITY, figure="coverage", table="quality"),
+       section=_QUALITY, figure="coverage", table="quality", needs="features"),
     _Q("eval/density", "density", recorded="evaluation", training=True, better="higher", summary=_HIGH,
-       section=_QUALITY, figure="coverage", table="quality"),
+       section=_QUALITY, figure="coverage", table="quality", needs="features"),
     _Q("eval/coverage", "coverage", recorded="evaluation", training=True, better="higher", summary=_HIGH,
-       section=_QUALITY, figure="coverage", table="quality"),
+       section=_QUALITY, figure="coverage", table="quality", needs="features"),
     _Q("eval/modes", "classes hit", recorded="evaluation", training=True, better="higher", summary=_HIGH,
-       table="quality"),
+       table="quality", needs="classes"),
     _Q("eval/modes_5", "classes hit by at least five samples", recorded="evaluation", training=True, better="higher",
-       summary=_HIGH, table="quality"),
+       summary=_HIGH, table="quality", needs="classes"),
     _Q("eval/effective_modes", "effective modes", recorded="evaluation", training=True, better="higher",
-       summary=_HIGH, section=_QUALITY, figure="coverage", table="quality"),
+       summary=_HIGH, section=_QUALITY, figure="coverage", table="quality", needs="classes"),
     _Q("eval/mode_kl", "KL of the classes", unit="nats", recorded="evaluation", training=True, axis="log",
-       better="lower", summary=_LOW, section=_QUALITY, figure="distance", table="quality"),
+       better="lower", summary=_LOW, section=_QUALITY, figure="distance", table="quality", needs="classes"),
     _Q("eval/diversity", "diversity", recorded="evaluation", training=True, better="higher", summary=_HIGH,
-       section=_QUALITY, figure="coverage", table="quality"),
-    _Q("class_counts", "samples by class", recorded="list", unshown="a histogram on the run's page in W&B"),
+       section=_QUALITY, figure="coverage", table="quality", needs="features"),
+    _Q("eval/fid", "FID", recorded="evaluation", training=True, axis="log", better="lower", summary=_LOW,
+       section=_QUALITY, judges=("inception",)),
+    _Q("eval/kid", "KID", recorded="evaluation", training=True, axis="log", better="lower", summary=_LOW,
+       section=_QUALITY, judges=("inception",)),
+    _Q("class_counts", "samples by class", recorded="list", needs="classes",
+       unshown="a histogram on the run's page in W&B"),
     _Q(f"spectrum/{_L}", "singular values of the raw parameter", recorded="list",
        unshown="histograms on the run's page in W&B"),
     _Q("samples", "images of the fixed latents", recorded="image", section=_SAMPLES),
@@ -165,8 +175,20 @@ QUANTITIES = (
 )
 # fmt: on
 
-EVALUATED = tuple(of.pattern for of in QUANTITIES if of.recorded == "evaluation")
-"""What an evaluation scores"""
+EVALUATED = tuple(of.pattern for of in QUANTITIES if of.recorded == "evaluation" and not of.judges)
+"""What an evaluation scores, whoever judges, as far as the judge can tell"""
+
+
+def knows_classes(dataset: str, judge: str) -> bool:
+    """Whether a run's judge knows the classes of its data, so that modes are counted."""
+    return judge == "labels" or (dataset in DATASETS and judge == DATASETS[dataset].judge)
+
+
+def is_told(of: Quantity, dataset: str, judge: str) -> bool:
+    """Whether the judge of a run on this data set can tell it."""
+    if of.judges and judge not in of.judges:
+        return False
+    return {"features": judge != "pixels", "classes": knows_classes(dataset, judge)}.get(of.needs, True)
 
 
 @cache

@@ -152,10 +152,9 @@ def train(
     arm's constraint is put on D, and stays there: of arms with spectral normalization `remove_spectral_norm(D)` takes
     it off. Both are moved to the device of the data, to the config's precision and memory format, and to train mode.
     To resume, give networks as they were built, not those that were trained. What they draw themselves, such as
-    dropout's masks, comes from torch's global generator, which no state holds. Samples are judged as `config.judge`
-    says, but those of another size than the yardstick of `config.dataset` knows by their pixels alone, unless another
-    judge is named. `lipschitz/product` and `sigma_bn` are recorded of a D that is a chain (`nn.Sequential`),
-    `sigma_conv` of layers whose inputs have one known size.
+    dropout's masks, comes from torch's global generator, which no state holds. Samples of another size than the
+    yardstick of `config.dataset` knows are judged by their pixels alone, unless another judge is named. What cannot be
+    known of a D is absent from the rows, as `lipschitz/product` of one that is no chain (`nn.Sequential`).
 
     Raises InputError for precision `tf32` on a CPU; for networks that are not as described above, share parameters,
     have none to train, or do not go with the arm (they are left as they were); and for `networks` with `steps`.

@@ -10,8 +10,13 @@ import pandas as pd
 from analysis.sources.columns import Reading
 from analysis.sources.table import read
 from analysis.stability import summarize
-from analysis.study import Study
+from analysis.study import Found, Study, assemble
+from analysis.synthetic import TRIVIAL, run_history
 from experiments.engines.engine import Event, Job, train_job
+from experiments.record import State
+from experiments.study import Study as Plan
+from sngan.config import TRAINING_VERSION, RunConfig
+from sngan.quantities import EVALUATED, find, is_told
 
 MAPPING = {"quality": "fid", "arm": "method", "loss": "d_loss", "step": "iteration"}
 
@@ -96,3 +101,50 @@ class HereEngine:
 
     def stop(self) -> None:
         pass
+
+
+def own_images(
+    folder: Path, *data: tuple[str, int, str], arms: tuple[str, ...] = ("dcgan", "sn"), seeds: int = 3,
+    lrs: tuple[float, ...] = (2e-4,), states: tuple[State, ...] = (State.FINISHED,), **truth: float,
+) -> Study:  # fmt: skip
+    """A study of folders of a user's own images, finished, without training: `data` are digit of the digest, number of
+    classes and judge of each. Runs have what their judge can tell; fd_pixels is four times what fd would be.
+    """
+    configs = [
+        RunConfig(
+            dataset="folder", data_sha256=digit * 64, channels=1, judge=judge, arm=arm, seed=seed, steps=3000, lr=lr
+        )
+        for digit, _, judge in data for arm in arms for seed in range(seeds) for lr in lrs
+    ]  # fmt: skip
+    classes = {digit * 64: n for digit, n, _ in data}
+    found = {c.run_id: _found_of(c, classes[c.data_sha256], folder, states, truth) for c in configs}
+    return assemble(Plan("own", "", configs, len(configs), ""), folder, found)
+
+
+def _found_of(
+    config: RunConfig, classes: int, folder: Path, states: tuple[State, ...], truth: dict[str, float]
+) -> Found:
+    told = {name for name in EVALUATED if (of := find(name)) and is_told(of, config.dataset, config.judge)}
+    rows = run_history(config.arm, config.seed, truth)
+    rows["eval/fd_pixels"] = 4 * rows["eval/fd"]
+    if config.judge == "inception":
+        rows["eval/fid"], rows["eval/kid"] = rows["eval/fd"], rows["eval/kd"]
+        told |= {"eval/fid", "eval/kid"}
+    rows = rows.loc[:, [name for name in rows if not name.startswith("eval/") or name in told]]
+    trivial = {"fd": TRIVIAL, "fd_pixels": 4 * TRIVIAL, "kd": 1.0}
+    reals = {"fd": 0.3, "fd_pixels": 0.5, "kd": 0.0}
+    scores = [{k: v for k, v in of.items() if f"eval/{k}" in told} for of in (reals, trivial)]
+    net = "none: samples are judged by their pixels alone" if config.judge == "pixels" else f"{config.judge}'s net"
+    known = {"feature_net_sha256": "ab" * 32, "feature_net_accuracy": 0.99, "n_features": 128}
+    protocol = {
+        "feature_net": net, "n_fake": 60, "n_real": 60, "n_labels": 60, "k": 5, "n_classes": classes,
+        "batch_norm": "running statistics", "pixels": "means of 2x2 pixels in [-1, 1], 196 numbers an image",
+        **(dict.fromkeys(known, None) | {"n_features": 0} if config.judge == "pixels" else known),
+        **({"feature_net_accuracy": None} if config.judge == "inception" else {}),
+        **dict(zip(("real_against_real", "trivial_sampler"), scores, strict=True)),
+        **({"trivial_fd": TRIVIAL} if "eval/fd" in told else {}),
+    }  # fmt: skip
+    state = states[config.seed % len(states)]
+    attempt = {"device": "cpu", "device_name": "a machine", "wall_seconds": 60.0}
+    status = {"state": state, "step": 3000, "error": None, "attempts": [attempt], "training_version": TRAINING_VERSION}
+    return Found(status, "", protocol, lambda: (rows, ""), {}, real=folder / f"{config.data_sha256[0]}.png")

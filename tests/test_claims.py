@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from others import own_images
 from scipy import stats
 
 from analysis import claims as claims_module
@@ -20,6 +21,7 @@ from analysis.stability import summarize
 from analysis.stats import Interval, signed_rank_p
 from analysis.study import Study
 from analysis.synthetic import outcomes, study
+from experiments.record import State
 
 ALL = ("dcgan", "sn_dcgan", "plain", "sn", "penalty", "penalty_dcgan")
 POWERS = ("sn, n_power_iterations 1", "sn, n_power_iterations 2", "sn, n_power_iterations 5")
@@ -679,3 +681,45 @@ def test_shuffled_labels_support_and_contradict_no_comparison_beyond_chance() ->
         found.append(set(compared["verdict"]))
     for verdict in ("supported", "contradicted"):
         assert sum(verdict in of for of in found) <= stats.binom.ppf(0.99, 400, 0.05)
+
+
+def test_without_a_judge_that_knows_the_classes_modes_are_not_tested(tmp_path: Path) -> None:
+    """Whatever became of the runs: those without an end have no modes either."""
+    for states in ((State.FINISHED,), (State.DIVERGED,)):
+        study = own_images(tmp_path, ("a", 3, "pixels"), arms=ALL[:4], seeds=8, states=states)
+        claims = judge(study, summarize(study.history, study.runs, terms=study.terms)).set_index("claim")
+        assert claims.loc[["C13"], "reason"].unique().tolist() == ["needs a judge that knows the data's classes"]
+        assert set(claims.loc[["C13"], "verdict"]) == {"not tested"}
+        assert not claims["evidence"].str.contains("coverage").any()
+
+
+def test_a_claim_goes_by_fd_pixels_alone_where_nothing_else_judges(tmp_path: Path) -> None:
+    study = own_images(tmp_path, ("a", 0, "pixels"), ("b", 3, "labels"), arms=ALL[:4], seeds=8)
+    claims = judge(study, summarize(study.history, study.runs))
+    of = {
+        str(context): parts["evidence"].tolist()
+        for context, parts in claims[claims["claim"] == "C8"].groupby("context")
+    }
+    pixels, labels = (of[f"folder {digit * 8}, judge {judge}"] for digit, judge in (("a", "pixels"), ("b", "labels")))
+    assert pixels[:2] == ["gain by fd_pixels: sn - dcgan", "gain by fd_pixels: sn - plain"]
+    assert len(pixels) == len(set(pixels)) == 3
+    assert labels[:2] == ["gain by fd: sn - dcgan", "gain by fd: sn - plain"]
+    assert labels[-1] == "gain by fd_pixels: sn - dcgan"
+    lost = own_images(tmp_path, ("a", 0, "pixels"), arms=ALL[:4], seeds=8, states=(State.DIVERGED,))
+    claims = judge(lost, summarize(lost.history, lost.runs, terms=lost.terms))
+    assert not claims.duplicated(["claim", "evidence"]).any()
+
+
+def test_saturation_is_of_the_classes_that_there_are(tmp_path: Path) -> None:
+    study = own_images(tmp_path, ("a", 3, "labels"), arms=ALL[:4], seeds=8, modes=2.9)
+    claims = judge(study, summarize(study.history, study.runs))
+    assert "saturated" in claims.loc[claims["claim"] == "C13", "reason"].iloc[0]
+
+
+def test_learning_rates_are_compared_within_one_folder(tmp_path: Path) -> None:
+    data = (("a", 3, "labels"), ("b", 3, "labels"))
+    study = own_images(tmp_path, *data, arms=ALL[:4], seeds=7, lrs=(1e-4, 2e-4, 1e-3))
+    claims = judge(study, summarize(study.history, study.runs))
+    assert set(claims.loc[claims["claim"] == "C17", "context"]) == {
+        "folder aaaaaaaa, over learning rates", "folder bbbbbbbb, over learning rates",
+    }  # fmt: skip

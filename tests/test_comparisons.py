@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from others import own_images
 
 from analysis import comparisons
 from analysis.stability import summarize
@@ -84,3 +85,13 @@ def test_the_largest_rate_that_worked_is_shown_per_arm_and_seed(tmp_path: Path) 
     assert frame["largest_healthy_lr"].tolist()[:2] == [0.02, 0.03]
     assert np.isnan(frame["largest_healthy_lr"].iloc[2])
     assert set(frame["rates"]) == {3}
+
+
+def test_folders_are_data_sets_of_their_own(tmp_path: Path) -> None:
+    of = own_images(tmp_path, ("a", 3, "labels"), ("b", 3, "labels"), seeds=7, lrs=(1e-4, 1e-3))
+    summary = summarize(of.history, of.runs)
+    frame = comparisons.interactions(of, summary)
+    assert sorted(frame[["dataset", "in", "against"]].values.tolist()) == [
+        [f"folder {d * 8}", f"folder {d * 8}, lr 0.001", f"folder {d * 8}, lr 0.0001"] for d in "ab"
+    ]
+    assert set(comparisons.rates(of, summary)["over"]) == {"folder aaaaaaaa", "folder bbbbbbbb"}

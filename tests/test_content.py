@@ -1,21 +1,24 @@
 """What the page says besides tables and figures."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pandas as pd
 from conftest import rewrite_end
+from others import own_images
 
 from analysis import measured
 from analysis.events import Thresholds
 from analysis.load import load
 from analysis.page import tables
-from analysis.page.content import content_of, sections_of
+from analysis.page.content import READING, content_of, reading, sections_of
 from analysis.page.opening import Opening, Said
 from analysis.page.pictures import Picture
 from analysis.page.report import rendered
 from analysis.page.tables import Table
 from analysis.study import Study
+from analysis.terms import OURS
 from experiments.record import run_folders
 from sngan.config import TRAINING_VERSION
 
@@ -85,3 +88,17 @@ def test_the_report_says_which_contexts_are_primary_and_that_they_were_named_bef
     assert "whether SN-DCGAN fails less than DCGAN (C7a): mnist, lr 0.03" in text
     several = study.runs.assign(context=["a", "b"] * 3)
     assert "names no context for the primary outcomes" in page_of(dataclasses.replace(study, runs=several))
+
+
+def test_how_to_read_the_page_says_what_judges(tmp_path: Path) -> None:
+    def read(judge: str) -> str:
+        study = own_images(tmp_path, ("a", 3, judge))
+        return "\n".join(content_of(study, [], Thresholds())["reading"])
+
+    assert reading(OURS) == list(READING)
+    assert "classifier" not in read("pixels")
+    assert not re.search(r"\bfd\b", read("pixels"))
+    assert "in the features of Inception" in read("inception")
+    assert "fd and coverage say what it learned, in the features of a small classifier" in read("mnist")
+    assert READING[-1] in read("labels")
+    assert "folder aaaaaaaa: the user's own images" in read("labels")

@@ -154,3 +154,23 @@ def test_the_published_parts_are_the_local_report(mixed_study: Path, monkeypatch
     assert len(pictures) == len(list((mixed_study / "report" / "figures").glob("*.png")))
     headings = [block.text for block in blocks if isinstance(block, wr.H1 | wr.H2)]
     assert headings == [line.lstrip("# ") for line in local.splitlines() if re.match(r"##? ", line)] + ["Runs on W&B"]
+
+
+@pytest.mark.parametrize(
+    ("judges", "column", "first"),
+    [
+        (["pixels"], "fd_pixels", ["eval/fd_pixels"]),
+        (["digits"], "fd", ["eval/fd", "eval/fd_pixels", "eval/kd"]),
+        (["inception"], "fid", ["eval/fd", "eval/fd_pixels", "eval/kd"]),
+        (["pixels", "digits"], "fd", ["eval/fd", "eval/fd_pixels", "eval/kd"]),
+    ],
+)
+def test_quality_is_what_the_studys_judges_can_tell(
+    judges: list[str], column: str, first: list[str], tmp_path: Path
+) -> None:
+    view = workspace(read(write_study(tmp_path, judge=judges)), "e", "p")
+    assert f"summary:eval/{column}.last" in view.runset_settings.pinned_columns
+    shown = [panel.y[0] for panel in panels(view)["Sample quality"]]
+    assert shown[:3] == first
+    assert ("eval/fid" in shown) == ("inception" in judges)
+    assert ("eval/effective_modes" in shown) == ("digits" in judges)

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.events import Thresholds, find_events
+from analysis.events import CAUSES, Thresholds, find_events, meanings
 from analysis.failures import survival_of
 from analysis.inference import order_counts, survival
 from analysis.stability import STATISTICS, failures_under, summarize
+from analysis.terms import terms_of
 
 TRIVIAL = 40.0
 
@@ -266,3 +267,16 @@ def test_gain_is_never_below_that_of_the_trivial_sampler() -> None:
     worse = summarize(history("a", [90.0, *[57.0] * 8]), runs(a="finished")).iloc[0]
     assert (worse["gain"], worse["ended"], worse["cause"]) == (0, True, "never learned")
     assert worse["q_end"] == pytest.approx(57)
+
+
+def test_causes_and_thresholds_say_what_can_be_seen() -> None:
+    assert meanings() == CAUSES
+    pixels, other = terms_of([("folder", "pixels")]), terms_of([("folder", "mnist")])
+    assert set(CAUSES) - set(meanings(pixels)) == {"mode collapse"}
+    assert "an fd_pixels below half the trivial sampler's;" in meanings(pixels)["never learned"]
+    assert meanings(other)["mode collapse"] == "samples too much alike, after it was healthy"
+    names = [name for name, _, _ in Thresholds().table()]
+    assert [name for name, _, _ in Thresholds().table(other)] == [n for n in names if n not in ("modes", "mode_kl")]
+    shown = Thresholds().table(pixels)
+    assert [name for name, _, _ in shown] == [n for n in names if n not in ("modes", "mode_kl", "diversity")]
+    assert not any("modes" in meaning or "classes" in meaning for _, _, meaning in shown)

@@ -1,10 +1,15 @@
 """Failures against counts by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from others import own_images
 
 from analysis import failures
+from analysis.events import Thresholds
+from analysis.stability import summarize
 
 
 def outcomes(**failure_steps: list[float | None]) -> pd.DataFrame:
@@ -37,3 +42,12 @@ def test_paired_failures_by_hand() -> None:
     adjusted = np.minimum.accumulate((p * 4 / np.array([1, 2, 3, 4]))[::-1])[::-1]
     assert np.sort(frame["p_adjusted"]) == pytest.approx(np.minimum(adjusted, 1))
     assert failures.paired(outcomes(sn=[None, 3])).empty
+
+
+def test_what_cannot_be_seen_is_not_counted(tmp_path: Path) -> None:
+    study = own_images(tmp_path, ("a", 0, "pixels"))
+    found = failures.causes(summarize(study.history, study.runs, terms=study.terms), terms=study.terms)
+    assert "mode collapse" not in found
+    assert "never learned" in found
+    others = failures.under_other_thresholds(study, Thresholds())
+    assert set(others["threshold"]) == {"quality_collapse", "healthy"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from others import results
+from others import own_images, results
 from test_report import synthetic
 
 from analysis.page.figures import judged
@@ -55,3 +55,19 @@ def test_numbers_that_cannot_be_drawn_are_no_error(quality: list[float], tmp_pat
     table = pd.DataFrame({"arm": ["a", "b"], "seed": 1, "quality": quality, "loss": [-1e308, 1.0]})
     page = write_report(from_table(table, Reading(), "t", tmp_path), kinds=["svg"])
     assert page.exists()
+
+
+def test_the_protocol_is_told_as_it_was(tmp_path: Path) -> None:
+    pixels, inception, labels = (
+        judged(own_images(tmp_path, ("a", 3, judge)), "folder aaaaaaaa, setting C")
+        for judge in ("pixels", "inception", "labels")
+    )
+    assert pixels == (
+        "60 samples against 60 reals by their pixels alone (means of 2x2 pixels in [-1, 1], 196 numbers an image), "
+        "batch norm by its running statistics. Reals against reals have an fd_pixels of 0.5, the trivial sampler one "
+        "of 160. "
+    )
+    assert "in the features of inception's net (SHA-256 abababab)" in inception
+    assert "an FID of 0.3, the trivial sampler one of 40. " in inception
+    assert "in the features of labels's net (accuracy 99.00%, SHA-256 abababab)" in labels
+    assert "an fd of 0.3" in labels

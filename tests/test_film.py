@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from others import own_images
 from PIL import Image
 from test_report import synthetic
 
@@ -116,3 +117,13 @@ def test_only_what_is_a_png_comes_into_the_page(tmp_path: Path) -> None:
     assert film.real == ""
     assert films(study_of({"dcgan-0": {0: secret}})) == []
     assert films(study_of({})) == []
+
+
+def test_every_folder_has_its_own_real_images(tmp_path: Path) -> None:
+    png = {digit: grid(tmp_path, digit, noise) for digit, noise in (("a", 0.0), ("b", 40.0))}
+    study = own_images(tmp_path, ("a", 0, "pixels"), ("b", 0, "pixels"))
+    samples = {run.run_id: {0: png["a"]} for run in study.runs.itertuples()}
+    a, b = films(replace(study, samples=samples))
+    assert (a.context, b.context) == ("folder aaaaaaaa", "folder bbbbbbbb")
+    assert a.real != b.real
+    assert np.abs(shown(b.real).astype(int) - np.asarray(Image.open(png["b"]))).max() <= 9

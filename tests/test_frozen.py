@@ -21,6 +21,7 @@ import pyarrow
 import pytest
 import torch
 from conftest import ROOT, refrozen, rewrite_end, small, trained, write_study
+from others import own_images
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load as load_safetensors
@@ -70,7 +71,8 @@ def test_what_ended_comes_back_as_it_was(frozen: Path, mixed_study: Path) -> Non
         found, expected = again.found[run_id], study.found[run_id]
         assert found.evaluations().equals(expected.evaluations())
         assert found.evaluations().num_rows > 0
-        attempts = [{name: a[name] for name in a if name != "data_dir"} for a in expected.status["attempts"]]
+        places = {"data_dir", "data_path", "inception_weights"}
+        attempts = [{name: a[name] for name in a if name not in places} for a in expected.status["attempts"]]
         assert found.status == expected.status | {"attempts": attempts}
 
 
@@ -703,3 +705,25 @@ def test_contexts_that_were_named_stay_named(mixed_study: Path, tmp_path: Path) 
     freeze(unnamed, again)
     freeze(named, again)
     assert thaw(again).primary == named.primary
+
+
+def test_fd_pixels_is_frozen_under_its_name_and_comes_back_as_quality(tmp_path: Path) -> None:
+    study = own_images(tmp_path / "own", ("a", 0, "pixels"), ("b", 3, "labels"))
+    folder = freeze(study, tmp_path / "kept").folder
+    (part,) = (folder / "parts").iterdir()
+    rows = parquet.read_table(part / "history.parquet").to_pandas()
+    pixels = rows["run_id"].isin(study.runs.loc[study.runs["judge"] == "pixels", "run_id"])
+    assert rows.loc[pixels, "eval/fd"].isna().all()
+    assert rows.loc[pixels, "eval/fd_pixels"].notna().any()
+    again = thaw(folder)
+    pd.testing.assert_frame_equal(
+        again.history.sort_values(["run_id", "step"], ignore_index=True),
+        study.history.sort_values(["run_id", "step"], ignore_index=True),
+    )
+    assert again.terms_in("folder aaaaaaaa, judge pixels").quality == "fd_pixels"
+
+
+def test_no_place_on_this_machine_is_frozen(frozen: Path) -> None:
+    for run in parquet.read_table(next((frozen / "parts").iterdir()) / "runs.parquet").to_pylist():
+        for attempt in json.loads(run["status"])["attempts"]:
+            assert not {"data_dir", "data_path", "inception_weights"} & set(attempt)

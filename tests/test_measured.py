@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from others import own_images
 
 from analysis import measured
 from analysis.load import load
@@ -41,3 +43,31 @@ def test_networks_of_two_kinds_are_two_contexts_with_their_own_layers(
             *((contexts[1], layer, 1) for layer in ("conv10", "conv2", "last")),
         ]
     assert bounds_of(study, contexts[1]) == {"conv10": 2, "conv2": 3, "last": 1}
+
+
+def test_samples_have_the_columns_that_their_judge_can_tell(tmp_path: Path) -> None:
+    first = ["context", "arm", "n"]
+    pixels = own_images(tmp_path, ("a", 0, "pixels"))
+    frame = measured.quality(pixels)
+    assert list(frame) == [*first, "fd_pixels", "fd_pixels_low", "fd_pixels_high"]
+    ends = pixels.history.groupby(["arm", "seed"])["eval/fd"].last()["sn"]
+    sn, reals, trivial = (frame.set_index("arm").loc[name] for name in ("sn", "real against real", "trivial sampler"))
+    assert sn[["n", "fd_pixels", "fd_pixels_low"]].tolist() == [3, ends.median(), ends.min()]
+    assert (reals["fd_pixels"], trivial["fd_pixels"]) == (0.5, 160)
+    inception = measured.quality(own_images(tmp_path, ("a", 0, "inception")))
+    assert list(inception)[3:8] == ["FID", "FID_low", "FID_high", "fd_pixels", "KID"]
+    assert not {"fd", "kd", "modes", "mode_kl", "effective_modes"} & set(inception)
+    assert inception.set_index("arm").loc["trivial sampler", "FID"] == 40
+    mixed = measured.quality(own_images(tmp_path, ("a", 0, "pixels"), ("b", 3, "labels"))).set_index(["context", "arm"])
+    of_pixels = mixed.loc[("folder aaaaaaaa, judge pixels", "sn")]
+    assert np.isnan(of_pixels["fd"])
+    assert of_pixels[["n", "fd_pixels"]].tolist() == [3, ends.median()]
+    assert mixed.loc[("folder bbbbbbbb, judge labels", "sn"), "fd_pixels"] == pytest.approx(ends.median())
+
+
+def test_a_protocol_says_of_pixels_what_there_is(tmp_path: Path) -> None:
+    (row,) = measured.protocols(own_images(tmp_path, ("a", 0, "pixels"))).to_dict("records")
+    assert not [name for name in row if "feature_net_" in name or name in ("k", "n_features", "trivial_fd")]
+    assert (row["real_against_real_fd_pixels"], row["trivial_fd_pixels"], row["runs"]) == (0.5, 160, 6)
+    (row,) = measured.protocols(own_images(tmp_path, ("a", 0, "inception"))).to_dict("records")
+    assert (row["real_against_real_FID"], row["trivial_FID"]) == (0.3, 40)

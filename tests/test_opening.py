@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from others import results
+from others import own_images, results
 
+from analysis import by_arm
 from analysis.claims import judge
 from analysis.page import opening
 from analysis.page.report import write_report
@@ -157,3 +158,32 @@ def test_where_one_context_has_enough_seeds_its_verdicts_are_told(tmp_path: Path
     said = opening.paragraph(of, NOTHING, pd.DataFrame(), claims)
     assert "cannot support" not in said[-1].text
     assert "supported" in said[-1].text
+
+
+def said_of(of: Study) -> list[str]:
+    summary = summarize(of.history, of.runs, terms=of.terms)
+    arms, claims = by_arm.arms(summary, of.terms), judge(of, summary)
+    return [said.text for said in opening.paragraph(of, arms, pd.DataFrame(columns=["context", "sigma"]), claims)]
+
+
+def test_it_says_what_could_not_be_seen(tmp_path: Path) -> None:
+    pixels = " ".join(said_of(own_images(tmp_path, ("a", 0, "pixels"))))
+    assert (
+        "None of the 6 runs failed. Mode collapse could not be seen: samples are judged by their pixels alone."
+        in pixels
+    )
+    assert "fd_pixels at the end of training (how far the pixels of samples are from the data's; lower is" in pixels
+    assert "the trivial sampler: 160." in pixels
+    assert not re.search(r"\bfd\b|classifier", pixels)
+    assert "FID at the end of training" in " ".join(said_of(own_images(tmp_path, ("a", 0, "inception"))))
+    assert "could not be seen" not in " ".join(said_of(own_images(tmp_path, ("a", 3, "labels"))))
+
+
+def test_of_several_judges_each_context_names_its_own(tmp_path: Path) -> None:
+    said = said_of(own_images(tmp_path, ("a", 0, "pixels"), ("b", 3, "labels")))
+    assert said[1].startswith("Best and worst arm by quality at the end")
+    assert "folder aaaaaaaa, judge pixels (fd_pixels): " in said[1]
+    assert "folder bbbbbbbb, judge labels (fd): " in said[1]
+    assert said[2].endswith(
+        "In folder aaaaaaaa, judge pixels: mode collapse could not be seen: samples are judged by their pixels alone."
+    )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import HOSTILE, small
+from others import own_images
 
 from analysis import measured
 from analysis.comparisons import compare_arms
@@ -415,3 +416,30 @@ def test_no_records_are_no_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no records"):
         write_report(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ([("a", 0, "pixels")], "fd_pixels"),
+        ([("a", 0, "inception")], "FID"),
+        ([("a", 0, "pixels"), ("b", 3, "labels")], "fd"),
+    ],
+)
+def test_a_report_calls_quality_what_it_is(data: list[tuple[str, int, str]], name: str, tmp_path: Path) -> None:
+    """Nothing is called fd, or said to be in a classifier's features, where there is none."""
+    page = write_report(own_images(tmp_path / "own", *data, seeds=8, failure=0.5), kinds=["svg"])
+    found = json.loads((page.parent / "statistics.json").read_text())
+    assert found["quality_name"] == name
+    texts = [page.read_text(), *(path.read_text() for path in page.parent.rglob("*.*") if path.suffix != ".html")]
+    if name != "fd":
+        for text in texts:
+            assert not re.search(r"(?<![/\w])fd(?!\w|\\_pixels| pixels)", text)  # nor `fd pixels` as a column's head
+            assert "small classifier" not in text
+        modes = {"modes", "modes_5", "effective_modes", "mode_kl"}
+        assert not modes & {column for row in found["quality"] for column in row}
+    if name == "fd_pixels":
+        assert "gain_pixels" not in texts[0]
+        assert "mode collapse" not in found["failures"][0]
+        assert "Mode collapse could not be seen" in texts[0]
+    assert ("not all contexts are judged by the same quality" in texts[0]) == (name == "fd")

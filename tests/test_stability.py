@@ -1,10 +1,15 @@
 """Statistics of one run's curves, on curves whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from others import own_images
 
-from analysis.stability import STATISTICS, gradient_references, rolling_median, summarize
+from analysis.events import Thresholds
+from analysis.stability import STATISTICS, failures_under, gradient_references, rolling_median, summarize
+from experiments.record import State
 from sngan.config import InputError
 
 
@@ -172,3 +177,25 @@ def test_order_of_rows_and_repeated_steps_do_not_matter() -> None:
 def test_missing_keys_are_named() -> None:
     with pytest.raises(InputError, match="lacks the columns seed"):
         summarize(run().drop(columns="seed"))
+
+
+def test_the_number_of_classes_is_the_one_that_is_known_of_the_run(tmp_path: Path) -> None:
+    """Three effective modes are all of three classes, and far from half of ten."""
+    study = own_images(tmp_path, ("a", 3, "labels"), modes=2.9)
+    found = summarize(study.history, study.runs)
+    assert found["healthy_end"].eq(True).all()
+    assert not failures_under(study.history, study.runs, [Thresholds()])[0].any()
+    of_ten = study.runs.assign(classes=10)
+    assert set(summarize(study.history, of_ten)["cause"]) == {"never learned"}
+    assert failures_under(study.history, of_ten, [Thresholds()])[0].all()
+    assert set(summarize(study.history, study.runs.drop(columns="classes"))["cause"]) == {"never learned"}
+
+
+def test_fd_pixels_is_no_second_view_of_itself(tmp_path: Path) -> None:
+    study = own_images(tmp_path, ("a", 0, "pixels"), states=(State.FINISHED, State.DIVERGED))
+    found = summarize(study.history, study.runs, terms=study.terms)
+    assert found["gain"].notna().all()
+    assert found.filter(like="pixels").isna().all(axis=None)
+    assert found[["coverage_end", "modes_end", "effective_modes_end", "effective_modes_low"]].isna().all(axis=None)
+    unknown = summarize(study.history, study.runs.drop(columns="trivial_fd"), terms=study.terms)
+    assert "no trivial sampler's fd_pixels" in unknown["notes"].iloc[0]

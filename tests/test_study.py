@@ -266,14 +266,24 @@ def test_the_papers_study_is_the_papers() -> None:
 @pytest.mark.usefixtures("any_files")
 @pytest.mark.parametrize(("name", "setting"), [("cifar10-paper", "C"), ("fashion-core", "C")])
 def test_every_arm_of_a_study_starts_on_files_of_the_real_format(name: str, setting: str, tmp_path: Path) -> None:
+    """At a quarter of the networks' width, and one arm at the study's own."""
     write_cifar(tmp_path, n=200)
     write_idx(tmp_path / "FashionMNIST" / "raw", n=300)
     chosen = [config for config in find(name).configs if (config.seed, config.setting) == (0, setting)]
     for config in chosen:
         config = replace(config, steps=2, n_fake=60, threads=1, device="cpu", wandb="disabled", data_dir=str(tmp_path))
+        if config.arm != "sn":
+            config = replace(config, g_width=16, d_width=16)
         assert execute(config, name, tmp_path / "runs", lambda message: None).state == "finished"
         rows = list(read_rows(Record(tmp_path / "runs" / config.run_id).metrics_path))
         assert [row["step"] for row in rows] == [0, 2]
         assert rows[-1]["eval/fd"] > 0
         layers = {key.partition("/")[2] for key in rows[-1] if key.startswith("sigma_conv/")}
         assert len(layers) == {"cifar10-paper": 8, "fashion-core": 3}[name]
+
+
+def test_a_sweep_of_wandb_minimizes_what_the_study_is_judged_by() -> None:
+    def metric(judges: str) -> str:
+        return yaml.safe_load(for_wandb(parse(f"name: a\nparameters: {{judge: {judges}}}")))["metric"]["name"]
+
+    assert [metric(of) for of in ("pixels", "digits", "[pixels, digits]")] == ["eval/fd_pixels", "eval/fd", "eval/fd"]

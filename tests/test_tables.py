@@ -2,12 +2,14 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.page.tables import Table, written
+from analysis.page.tables import Table, of, written
+from analysis.terms import terms_of
 
 
 def test_latex_has_the_cells_and_nothing_that_latex_would_run() -> None:
@@ -82,3 +84,16 @@ def test_wide_tables_are_shown_in_parts_that_fit_and_name_their_rows() -> None:
         assert [column.name for column in block[:2]] == ["arm", "layer"]
         assert sum(column.width for column in block) <= 104
     assert [column.name for block in blocks for column in block[2:]] == list(frame)[2:]
+
+
+def test_captions_say_what_judges() -> None:
+    pixels, inception, other = (terms_of([("folder", judge)]) for judge in ("pixels", "inception", "mnist"))
+    empty = pd.DataFrame()
+    for name in ("quality", "protocol", "reach"):
+        assert not re.search(r"\bfd\b|features of|FID", of(name, empty, pixels).caption), name
+        assert not re.search(r"\bfd\b|a classifier|the classifier|not FID", of(name, empty, inception).caption), name
+    assert "there is no classifier" in of("protocol", empty, pixels).caption
+    assert "in the features of Inception" in of("quality", empty, inception).caption
+    assert "they are not FID" in of("quality", empty, other).caption
+    assert "mode_kl" not in of("quality", empty, other).caption
+    assert "mode_kl" in of("quality", empty).caption

@@ -15,6 +15,7 @@ from analysis.page.pictures import Picture
 from analysis.page.tables import Table
 from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
+from analysis.terms import Terms
 from analysis.variants import labelled
 from experiments.record import RESULTS
 from experiments.study import JUDGED
@@ -64,6 +65,27 @@ _OPEN_FOREIGN = (
     _OPEN[1],
     ("judged", "Arms compared", ("forest",), (), ("comparisons", "differences", "interactions")),
 )
+
+
+_STEADY = "how steadily a run trains;"
+
+
+def reading(terms: Terms, given: Sequence[str] = ()) -> list[str]:
+    """How to read the page of this program's runs; `given`: names of the user's own images among their data sets."""
+    *others, last = map(terms.said, READING)
+    modes = ", coverage and modes" if terms.classes else " and coverage"
+    said = {
+        "pixels": "fd_pixels says how far the pixels of its samples are from the data's; and look at the samples, "
+        "since nothing else judges them.",
+        "inception": f"FID{modes} say what it learned, in the features of Inception; and look at the samples.",
+        "classifier": f"fd{modes} say what it learned, in the features of a small classifier named below; and look at "
+        "the samples.",
+    }
+    named = (
+        f" {', '.join(given)}: the user's own images, named by the start of their content's SHA-256." if given else ""
+    )
+    others[0] += named
+    return [*others, f"{last.partition(_STEADY)[0]}{_STEADY} {said[terms.sight or 'classifier']}"]
 
 
 class Folded(NamedTuple):
@@ -160,8 +182,8 @@ def content_of(
         "tables": [table for table in shown if not table.is_empty],
         "evidenced": {cell for table in shown if table.file == "evidence" and not table.is_empty
                       for cell in table.shown["claim"]},
-        "thresholds": [] if study.foreign else thresholds.table(),
-        "reading": READING_FOREIGN if study.foreign else READING,
+        "thresholds": [] if study.foreign else thresholds.table(study.terms),
+        "reading": READING_FOREIGN if study.foreign else reading(study.terms, _given(study)),
         "versions": {key: value for key, value in versions.items() if value},
         "arms": [
             {"slug": arm, "label": ARMS[arm].label, "words": ARMS[arm].words, "source": ARMS[arm].source}
@@ -169,6 +191,13 @@ def content_of(
         ],
         "command": study.command or f"sngan report {study.name}",
     }  # fmt: skip
+
+
+def _given(study: Study) -> list[str]:
+    """Names of the data sets that are a user's own images."""
+    if "data_name" not in study.runs:
+        return []
+    return list(study.runs.loc[study.runs["data_sha256"] != "", "data_name"].unique())
 
 
 def _anchors(sections: Sequence[Section]) -> set[str]:

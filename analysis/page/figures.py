@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from analysis import failures, figure_data, measured, plots
 from analysis.comparisons import differences
-from analysis.events import CAUSES
+from analysis.events import meanings
 from analysis.page import panels
 from analysis.stability import STATISTICS, compared
 from analysis.stats import APPROXIMATE_BELOW
 from analysis.study import Study
-from analysis.terms import Terms
+from analysis.terms import OURS, Terms
 from analysis.variants import in_order, label_of
 from sngan import quantities
 
@@ -62,15 +62,19 @@ class Curves(NamedTuple):
         side = f"{terms.better.capitalize()} is better."
         if self.file == "distance":
             return ("quality", terms.quality, side) if foreign else (self.file, self.title, side)
-        return self.file, self.title, "" if foreign else self.caption
+        caption = self.caption
+        if self.file == "coverage" and not terms.classes:
+            caption = caption.replace(_OF_MODES, "all would be near 1.")
+        return self.file, self.title, "" if foreign else caption
 
 
+_OF_MODES = "all but the effective modes would be near 1, and those near the number of classes."
 CURVES = (
     Curves("losses", "Losses", "The discriminator's and the generator's loss.", 2),
     Curves("distance", "Distance of samples from the data", "", 3),
     Curves(
         "coverage", "Quality and variety of samples",
-        "For reals against reals, all but the effective modes would be near 1, and those near the number of classes. "
+        f"For reals against reals, {_OF_MODES} "
         "One image repeated can be precise, but not varied.", 3,
     ),
     Curves(
@@ -118,6 +122,8 @@ def _title(metric: str, terms: Terms, foreign: bool) -> str:
     named = {"loss/d": terms.loss_d, "loss/g": terms.loss_g, "grad_norm/g": terms.grad_g, "eval/fd": terms.quality}
     if foreign and metric in named:
         return named[metric]
+    if metric == "eval/fd" and terms.quality != OURS.quality and not foreign:
+        return f"{terms.quality} (Frechet distance)"
     kind, _, layer = metric.partition("/")
     if kind == figure_data.RATIO:
         return f"{layer}, operator norm over sigma"
@@ -183,6 +189,10 @@ class _Context:
     several: bool
 
     @cached_property
+    def terms(self) -> Terms:
+        return self.study.terms_in(self.name)
+
+    @cached_property
     def history(self) -> pd.DataFrame:
         return self.study.history[self.study.history["context"] == self.name]
 
@@ -201,10 +211,10 @@ class _Context:
         return _in_context(kind, title, caption, figure, self.name if self.several else "", self.slug)
 
     def _title(self, metric: str) -> str:
-        return _title(metric, self.study.terms, self.study.foreign)
+        return _title(metric, self.terms, self.study.foreign)
 
     def _curves(self, kind: Curves, history: pd.DataFrame, layers: Sequence[str]) -> Iterator[Drawn]:
-        terms = self.study.terms
+        terms = self.terms
         metrics = kind.metrics(layers)
         if kind.file == "spectra":  # of a matrix with one row there is nothing to see
             metrics = [m for m in metrics if m in history and (history[m].dropna() != 1).any()]
@@ -244,12 +254,13 @@ class _Context:
         said = {"real_against_real": "reals", "trivial_sampler": "trivial sampler"}
         scores = {words: protocols[0].get(name) or {} for name, words in said.items()}
         scores["trivial sampler"] = {"fd": protocols[0].get("trivial_fd"), **scores["trivial sampler"]}
+        recorded = {"fd": "fd_pixels"} if self.terms.sight == "pixels" else {}
+        names = {metric: metric.removeprefix("eval/") for metric in kind.metrics(layers)}
         return {
             metric: {
-                words: float(of[name]) for words, of in scores.items()
-                if isinstance(of.get(name := metric.removeprefix("eval/")), int | float)
+                words: float(of[name]) for words, of in scores.items() if isinstance(of.get(name), int | float)
             }
-            for metric in kind.metrics(layers)
+            for metric, name in ((metric, recorded.get(name, name)) for metric, name in names.items())
         }  # fmt: skip
 
     def _gradient_strips(self) -> Iterator[Drawn]:
@@ -268,11 +279,12 @@ class _Context:
     def _wall_time(self) -> Iterator[Drawn]:
         if (of := figure_data.over_wall_time(self.history, self.study.runs)) is not None:
             caption = (
-                "fd against the time that training took, where each run's wall time is spread evenly over its steps. "
+                f"{self.terms.quality} against the time that training took, where each run's wall time is spread "
+                "evenly over its steps. "
                 "Runs that trained beside others took longer than they would alone: for costs see `sngan bench`. "
                 f"{judged(self.study, self.name)}{_seeds(self.history)}"
             )
-            fd = _title("eval/fd", self.study.terms, foreign=False)
+            fd = self._title("eval/fd")
             figure = panels.curves(
                 {fd: of.bands}, self.look, self.width, logarithmic={fd}, columns=1, x_label="minutes of training",
                 seeds={} if of.seeds is None else {fd: of.seeds},
@@ -281,14 +293,15 @@ class _Context:
 
     def failures(self) -> Iterator[Drawn]:
         """What went wrong and when; nothing where nothing did."""
-        study, summary = self.study, self.material.summary
+        study, summary, terms = self.study, self.material.summary, self.terms
         runs = summary[summary["failure"].notna() & (summary["context"] == self.name)]
         n = ", ".join(f"{self.look.labels[v]} {count}" for v, count in runs["variant"].value_counts(sort=False).items())
         failed = runs["failure"].astype(bool).any()
         if failed:
-            of = failures.causes(summary, study.foreign)
-            caption = f"Runs of each arm by the cause of their first failure. Runs: {n}."
-            names = list(failures.FOREIGN_CAUSES if study.foreign else CAUSES)
+            of = failures.causes(summary, study.foreign, terms)
+            unseen = f" {terms.unseen}" if terms.unseen else ""
+            caption = f"Runs of each arm by the cause of their first failure. Runs: {n}.{unseen}"
+            names = list(failures.FOREIGN_CAUSES if study.foreign else meanings(terms))
             figure = panels.causes(of[of["context"] == self.name], names, self.look, self.width)
             yield self._drawn("causes", "Causes of failure", caption, figure)
         if failed and not runs["last_step"].eq(0).all():
@@ -302,11 +315,11 @@ class _Context:
         of = of[of["context"] == self.name].rename(columns={"arm": "variant"}) if len(of) else of
         of = of[of.groupby("threshold")["failures"].transform("sum") > 0] if len(of) else of
         if len(of):
+            modes = "; modes is the share of the classes that is enough" if terms.classes else ""
             caption = (
                 "Share of each arm's runs that failed in any way, under other thresholds, one at a time: quality "
-                "collapse is fd above this multiple of the best so far; healthy is fd below this share of the trivial "
-                "sampler's; modes is the share of the classes that is enough. Level lines: the threshold does not "
-                f"matter. Runs: {n}."
+                f"collapse is {terms.quality} above this multiple of the best so far; healthy is {terms.quality} below "
+                f"this share of the trivial sampler's{modes}. Level lines: the threshold does not matter. Runs: {n}."
             )
             figure = panels.sensitivity(of.assign(share=of["failures"] / of["n"]), self.look, self.width)
             yield self._drawn("sensitivity", "Failures under other thresholds", caption, figure)
@@ -336,7 +349,7 @@ def samples(study: Study, context: str, slug: str = "", width: float = panels.WI
         title = f"Samples at step {last:,}"
         of = context if study.runs["context"].nunique() > 1 else ""
         seed = max((s for _, s in chosen), key=[s for _, s in chosen].count)  # the first that most arms have
-        real = study.real.get(runs["dataset"].iloc[0])
+        real = study.real_in(context)
         large: dict[str, Any] = {"real images": real} if real else {}
         large |= {label_of(v): chosen.get((label_of(v), seed)) for v in variants}
         caption = f"16 fixed latents of {seed}, the same in every arm{', beside real images' if real else ''}."
@@ -431,12 +444,19 @@ def judged(study: Study, context: str) -> str:
     def number(of: dict[str, Any], name: str) -> float:
         return float("nan") if (value := of.get(name)) is None else value
 
+    def by(of: dict[str, Any]) -> str:
+        if terms.sight == "pixels":
+            return f"by their pixels alone ({of.get('pixels')})"
+        known = f"accuracy {number(of, 'feature_net_accuracy'):.2%}, " if terms.sight != "inception" else ""
+        return f"in the features of {of.get('feature_net')} ({known}SHA-256 {str(of.get('feature_net_sha256'))[:8]})"
+
+    terms = study.terms_in(context)
+    name = "fd_pixels" if terms.sight == "pixels" else "fd"
     sentences = [
-        f"{number(p, 'n_fake'):,} samples against {number(p, 'n_real'):,} reals in the features of "
-        f"{p.get('feature_net')} (accuracy {number(p, 'feature_net_accuracy'):.2%}, SHA-256 "
-        f"{str(p.get('feature_net_sha256'))[:8]}), batch norm by its {p.get('batch_norm')}. Reals against reals have "
-        f"an fd of {number(p.get('real_against_real', {}), 'fd'):.3g}, the trivial sampler one of "
-        f"{number(p, 'trivial_fd'):.3g}. "
+        f"{number(p, 'n_fake'):,} samples against {number(p, 'n_real'):,} reals {by(p)}, batch norm by its "
+        f"{p.get('batch_norm')}. Reals against reals have an {terms.quality} of "
+        f"{number(p.get('real_against_real', {}), name):.3g}, the trivial sampler one of "
+        f"{number(p, 'trivial_fd') if name == 'fd' else number(p.get('trivial_sampler', {}), name):.3g}. "
         for c, _, p in measured.protocols_of(study)
         if c == context and "feature_net" in p
     ]

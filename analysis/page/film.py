@@ -120,8 +120,8 @@ def _film(study: Study, context: str, grids: _Grids, room: _Room) -> Film:
         if stills:
             arms.append((label_of(variant), stills))
     side = max((content.width for content in seen), default=1)
-    dataset = study.runs.loc[study.runs["context"] == context, "dataset"].iloc[0]
-    real = _content(study.real[dataset], room.cut) if dataset in study.real else None
+    grid = study.real_in(context)
+    real = _content(grid, room.cut) if grid else None
     shown = sorted({still.seed for _, stills in arms for still in stills})
     width = side * max(1, round(_SHOWN / side))
     everything = int(study.runs.loc[study.runs["context"] == context, "seed"].nunique())

@@ -74,7 +74,7 @@ def paragraph(study: Study, arms: pd.DataFrame, sigma: pd.DataFrame, claims: pd.
     elif contexts:
         said.append(Said(_best_and_worst(study, arms, contexts), "arms"))
     if len(arms):
-        said.append(_failures(arms))
+        said.append(_failures(study, arms))
     if text := _sigma(sigma, several=len(contexts) > 1):
         said.append(Said(text, "sigma"))
     return [*said, _tested(study, claims)]
@@ -125,6 +125,7 @@ def quality(study: Study, arms: pd.DataFrame) -> str:
         return f"No run has an end, so none has a final {study.terms.quality}."
     words = [f"{_named(study, row['arm'])}: {_measured(row)}" for row in known.to_dict("records")]
     side = f"{study.terms.better} is better; 95 % intervals in brackets"
+    side = f"how far the pixels of samples are from the data's; {side}" if study.terms.sight == "pixels" else side
     text = f"{study.terms.quality} at the end of training ({side}): {'; '.join(words) or 'no arm has an estimate'}"
     text += _without_end(study, arms)
     trivial = study.runs["trivial_fd"].dropna()
@@ -133,20 +134,37 @@ def quality(study: Study, arms: pd.DataFrame) -> str:
 
 def _best_and_worst(study: Study, arms: pd.DataFrame, contexts: Sequence[str]) -> str:
     """Of a distance, of which lower is better, in the first contexts."""
-    said = []
+    said, names = [], {context: study.terms_in(context).quality for context in contexts}
+    several = len(set(names.values())) > 1
     for context in contexts[:_CONTEXTS]:
         of = arms[arms["context"] == context]
         known = of[np.isfinite(of["q_centre"].astype(float))].sort_values("q_centre", kind="stable").to_dict("records")
         ends = [f"{label_of(row['arm'])} {_measured(row)}" for row in (known[:1] + known[1:][-1:])]
-        said.append(f"{context}: {' and '.join(ends) or 'no arm has an estimate'}{_without_end(study, of)}")
+        place = f"{context} ({names[context]})" if several else context
+        said.append(f"{place}: {' and '.join(ends) or 'no arm has an estimate'}{_without_end(study, of)}")
     more = len(contexts) - _CONTEXTS
     rest = f" {more} more contexts stand below." if more > 0 else ""
     how = "lower is better; 95 % intervals in brackets"
-    return f"Best and worst arm by {study.terms.quality} at the end of training ({how}): {'. '.join(said)}.{rest}"
+    by = "quality" if several else study.terms.quality
+    return f"Best and worst arm by {by} at the end of training ({how}): {'. '.join(said)}.{rest}"
 
 
-def _failures(arms: pd.DataFrame) -> Said:
-    """By arm, over all contexts."""
+def _failures(study: Study, arms: pd.DataFrame) -> Said:
+    """By arm, over all contexts, and which failures could not be seen."""
+    text, anchor = _failed(arms)
+    return Said(" ".join([text, *_unseen(study)]), anchor)
+
+
+def _unseen(study: Study) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for context in map(str, study.runs["context"].unique()):
+        found.setdefault(study.terms_in(context).unseen, []).append(context)
+    if len(found) == 1:
+        return list(filter(None, found))
+    return [f"In {', '.join(of)}: {text[:1].lower()}{text[1:]}" for text, of in found.items() if text]
+
+
+def _failed(arms: pd.DataFrame) -> Said:
     total = arms.groupby("arm", sort=False)[["failures", "n"]].sum().reindex(in_order(arms["arm"]))
     if not total["failures"].any():
         n = int(total["n"].sum())

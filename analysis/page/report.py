@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from analysis.page.pictures import Picture, save, write_files
 from analysis.page.short import in_short
 from analysis.page.tables import Table
 from analysis.stability import summarize
-from analysis.study import Study, of_one_version, sound
+from analysis.study import Study, of_one_version, seen_differently, sound
 from analysis.variants import against
 from experiments.record import to_json
 from sngan.config import InputError
@@ -68,7 +68,8 @@ def write(
     study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
     thresholds = Thresholds() if thresholds is None else thresholds
     single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
-    study = replace(study, history=study.history.astype(dict.fromkeys(single, float)))
+    warnings = [*study.warnings, *seen_differently(study)]
+    study = replace(study, history=study.history.astype(dict.fromkeys(single, float)), warnings=warnings)
     if unknown := set(kinds) - {"png", "svg", "pdf"}:
         raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
     if not (math.isfinite(width) and 2 <= width <= 20):
@@ -114,22 +115,23 @@ class _Found(NamedTuple):
 
 
 def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found:
+    terms = study.terms
     claims, sensitivity = judge(study, summary), tables.sensitivity(study, thresholds)
     by_device = provenance.devices(study, summary)
     compared, paired = comparisons.compare_arms(study, summary), failures.paired(summary)
-    arms, sigma = tables.arms(summary), tables.of("sigma", measured.sigmas(study))
+    arms, sigma = tables.arms(summary, terms), tables.of("sigma", measured.sigmas(study))
     shown = [
         tables.account(study),
-        tables.of("reach", power.reach(claims)),
-        tables.verdicts(claims),
+        tables.of("reach", power.reach(claims), terms),
+        tables.verdicts(claims, terms),
         arms,
-        tables.causes(summary),
+        tables.causes(summary, terms=terms),
         tables.paired_failures(paired),
         sensitivity,
         tables.of("rates", comparisons.rates(study, summary)),
         tables.of("tuned", comparisons.tuned(study, summary)),
-        tables.of("quality", measured.quality(study)),
-        tables.of("protocol", measured.protocols(study)),
+        tables.of("quality", measured.quality(study), terms),
+        tables.of("protocol", measured.protocols(study), terms),
         sigma,
         tables.of("operators", measured.operators(study)),
         tables.of("lipschitz", measured.lipschitz(study)),
@@ -155,7 +157,7 @@ def _ours(study: Study, summary: pd.DataFrame, thresholds: Thresholds) -> _Found
         "warnings": list(study.warnings),
         "extra": study.extra,
         "primary": dict(study.primary),
-        "thresholds": asdict(thresholds),
+        "thresholds": {name: value for name, value, _ in thresholds.table(terms)},
     }
     material = figures.Material(summary, sensitivity.frame, compared, paired)
     return _Found(first, shown, material, beside | {"claims": _records(claims)})

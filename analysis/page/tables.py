@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,8 @@ import pandas as pd
 
 from analysis import by_arm, comparisons, failures
 from analysis.claims import LEVEL
-from analysis.events import CAUSES, Thresholds
+from analysis.events import Thresholds
+from analysis.events import meanings as meanings_of_causes
 from analysis.stability import OUTCOME, SIGMA_TOLERANCE, STATISTICS
 from analysis.stats import APPROXIMATE_BELOW, SPREAD_FROM
 from analysis.study import STATES, Study
@@ -206,7 +207,57 @@ def written(value: Any, whole: bool = False) -> str:
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
 
-_TEXTS = {
+def _quality(terms: Terms) -> str:
+    """How to read what samples score."""
+    noise = "noise with each pixel's own mean and spread {} than {}. "
+    elsewhere = noise.format("may have a lower fd_pixels", "samples that people recognize")
+    scale = (
+        "Two rows give the scale: what reals score against other reals, and a sampler that knows each pixel's mean and "
+        "spread and nothing else. A run that diverged or failed counts with the last evaluation that it had."
+    )
+    if terms.sight == "pixels":
+        return (
+            "Of each run's last evaluation: median and range over n seeds. fd_pixels (Frechet distance) compares the "
+            "means of 2x2 pixels of samples and of real images, which is all that samples are judged by: classes, "
+            f"precision and coverage are not known. It can be fooled: {elsewhere}{scale}"
+        )
+    where, names = "the classifier that the next table names; they are not FID", ("fd", "kd")
+    fooled = "Each can be fooled: noise and grey backgrounds hardly move fd; "
+    fooled += noise.format("has a lower fd_pixels", "legible digits on grey")
+    if terms.sight == "inception":
+        where, names, fooled = "Inception", ("FID", "KID"), f"It can be fooled: {elsewhere}"
+    modes = (
+        "modes: classes hit (modes_5: at least five times), effective_modes: exp of the entropy over classes, "
+        "mode_kl: from the data's classes, in nats; "
+    )
+    return (
+        f"Of each run's last evaluation: the median over n seeds, of {names[0]} also the range. {names[0]} (Frechet "
+        f"distance) and {names[1]} (kernel distance, unbiased: it may be negative) compare samples with real images in "
+        f"the features of {where}. fd_pixels compares the means of 2x2 pixels instead. {fooled}"
+        "precision and density: whether samples lie among the reals, which noise does as well; recall and "
+        f"coverage: whether all reals are near some sample; {modes if terms.classes else ''}"
+        f"diversity: mean distance between samples over that between reals. {scale}"
+    )
+
+
+def _protocol(terms: Terms) -> str:
+    """How to read in which way samples were judged."""
+    neighbours = "; precision, recall, density, coverage use the k-th neighbour."
+    ends = {
+        "pixels": ". Only pixels are compared; there is no classifier.",
+        "inception": f"{neighbours} Inception is known by the SHA-256 of its weights.",
+        "classifier": f"{neighbours} The classifier is known by its accuracy on images that it was not trained on and "
+        "by the SHA-256 of its weights.",
+    }
+    modes = ", modes n_labels samples" if terms.classes else ""
+    return (
+        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
+        f"compared. Distances use n_real reals and n_fake samples{modes}; "
+        f"the generator's batch norm uses its running statistics{ends[terms.sight or 'classifier']}"
+    )
+
+
+_TEXTS: dict[str, tuple[str, str | Callable[[Terms], str]]] = {
     "reach": (
         "What this study can decide",
         "Whether a study of this size can be expected to decide a claim if it is true: the share of simulated studies "
@@ -263,28 +314,8 @@ _TEXTS = {
         "of spread tells typical distances from the median apart, not standard deviations: two shapes with equal ones "
         "are rejected as often as is said. Replicates 0: enumerated.",
     ),
-    "quality": (
-        "Samples at the end",
-        "Of each run's last evaluation: the median over n seeds, of fd also the range. fd (Frechet distance) and kd "
-        "(kernel distance, unbiased: it may be negative) compare samples with real images in the features of the "
-        "classifier that the next table names; they are not FID. fd_pixels compares the means of 2x2 pixels instead. "
-        "Each can be fooled: noise and grey backgrounds hardly move fd; noise with each pixel's own mean and spread "
-        "has a lower fd_pixels than legible digits on grey. precision and density: whether samples lie among the "
-        "reals, which noise does as well; recall and coverage: whether all reals are near some sample; modes: classes "
-        "hit (modes_5: at least five times), effective_modes: exp of the entropy over classes, mode_kl: from the "
-        "data's classes, in nats; "
-        "diversity: mean distance between samples over that between reals. Two rows give the scale: what reals score "
-        "against other reals, and a sampler that knows each pixel's mean and spread and nothing else. A run that "
-        "diverged or failed counts with the last evaluation that it had.",
-    ),
-    "protocol": (
-        "How samples were judged",
-        "The same for every run of a data set and number of samples; numbers of different protocols cannot be "
-        "compared. "
-        "Distances use n_real reals and n_fake samples, modes n_labels samples; the generator's batch norm uses its "
-        "running statistics; precision, recall, density, coverage use the k-th neighbour. The classifier is known by "
-        "its accuracy on images that it was not trained on and by the SHA-256 of its weights.",
-    ),
+    "quality": ("Samples at the end", _quality),
+    "protocol": ("How samples were judged", _protocol),
     "sigma": (
         "Spectral norms at the end",
         "Exact largest singular value of each discriminator layer's matrix at the run's last row: of the weight the "
@@ -323,13 +354,13 @@ _TEXTS = {
         "real and generated images. Median and range over n seeds.",
     ),
 }
-"""name -> title, caption; of those that say the same of every study"""
+"""name -> title, and caption, if it is the same of every study but for what quality is called"""
 
 
-def of(name: str, frame: pd.DataFrame) -> Table:
+def of(name: str, frame: pd.DataFrame, terms: Terms = OURS) -> Table:
     """The table of that name."""
     title, caption = _TEXTS[name]
-    return Table(name, title, caption, frame)
+    return Table(name, title, terms.said(caption) if isinstance(caption, str) else caption(terms), frame)
 
 
 def account(study: Study) -> Table:
@@ -341,17 +372,21 @@ def account(study: Study) -> Table:
     return Table("account", "Account of runs", caption, failures.account(study), counts=STATES)
 
 
-def verdicts(claims: pd.DataFrame) -> Table:
+def verdicts(claims: pd.DataFrame, terms: Terms = OURS) -> Table:
     """One row per claim and context."""
+    views = (
+        f"Depends on the view: one of these two by {terms.quality}, and the opposite direction by fd_pixels. "
+        if terms.sight != "pixels" else ""
+    )  # fmt: skip
     caption = (
         "What the papers claim, tested one by one. A claim's parts are tested together (intersection-union test: its p "
         "is the largest of theirs). Supported: every part lies beyond a threshold that was fixed beforehand with its "
         f"whole interval, and the claim's adjusted p is at most {LEVEL:g}. Contradicted: a part lies on the other side "
-        "of no effect, with a p that is adjusted in the same way. Depends on the view: one of these two by fd, and the "
-        "opposite direction by fd_pixels. Refused: there is a number, but it would mislead, for the reason that is "
-        f"given. Not tested: what is named is missing, or there are fewer than {APPROXIMATE_BELOW} paired seeds. "
-        "Everything else is inconclusive. The two p belong to the two verdicts, adjusted by Holm over the two primary "
-        "claims, by Benjamini-Hochberg over the outcomes of all contexts, and separately over mechanism and cost. "
+        f"of no effect, with a p that is adjusted in the same way. {views}Refused: there is a number, but it would "
+        "mislead, for the reason that is given. Not tested: what is named is missing, or there are fewer than "
+        f"{APPROXIMATE_BELOW} paired seeds. Everything else is inconclusive. The two p belong to the two verdicts, "
+        "adjusted by Holm over the two primary claims, by Benjamini-Hochberg over the outcomes of all contexts, and "
+        "separately over mechanism and cost. "
         "Benjamini-Hochberg bounds the expected share of false ones among the verdicts, not the chance that there is "
         "one, which is up to .12 if half of the claims are true. p of contradiction is adjusted over outcome, "
         "mechanism and cost together. The evidence table has every part."
@@ -415,22 +450,22 @@ def arms(summary: pd.DataFrame, terms: Terms = OURS) -> Table:
             "with a seed: the root of the covariance over seeds with the mean {scale} between a third and a half of "
             "the run, at least 0. "
         )
-    what = "any of the events in the next table" if terms is OURS else "an error or a divergence"
+    what = "any of the events in the next table" if terms.sight else "an error or a divergence"
     said += (
         f"A failure is {what}; its rate has the exact interval. Below {APPROXIMATE_BELOW} seeds intervals of location "
         "are approximate."
     )
     caption = terms.fill(gain + said if "gain" in frame else said)
-    if terms is not OURS:  # what a table without curves cannot have
+    if not terms.sight:  # what a table without curves cannot have
         frame = frame.dropna(axis=1, how="all")
         frame = frame if "q_line" in frame else frame.drop(columns="order", errors="ignore")
     title = "Quality, spread and failures by arm"
     return Table("arms", title, caption, frame, terms.quality)
 
 
-def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
+def causes(summary: pd.DataFrame, foreign: bool = False, terms: Terms = OURS) -> Table:
     """Runs by the cause of their first event, and when it came."""
-    of = failures.FOREIGN_CAUSES if foreign else CAUSES
+    of = failures.FOREIGN_CAUSES if foreign else meanings_of_causes(terms)
     said = "; ".join(f"{cause}: {meaning}" for cause, meaning in of.items())
     caption = f"By the first event of each run. {said}. "
     if not foreign:
@@ -438,22 +473,27 @@ def causes(summary: pd.DataFrame, foreign: bool = False) -> Table:
             "without_end: diverged or failed at any time, whatever came first; the table of runs has every event. "
             "healthy: runs that ever were, and the median step of the first healthy evaluation (never: infinite). "
         )
+    caption += f"{terms.unseen} " if terms.unseen else ""
     caption += (
         "The last columns: mean number of steps without failure, up to the end of the longest run (restricted mean of "
         f"the Kaplan-Meier curve){'' if foreign else '; a run that never was healthy has none'}."
     )
-    frame = failures.causes(summary, foreign)
+    frame = failures.causes(summary, foreign, terms)
     rows = pd.Series(bool((frame["none"] < frame["n"]).any()), frame.index)
     return Table("failures", "What went wrong", caption, frame, rows=rows, counts=[*of, "without_end"])
 
 
 def sensitivity(study: Study, thresholds: Thresholds) -> Table:
     """Failures of each arm under other thresholds."""
+    terms = study.terms
+    enough = "; and where a third, half and two thirds of the modes are enough" if terms.classes else ""
+    used = [thresholds.quality_collapse, thresholds.healthy, *([thresholds.modes] if terms.classes else [])]
+    *first, last = [f"{value:g}" for value in used]
     caption = (
-        "Runs with any event where quality collapse is fd above 1.5, 2 and 3 times the best so far; where healthy is "
-        "below a quarter, half and three quarters of the trivial sampler's fd; and where a third, half and two thirds "
-        f"of the modes are enough. The others are unchanged. Everywhere else {thresholds.quality_collapse:g}, "
-        f"{thresholds.healthy:g} and {thresholds.modes:g} are used."
+        f"Runs with any event where quality collapse is {terms.quality} above 1.5, 2 and 3 times the best so far; "
+        f"{'' if terms.classes else 'and '}where healthy is below a quarter, half and three quarters of the trivial "
+        f"sampler's {terms.quality}{enough}. The others are unchanged. Everywhere else {', '.join(first)} and {last} "
+        "are used."
     )
     frame = failures.under_other_thresholds(study, thresholds)
     rows = pd.Series(bool(frame["failures"].any()), frame.index)

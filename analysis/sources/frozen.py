@@ -33,7 +33,7 @@ from pyarrow import compute, parquet
 
 from analysis.grids import opened
 from analysis.history import COUNTS
-from analysis.study import Found, Study, assemble, reference_version
+from analysis.study import Found, Study, as_recorded, assemble, reference_version
 from experiments.ledger import (
     EVALUATIONS,
     HISTORY,
@@ -64,6 +64,7 @@ from sngan.files import write_atomically
 PART_BYTES = 4_000_000
 _WITH_WEIGHTS, _FILMS, _WITH_GRIDS = 3, 1, 3  # runs of a cell with D's weights, with a film, with grids at all
 _FILM_STEPS, _GREYS = 8, 16
+_PLACES = ("data_dir", "data_path", "inception_weights")
 
 
 class Frozen(NamedTuple):
@@ -330,7 +331,8 @@ class _Writer:
                 shutil.rmtree(path)
         self.without_weights: list[str] = []
         self._kept: Counter[tuple[str, str]] = Counter()  # (what, cell): of how many runs
-        self._rows = dict(list(study.history.groupby("run_id", sort=False)))
+        self._history = as_recorded(study)
+        self._rows = dict(list(self._history.groupby("run_id", sort=False)))
         for name, part in manifest["parts"].items():
             for run_id, kept in kept_in_part(folder, name, part["runs"]).items():
                 config = kept.config
@@ -410,7 +412,7 @@ class _Writer:
              "protocol": to_json(found[run_id].protocol)}
             for run_id, config in runs.items()
         ]  # fmt: skip
-        rows = pd.concat([self._rows[run_id] for run_id in runs if run_id in self._rows] or [self._study.history[:0]])
+        rows = pd.concat([self._rows[run_id] for run_id in runs if run_id in self._rows] or [self._history[:0]])
         metrics = [name for name in rows if "/" in name and rows[name].notna().any()]
         keys = ["run_id", *(name for name in rows if name in COUNTS), *metrics]
         evaluations = [found[run_id].evaluations() for run_id in runs]
@@ -424,8 +426,8 @@ class _Writer:
 
 
 def _without_paths(found: Found) -> dict[str, Any]:
-    """The status, without where the data set lay on the machine."""
-    attempts = [{name: a[name] for name in a if name != "data_dir"} for a in found.status["attempts"]]
+    """The status, without where data and weights lay on the machine."""
+    attempts = [{name: a[name] for name in a if name not in _PLACES} for a in found.status["attempts"]]
     return found.status | {"attempts": attempts}
 
 

@@ -14,7 +14,7 @@ from experiments.tracking import client
 from sngan.architectures import layer_names
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
-from sngan.quantities import QUANTITIES, SECTIONS, Quantity
+from sngan.quantities import QUANTITIES, SECTIONS, Quantity, is_told
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2.interface as wr
@@ -60,7 +60,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
             order=[expr.Ordering(expr.Config("arm")), expr.Ordering(expr.Config("seed"))],
             pinned_columns=[
                 *("run:displayName", "run:state", "summary:state", "config:arm.value", "config:seed.value"),
-                *("summary:step", "summary:eval/fd.last", "summary:error"),
+                *("summary:step", f"summary:eval/{_quality(study.configs)}.last", "summary:error"),
             ],
         ),
     )
@@ -163,13 +163,22 @@ def _section(title: str, panels: list[Any]) -> ws.Section:
 
 
 def _panels(configs: Sequence[RunConfig], section: str) -> list[Any]:
-    """What the section shows, in the order of the quantities; of arms with a constraint only if the study has some."""
+    """What the section shows, in the order of the quantities; of arms with a constraint only if the study has some, and
+    what a judge of the study can tell."""
     layers = dict.fromkeys(layer for config in configs for layer in layer_names(config.architecture))
     constraints = {ARMS[config.arm].constraint for config in configs}
+    judges = {(config.dataset, config.judge) for config in configs}
     shown = [
         of for of in QUANTITIES if of.section == section and (not of.constraints or constraints & {*of.constraints})
-    ]
+        and any(is_told(of, *by) for by in judges)
+    ]  # fmt: skip
     return [_panel(of, name) for of in shown for name in of.names(layers)]
+
+
+def _quality(configs: Sequence[RunConfig]) -> str:
+    """By which quality runs are listed: fd, if they are not all judged by something else."""
+    found = {"fid" if config.judge == "inception" else config.quality for config in configs}
+    return found.pop() if len(found) == 1 else "fd"
 
 
 def _panel(quantity: Quantity, name: str) -> Any:
