@@ -47,7 +47,7 @@ class Views(NamedTuple):
 
 def fid(
     records: Sequence[Record], weights: str, n: int = 0, device: str = "auto", data_dir: str = "",
-    as_json: bool = False,
+    as_json: bool = False, data_path: str = "",
 ) -> int:  # fmt: skip
     """Print the scores of the runs' final generators, of reals and of the trivial sampler, by n samples. Returns 0.
 
@@ -63,7 +63,7 @@ def fid(
     if where.type == "cuda":
         prepare_cuda()
     inception = Inception(weights, where)
-    config = _placed(configs[0], records, data_dir, weights)
+    config = _placed(configs[0], records, data_dir, weights, data_path)
     data = load_images(config, _to_stderr).to(where)
     by = load_judge(config, data, where, say=_to_stderr)
     n, most = n or min(configs[0].n_compared, len(data.images)), len(data.images)
@@ -111,11 +111,11 @@ def _checked_number(configs: Sequence[RunConfig], n: int) -> int:
     return n
 
 
-def _placed(config: RunConfig, records: Sequence[Record], data_dir: str, weights: str) -> RunConfig:
-    """With places of images and weights; those of a user's own images as one of the runs' attempts says."""
+def _placed(config: RunConfig, records: Sequence[Record], data_dir: str, weights: str, data_path: str) -> RunConfig:
+    """With places of images and weights; a user's own images are where one of the runs had them if none is named."""
     attempts = [attempt for record in records for attempt in record.status()["attempts"]]
     paths = [path for attempt in attempts if isinstance(path := attempt.get("data_path"), str) and path]
-    path = paths[-1] if config.data_sha256 and paths else config.data_path
+    path = data_path or (paths[-1] if config.data_sha256 and paths else "")
     return dataclasses.replace(config, data_dir=data_dir, inception_weights=weights, data_path=path)
 
 

@@ -705,6 +705,7 @@ class Fid:
                           "2,048")] = 0  # fmt: skip
     device: Annotated[str, arg(help=HELP["device"])] = "auto"
     data_dir: Annotated[str, arg(help=HELP["data_dir"])] = ""
+    data_path: Annotated[str, arg(help="where your own images are, if not where the runs had them")] = ""
     runs_dir: _RunsDir = ""
     as_json: _Json = False
 
@@ -715,7 +716,7 @@ class Fid:
         from experiments.bridge import fid
 
         weights = self.inception_weights or os.environ.get("SNGAN_INCEPTION", "")
-        return fid(runs, weights, self.n, self.device, self.data_dir, self.as_json)
+        return fid(runs, weights, self.n, self.device, self.data_dir, self.as_json, self.data_path)
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ class _Attempt:
             since=self._resume["step"] if self._resume else -1,
             summary=summary_of(self._status, self._record),
         )
-        self._real = self._record.write_sample("real.png", grid_png(normalized(self._data.images[:N_SAMPLES])))
+        self._real = self._record.write_sample("real.png", grid_png(normalized(_some(self._data))))
         if self._where:
             self._steps = Remote(self._where, self._config, self._data)
         elif self._data.images.is_cuda:
@@ -319,6 +319,12 @@ class _Attempt:
         self._attempt |= {"wandb": tracker.mode, "wandb_error": tracker.error}
         self._status |= {"wandb_url": tracker.url} if tracker.url else {}
         return before != (self._attempt, self._status.get("wandb_url"))
+
+
+def _some(data: ImageData) -> Tensor:
+    """Images (64 at most, C, side, side) to look at: the first, or from all over a user's own, which lie by class."""
+    step = max(1, len(data.images) // N_SAMPLES) if data.name in GIVEN else 1
+    return data.images[::step][:N_SAMPLES]
 
 
 class _Announced:

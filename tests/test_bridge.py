@@ -322,3 +322,25 @@ def test_the_whole_way_with_torch_fidelitys_network(
     assert found["runs"][0]["fid"] > 0
     assert found["inception_n_features"] == 2048
     assert found["inception_sha256"] == hashlib.sha256(standin.read_bytes()).hexdigest()
+
+
+def test_own_images_are_found_where_the_run_had_them_and_have_no_fd_if_pixels_judge(
+    judged: Callable, command: Callable, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "own.npz", images=load("digits").images[:200, 0].numpy())
+    record = trained(tmp_path / "runs", dataset=f"npz:{tmp_path / 'own.npz'}", steps=4, n_fake=60)
+    found = judged(record.folder)
+    (row,) = found["runs"]
+    assert row["fd_pixels"] == pytest.approx(record.rows()[-1]["eval/fd_pixels"], rel=1e-5)
+    assert (row["fd"], row["kd"], found["feature_net_sha256"]) == (None, None, None)
+    assert row["fid"] > 0
+    code, output, _ = command("fid", record.folder, "--inception-weights", "x", "--device", "cpu")
+    assert code == 0
+    assert "fd_pixels" in output
+    assert " kd " not in output
+    (tmp_path / "own.npz").rename(tmp_path / "elsewhere.npz")
+    load.cache_clear()
+    code, _, errors = command("fid", record.folder, "--inception-weights", "x", "--device", "cpu")
+    assert code == 2
+    assert "there is no file" in errors
+    assert judged(record.folder, "--data-path", tmp_path / "elsewhere.npz") == found

@@ -242,3 +242,14 @@ def test_the_first_run_of_a_process_is_judged_as_the_others_are(
     assert done.returncode == 0, done.stderr
     first, second = (record.protocol_path.read_bytes() for record in run_folders(tmp_path / "tiny"))
     assert first == second
+
+
+def test_the_real_images_to_look_at_are_from_all_over_a_users_own(tmp_path: Path) -> None:
+    """They lie by class."""
+    np.savez(
+        tmp_path / "own.npz", images=np.arange(200, dtype=np.uint8)[:, None, None] + np.zeros((1, 28, 28), np.uint8)
+    )
+    config = small(dataset=f"npz:{tmp_path / 'own.npz'}", steps=2, n_fake=40)
+    execute(config, "single", tmp_path, lambda message: None)
+    grid = np.asarray(Image.open(tmp_path / config.run_id / "samples" / "real.png"))
+    assert set(grid[10::30, 10::30].flatten().tolist()) >= {0, 3, 90, 189}
