@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FURTHER, ONE_EACH, small, write_study
@@ -26,7 +27,7 @@ from experiments.run import execute
 from sngan import metrics
 from sngan.arms import ARMS
 from sngan.config import RunConfig
-from sngan.data import load
+from sngan.data import load, load_images
 from sngan.evaluate import judge, scores
 from sngan.feed import Feed
 from sngan.measure import Window
@@ -47,7 +48,7 @@ pytestmark = [
 
 def rows_on(device: str, config: RunConfig) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    train(config, load(config.dataset, config.data_dir).to(device), lambda row, samples: rows.append(row))
+    train(config, load_images(config).to(device), lambda row, samples: rows.append(row))
     return rows
 
 
@@ -78,6 +79,19 @@ def test_a_seed_is_the_same_experiment_as_on_a_cpu(arm: str) -> None:
         print(f"{arm} {prefix}: {difference:.1e} {where}")
         assert difference < most, (difference, where)
     assert rows_on(DEVICE, dataclasses.replace(config, seed=1))[-1]["loss/d"] != cuda[-1]["loss/d"]
+
+
+@pytest.mark.parametrize("arm", ["sn", "sn_dcgan", "gp"])
+def test_the_papers_cnn_and_own_colour_images_are_those_of_a_cpu(arm: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    np.savez(tmp_path / "own.npz", images=images)
+    config = small(
+        dataset=f"npz:{tmp_path / 'own.npz'}", arm=arm, d_width=8, z_dim=8, steps=6, log_every=1, instrument_every=2,
+        n_evaluations=1, n_fake=50, precision="float64",
+    )  # fmt: skip
+    assert (config.architecture, config.channels, config.judge) == ("sndcgan32", 3, "pixels")
+    difference, where = worst(rows_on("cpu", config), rows_on(DEVICE, config))
+    assert difference < 1e-6, (difference, where)
 
 
 @pytest.mark.parametrize("arm", MAIN)
