@@ -143,7 +143,7 @@ class Identity:
         f"data set's own, and of your own images labels if they have some, else pixels; {_KINDS_OF_JUDGE}",
     )
     channels: int = _field(None, "of your own images 1 (grey) or 3; if not given, 1 if all are grey, else 3", 1, 3)
-    data_sha256: str = _field("", "of your own images their content's digest, which is found out")
+    data_sha256: str = _field("", "SHA-256 of your own images, which is computed if it is not given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ class Execution:
     memory_format: Literal["contiguous", "channels_last"] = _field("channels_last", "layout of images")
     checkpoint_every: int = _field(500, "steps between checkpoints, from which a killed run resumes", 1, 1e9)
     data_dir: str = _field("", "root of data sets; if not given, SNGAN_DATA, else the platform's cache folder")
-    data_path: str = _field("", "where your own images are, which folder:PATH and npz:PATH say")
+    data_path: str = _field("", "where your own images are now, if not where folder:PATH or npz:PATH said")
     inception_weights: str = _field(
         "", "file of Inception's weights, as torch-fidelity reads it; if not given, SNGAN_INCEPTION"
     )
