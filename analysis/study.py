@@ -174,6 +174,7 @@ def _by_quality(history: pd.DataFrame, runs: pd.DataFrame, back: bool = False) -
     own = history["run_id"].isin(_by_pixels_alone(runs)["run_id"])
     if old not in history or not history.loc[own, old].notna().any():
         return history
+    history = history.copy()
     moved = history[old].where(own, history[new] if new in history else float("nan"))
     rest = history[old].mask(own)
     history = history.drop(columns=old).assign(**{new: moved}, **({old: rest} if rest.notna().any() else {}))

@@ -19,6 +19,7 @@ from experiments.ledger import Ledger, folders_of, largest_plan, ledger_of, plan
 from experiments.record import runs_root
 from experiments.study import Study
 from sngan.config import EXECUTION_FIELDS, IDENTITY_FIELDS, InputError, RunConfig, ignored, shown, suggestion, users
+from sngan.datasets import DATASETS, GIVEN
 
 _REAL = {field.name for field in dataclasses.fields(RunConfig) if field.type == "float"}
 
@@ -141,7 +142,8 @@ def with_values(study: Study, settings: Sequence[str]) -> Study:
         _check_parameter(name)
         if name in values:
             raise InputError(f"--set: {name} is given twice")
-        values[name] = [_value(name, part.strip(), setting) for part in text.split(",")]
+        parts = re.split(rf",(?=\s*(?:{'|'.join([*DATASETS, *GIVEN])})\b)" if name == "dataset" else ",", text)
+        values[name] = [_value(name, part.strip(), setting) for part in parts]
     parameters = content["parameters"] | {name: _spec(found) for name, found in values.items()}
     said = ", ".join(f"{name} {' and '.join(map(str, found))}" for name, found in sorted(values.items()))
     name = _own_name(study.name, values)
@@ -175,6 +177,8 @@ def _check_parameter(name: str) -> None:
 
 
 def _value(name: str, text: str, setting: str) -> Any:
+    if name == "dataset":
+        return text
     if "=" in text:
         raise InputError(f"--set {setting!r}: one parameter each; repeat --set for {text}")
     try:
@@ -192,8 +196,8 @@ def _spec(values: list[Any]) -> dict[str, Any]:
 
 
 def _own_name(name: str, values: dict[str, list[Any]]) -> str:
-    """Such as mnist-short-lr-0.001; equal values, in whatever order, give equal names."""
-    parts = (f"{field}-{'-'.join(sorted(map(str, found)))}" for field, found in sorted(values.items()))
+    """Such as mnist-short-lr-0.001; equal values, in whatever order, give equal names. Own images by their digest."""
+    parts = (f"{field}-{'-'.join(sorted(map(studies.short, found)))}" for field, found in sorted(values.items()))
     whole = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join([name, *parts]))
     if len(whole) <= 64:
         return whole

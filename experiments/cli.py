@@ -31,7 +31,7 @@ from experiments.tracking import client
 from sngan import __version__
 from sngan.architectures import ARCHITECTURES
 from sngan.config import HELP, TRAINING_VERSION, Execution, InputError, RunConfig, ignored, shown, users
-from sngan.datasets import DATASETS, JUDGES
+from sngan.datasets import DATASETS, GIVEN, JUDGES
 from sngan.files import check_folder, check_writable
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
@@ -93,6 +93,7 @@ class Train:
         config = self.config
         if not config.threads:
             config = dataclasses.replace(config, threads=cores())
+        _show_images(config)
         prepared(config, _to_stderr)  # a download has a bar of its own
         with Display(total=1) as display:
             result = execute(config, self.study, folder, display.show, Policy(redo_failed=True, force=self.force))
@@ -220,7 +221,7 @@ class Sweep:
     def _sweep(self) -> int:
         from experiments.account import other_versions
         from experiments.display import Display, duration
-        from experiments.engines.sweep import pending, shard, sweep
+        from experiments.engines.sweep import check_images, pending, shard, sweep
         from experiments.run import Policy
 
         self._check()
@@ -236,6 +237,9 @@ class Sweep:
         policy = Policy(redo_failed=self.retry == "failed", force=self.force, retries=self.retries)
         execution = dataclasses.replace(self.execution, wandb=client.resolve_mode(self.execution.wandb))
         study.configs[0].under(execution)  # a wrong value is an error at once
+        if execution.data_path and not any(config.dataset in GIVEN for config in study.configs):
+            raise InputError(f"--data-path: {study.name} trains on no images of your own, folder:PATH or npz:PATH")
+        check_images(study, folder)
         todo = pending(study, folder, policy, ledger.runs)
         self._prepare(todo, devices)
         with Display(total=len(todo)) as display:
@@ -263,7 +267,9 @@ class Sweep:
         fields = ("dataset", "data_sha256", "side", "channels", "judge")
         unlike = {tuple(getattr(config, name) for name in fields): config for config in todo}
         for config in unlike.values():
-            prepared(config.under(self.execution), _to_stderr)
+            config = config.under(self.execution)
+            _show_images(config)
+            prepared(config, _to_stderr)
 
     def _told(self, account: Mapping[str, int], folder: Path, time: str) -> int:
         """Print what has become of the runs, and what can be done; the exit code."""
@@ -689,7 +695,7 @@ class Export:
 class Fid:
     """Judge the final generators of runs by FID and KID, beside fd, kd and fd_pixels of the same samples.
 
-    It needs torch-fidelity, an extra (pip install 'sngan[fid]'), and a file of Inception's weights, which is never
+    It needs torch-fidelity, an extra (pip install -e '.[fid]'), and a file of Inception's weights, which is never
     downloaded. Real images and the trivial sampler give the scale; over three runs or more, rank correlations say
     whether the distances order them in the same way.
     """
@@ -899,6 +905,24 @@ def _named_run(target: str, runs_dir: str) -> record.Record:
     if other := run.misnamed(run.config()):
         _to_stderr(f"warning: {other}")
     return run
+
+
+def _show_images(config: RunConfig) -> None:
+    """A line on what a user's own images are taken for."""
+    if config.dataset not in GIVEN or not config.data_path:
+        return
+    from sngan import given
+
+    known = given.Content(config.data_sha256, config.channels, 0, 0)
+    content = given.found(f"{config.dataset}:{config.data_path}{known.fragment()}", _to_stderr)
+    labels = f"{content.classes} classes" if content.classes else "no labels"
+    if not content.classes and config.dataset == "folder":
+        labels += " (these are the folders in which all images lie, if they are several)"
+    kind = {1: "grey", 3: "colour"}[config.channels]
+    _to_stderr(
+        f"{config.data_path}: {content.n:,} images, {labels}; trained on as {kind} of {config.side}x{config.side} "
+        f"pixels, samples judged by {config.judge}"
+    )
 
 
 def _to_stderr(text: str) -> None:

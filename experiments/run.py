@@ -110,7 +110,7 @@ def prepared(config: RunConfig, say: Callable[[str], None]) -> None:
     """
     data = load_images(config, say)
     if config.dataset in GIVEN:  # of others a run says so, as it fails
-        check_enough(data, config.batch_size)
+        check_enough(data, config.batch_size, config.data_path)
     load_judge(config, data, say=say)
 
 

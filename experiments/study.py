@@ -270,10 +270,7 @@ def parse(text: str) -> Study:
         raise InputError(f"description: expected text, got {shown(description)}; write it in quotes")
     grid = {key: _values(key, spec) for key, spec in _parameters(content).items()}
     if (known := [_known(value) for value in grid.get("dataset", [])]) != grid.get("dataset", []):
-        grid["dataset"] = known
-        spec = {"value": known[0]} if len(known) == 1 else {"values": known}
-        content["parameters"] = content["parameters"] | {"dataset": spec}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        text, grid["dataset"] = _with_datasets(text, content, dict(zip(grid["dataset"], known, strict=True))), known
     cells = math.prod(map(len, grid.values()))
     if cells > MOST_CELLS:
         raise InputError(f"the grid has {cells:,} cells; at most {MOST_CELLS:,} are possible")
@@ -285,6 +282,23 @@ def parse(text: str) -> Study:
     return Study(name, " ".join(description.split()), found, cells, text, _primary(content, found))
 
 
+def _with_datasets(text: str, content: dict[str, Any], names: dict[Any, Any]) -> str:
+    """The file's text with other names of data sets: in their places if that is what YAML reads, else written anew."""
+    values = list(names.values())
+    spec = {"value": values[0]} if len(values) == 1 else {"values": values}
+    content = content | {"parameters": content["parameters"] | {"dataset": spec}}
+    changed = text
+    for old, new in names.items():
+        changed = changed.replace(str(old), str(new)) if old != new and text.count(str(old)) == 1 else changed
+    with suppress(InputError):
+        found = content_of(changed)
+        if _values("dataset", found["parameters"].get("dataset")) == values and all(
+            found[key] == content[key] for key in content if key != "parameters"
+        ):
+            return changed
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
 def _known(dataset: Any) -> Any:
     """The name of a data set, of a user's own images with what they are, for which they are read."""
     from sngan import given  # Pillow is for them alone
@@ -293,6 +307,15 @@ def _known(dataset: Any) -> Any:
         return dataset
     kind, path, _ = given.named(dataset)
     return f"{kind}:{path}{given.look(dataset).fragment()}"
+
+
+def short(value: Any) -> str:
+    """A value as a part of a name; a user's own images by the start of their digest, wherever they are."""
+    from sngan import given  # Pillow is for them alone
+
+    if not given.is_given(value):
+        return str(value)
+    return f"{given.named(value).kind}-{given.look(value).sha256[:8]}"
 
 
 def parse_seeds(text: str, where: str) -> list[int]:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import math
 import numbers
+import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -139,10 +141,12 @@ class Identity:
     )
     judge: _Judge = _field(
         None,
-        "what judges samples: the classifier of a data set by its name, or one of the following; if not given, the "
-        f"data set's own, and of your own images labels if they have some, else pixels; {_KINDS_OF_JUDGE}",
+        "what judges samples: a data set's classifier, by the name of the data set, or one of the following; if not "
+        f"given, the data set's own; for your own images labels if they have labels, else pixels; {_KINDS_OF_JUDGE}",
     )
-    channels: int = _field(None, "of your own images 1 (grey) or 3; if not given, 1 if all are grey, else 3", 1, 3)
+    channels: int = _field(
+        None, "for your own images: 1 (grey) or 3 (colour); if not given, 1 if all are stored as grey, else 3", 1, 3
+    )
     data_sha256: str = _field("", "SHA-256 of your own images, which is computed if it is not given")
 
 
@@ -231,11 +235,13 @@ class RunConfig(Execution, Identity):
         name = self.dataset if colon or self.data_sha256 or not self.data_path else f"{kind}:{self.data_path}"
         side = 0
         if given.is_given(name):
-            found = given.look(name)
+            found, path = given.look(name), str(given.named(name).path)
+            if colon and self.data_path and os.path.abspath(self.data_path) != path:
+                raise InputError(f"data_path {self.data_path}: dataset {name} names another path; give one of the two")
             if self.data_sha256 not in ("", found.sha256):
                 raise InputError(f"dataset {name} is not the one whose SHA-256 is {self.data_sha256}")
             side = found.side if any(of.side == found.side for of in ARCHITECTURES.values()) else 0
-            values = {"data_path": str(given.named(name).path), "data_sha256": found.sha256}
+            values = {"data_path": path, "data_sha256": found.sha256}
             usual = {"channels": found.channels, "judge": "labels" if found.classes else "pixels"}
             values |= {field: value for field, value in usual.items() if getattr(self, field) is None}
             if self.judge == "labels" and not found.classes:
@@ -251,7 +257,7 @@ class RunConfig(Execution, Identity):
                 raise InputError(f"channels: {kind} has {DATASETS[kind].channels}, not {self.channels}")
             for field in ("data_path", "data_sha256"):
                 if getattr(self, field):
-                    raise InputError(f"{field}: it is of your own images, folder:PATH or npz:PATH, not of {kind}")
+                    raise InputError(f"{field} is for images of your own, folder:PATH or npz:PATH, and not for {kind}")
         if self.channels == 2:
             raise InputError("channels: 2 is neither 1 (grey) nor 3 (colour)")
         return side
@@ -261,7 +267,9 @@ class RunConfig(Execution, Identity):
         if self.judge == "labels" and self.dataset in DATASETS:
             if not DATASETS[self.dataset].classifier:
                 judge = DATASETS[self.dataset].judge
-                raise InputError(f"judge labels: {self.dataset} has too many for a classifier; use {judge} or pixels")
+                raise InputError(
+                    f"judge labels: {self.dataset} has too many classes for a classifier; use {judge} or pixels"
+                )
             object.__setattr__(self, "judge", self.dataset)
 
     def _resolve_architecture(self, side: int) -> None:
@@ -317,9 +325,10 @@ class RunConfig(Execution, Identity):
             object.__setattr__(self, name, values[name])
 
     def under(self, execution: Execution) -> RunConfig:
-        """The same run with these execution fields; its own images stay where they are if those name no place."""
+        """The same run with these execution fields; a user's own images stay where they are if those name no place."""
         fields = {name: getattr(execution, name) for name in EXECUTION_FIELDS}
-        return dataclasses.replace(self, **fields | {"data_path": execution.data_path or self.data_path})
+        path = (execution.data_path if self.dataset in GIVEN else "") or self.data_path
+        return dataclasses.replace(self, **fields | {"data_path": path})
 
     def identity(self) -> dict[str, Any]:
         """Every identity field, in order of declaration: what config.json holds."""
@@ -423,6 +432,9 @@ _hints = functools.cache(get_type_hints)  # they take most of the time in which 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value in the field's type, numpy's numbers included; an integer is taken for a float."""
     if name == "dataset" and (not isinstance(value, str) or value.partition(":")[0] not in GIVEN):
+        if isinstance(value, str) and re.search(r"[:/\\]", value):
+            raise InputError(f"dataset: {shown(value)} is not one of {', '.join(named())}; a folder of images is "
+                             "folder:PATH, a file of arrays npz:PATH")  # fmt: skip
         hint = Literal[tuple(DATASETS)]
     if get_origin(hint) is Literal:
         choices = named() if name == "dataset" else tuple(_TABLES.get(name, ())) or get_args(hint)  # rows added since

@@ -50,7 +50,8 @@ class ImageData:
         """Of the labels; 0 if there are none."""
         if self.name in DATASETS:
             return DATASETS[self.name].classes
-        return 0 if (n := int(self.labels.max()) + 1) == 1 else n
+        n = int(self.labels.max()) + 1
+        return n if n > 1 else 0
 
     def to(self, device: torch.device | str) -> ImageData:
         return ImageData(self.name, self.images.to(device), self.labels.to(device), self.digest)
@@ -109,10 +110,21 @@ def _given(name: str, part: str, side: int, channels: int, say: Callable[[str], 
     if not side:
         own = given.look(name, say).side
         side = own if any(own == row.side for row in ARCHITECTURES.values()) else ARCHITECTURES[LARGEST].side
-    return _read_given(name, side, channels, say)
+    if not isinstance(side, int) or side < 1 or channels not in (0, 1, 3):
+        raise InputError(f"side {shown(side)}, channels {shown(channels)}: expected pixels a side, and 0, 1 or 3")
+    kind, path, _ = given.named(name)
+    content = given.found(name, say)  # whatever was read before
+    key = kind, path, content.sha256, side, channels
+    if key not in _given_images:
+        while len(_given_images) > 1:
+            del _given_images[next(iter(_given_images))]
+        _given_images[key] = _read_given(f"{kind}:{path}{content.fragment()}", side, channels, say)
+    return _given_images[key]
 
 
-@functools.lru_cache(maxsize=2)
+_given_images: dict[tuple, ImageData] = {}  # the last two: a sweep's worker takes run after run of the same images
+
+
 def _read_given(name: str, side: int, channels: int, say: Callable[[str], None]) -> ImageData:
     images, labels, _ = given.read(name, side, channels, say)
     digest = hashlib.sha256(images.data)
@@ -129,7 +141,7 @@ def _loaded(name: str, data_dir: str, part: Part) -> ImageData:
 
 def _clear() -> None:
     _loaded.cache_clear()
-    _read_given.cache_clear()
+    _given_images.clear()
 
 
 load.cache_clear = _clear  # pyright: ignore[reportFunctionMemberAccess]

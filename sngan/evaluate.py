@@ -116,13 +116,13 @@ class Evaluation:
         return [*names, *(["eval/fid", "eval/kid"] if self._judge.is_inception else [])]
 
 
-def check_enough(data: ImageData, batch_size: int = 2) -> None:
-    """Raises InputError if there are too few images for a batch, or to judge samples by."""
+def check_enough(data: ImageData, batch_size: int = 2, name: str = "") -> None:
+    """Raises InputError if there are too few images for a batch, or to judge samples by. `name`: what they are."""
     n, needed = len(data.images), max(batch_size, 2 * _FEWEST)
     if n < needed:
         have = "1 image" if n == 1 else f"{n} images"
         why = f"for a batch of {batch_size}" if needed == batch_size else "to judge samples"
-        raise InputError(f"{data.name} has {have}; {why} at least {needed} are needed")
+        raise InputError(f"{name or data.name} has {have}; {why} at least {needed} are needed")
 
 
 def judge(by: Judge, images: Tensor) -> Judged:

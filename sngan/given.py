@@ -30,7 +30,10 @@ from sngan.errors import InputError, shown
 from sngan.files import read_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # others are not opened
-_OF_NO_FORMAT = (".heic", ".heif", ".jxl", ".psd", ".ico", ".svg")  # images all the same, so they are not passed over
+_OF_NO_FORMAT = (  # images all the same, so they are not passed over
+    *(".heic", ".heif", ".jxl", ".psd", ".ico", ".svg", ".tga", ".pcx", ".eps", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
 _ARRAYS = (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train"), ("arr_0", "arr_1"))
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"}  # Pillow's modes without colour
 _FRAGMENT = re.compile(r"#sha256=([0-9a-f]{64}),channels=([13]),classes=(\d{1,9}),side=(\d{1,5})$")
@@ -93,10 +96,27 @@ def look(name: str, say: Say = to_stderr) -> Content:
 
     Every file is read once, and what was found is kept in the platform's cache folder until a name, size or time of
     change differs. Raises InputError for what is no such folder or file, if it holds no images, and if some of its
-    images cannot be read, all of which are named.
+    images cannot be read, which are named (the first 20) and counted.
     """
     kind, path, content = named(name)
     return content or (_look_at_folder if kind == "folder" else _look_at_arrays)(path, say)
+
+
+def found(name: str, say: Say = to_stderr) -> Content:
+    """What images are there now. Raises InputError as `look` does, and if the name says another content."""
+    kind, path, said = named(name)
+    try:
+        content = look(f"{kind}:{path}", say)
+    except InputError as error:
+        if said and not path.exists():
+            raise InputError(f"{error}. If the images have moved, --data-path says where they are now") from error
+        raise
+    if said and said.sha256 != content.sha256:
+        raise InputError(
+            f"{path} has changed: the SHA-256 of its content is {content.sha256[:16]}.., not {said.sha256[:16]}.. as "
+            "it was. Bring back what it was, or start a study of another name with what it is now"
+        )
+    return content
 
 
 def read(name: str, side: int, channels: int = 0, say: Say = to_stderr) -> tuple[np.ndarray, np.ndarray, Content]:
@@ -112,13 +132,8 @@ def read(name: str, side: int, channels: int = 0, say: Say = to_stderr) -> tuple
     Made once, and then mapped from the platform's cache folder. Raises InputError as `look` does, and if the content is
     not the one that the name says.
     """
-    kind, path, said = named(name)
-    content = look(f"{kind}:{path}", say)
-    if said and said.sha256 != content.sha256:
-        raise InputError(
-            f"{path} has changed: the SHA-256 of its content is {content.sha256[:16]}.., not {said.sha256[:16]}.. as "
-            "when this was planned. Bring back what it was, or start a study of another name with what it is now"
-        )
+    kind, path, _ = named(name)
+    content = found(name, say)
     channels = channels or content.channels
     make = _read_folder if kind == "folder" else _read_arrays
     key = f"{kind}-{content.sha256[:16]}-{channels}x{side}-{_RULE}-{Image.__version__}"
@@ -206,7 +221,7 @@ class _Seen(NamedTuple):
 def _see(file: _File) -> _Seen:
     """Of an image its digest, and what its header says."""
     try:
-        content = read_file(file.path, _GREATEST)
+        content = _bytes(file.path)
         with _opened(content) as image:
             kind = "grey" if image.mode in _GREY else "colour"
             return _Seen(hashlib.sha256(content).hexdigest(), kind, image.size)
@@ -214,6 +229,14 @@ def _see(file: _File) -> _Seen:
         if isinstance(error, UnidentifiedImageError) and not _is_named_as_image(file.relative):
             return _Seen()
         return _Seen(wrong=_why(error, file.path))
+
+
+def _bytes(path: Path) -> bytes:
+    """Of a file. Raises InputError for one that is too large, and what `read_file` raises."""
+    content = read_file(path, _GREATEST + 1)
+    if len(content) > _GREATEST:
+        raise InputError(f"{path} has more than {_GREATEST:,} bytes, which are not read")
+    return content
 
 
 @functools.cache
@@ -230,6 +253,8 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _why(error: BaseException, path: Path) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller"
     if isinstance(error, UnidentifiedImageError):
         return "empty" if not path.stat().st_size else "no image in a format that is known"
     return " ".join(str(error).replace(str(path), "it").split()) or type(error).__name__
@@ -263,7 +288,7 @@ def _look_at_folder(folder: Path, say: Say) -> Content:
         n=len(images),
     )
     if (others := len(files) - len(images)) > 0:
-        say(f"{folder}: {others:,} of {len(files):,} files are no images, and are left out")
+        say(f"{folder}: {others:,} of {len(files):,} files are not images, and are left out")
     cache.write(kept, json.dumps(asdict(content)).encode())
     return content
 
@@ -301,7 +326,7 @@ def _decoded(
     def decode(of: tuple[int, _File]) -> str:
         i, file = of
         try:
-            with _opened(read_file(file.path, _GREATEST)) as image:
+            with _opened(_bytes(file.path)) as image:
                 out[i] = _bytes_of(image, side, channels)
         except Exception as error:  # Pillow raises what it likes
             return _why(error, file.path)
@@ -310,23 +335,31 @@ def _decoded(
     found = _each(decode, list(enumerate(files)), tell)
     wrong = wrong | {file.relative: why for file, why in zip(files, found, strict=True) if why}
     if wrong:
-        named = "; ".join(f"{name} ({why})" for name, why in sorted(wrong.items())[:_MOST_NAMED])
+        named = "; ".join(
+            f"{' '.join(name.split(chr(10)))} ({why})" for name, why in sorted(wrong.items())[:_MOST_NAMED]
+        )
         more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         what = "1 image" if len(wrong) == 1 else f"{len(wrong):,} images"
         them = "it" if len(wrong) == 1 else "them"
-        raise InputError(f"{what} of {folder} cannot be read: {named}{more}. Repair {them}, or move {them} elsewhere")
+        raise InputError(
+            f"{what} of {folder} cannot be read: {named}{more}. Repair {them} (or convert {them} to one of "
+            f"{', '.join(FORMATS)}), or move {them} elsewhere"
+        )
     return out
 
 
 def _bytes_of(image: Image.Image, side: int, channels: int) -> np.ndarray:
     """(channels, side, side) uint8, as `read` says."""
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    clear = image.info.get("transparency")
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, of which black and white are not known")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("pixels are integers beyond 16 bits, of which black and white are not known")
+        if not is_16_bit:
+            raise ValueError("pixels are 32-bit integers, of which black and white are not known")
+        values = np.where(values == clear, 65535, values) if isinstance(clear, int) else values
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -369,8 +402,10 @@ def _look_at_arrays(path: Path, say: Say) -> Content:
 
 
 def _content_of(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path} is not a file, but a folder: for a folder of images give folder:PATH")
     try:
-        return read_file(path, _GREATEST)
+        return _bytes(path)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; npz:PATH needs one that numpy.savez has written") from None
 
@@ -378,6 +413,8 @@ def _content_of(path: Path) -> bytes:
 def _arrays(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Images (N, height, width, channels) uint8 and labels (N,) int64, or None. Raises InputError."""
     try:
+        if not zipfile.is_zipfile(io.BytesIO(content)) and not content.startswith(b"\x93NUMPY"):
+            raise ValueError("it is no zip file of arrays")
         file = np.load(io.BytesIO(content), allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
@@ -385,11 +422,13 @@ def _arrays(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if not name:
             raise ValueError(f"it holds {', '.join(file.files[:10]) or 'nothing'}")
         images, labels = file[name], file[of_labels] if of_labels in file.files else None
+        if not all(isinstance(array, np.ndarray) for array in (images, images if labels is None else labels)):
+            raise ValueError(f"{name} or {of_labels} is no array")
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
         names = ", ".join(name for name, _ in _ARRAYS)
         raise InputError(
-            f"{path} is no .npz file with images: {' '.join(str(error).split())}. Expected one of the arrays {names}, "
-            "as numpy.savez(PATH, images=.., labels=..) writes them"
+            f"{path} is no .npz file with images: {' '.join(str(error).split())}. Expected one of the arrays {names} "
+            "(and whole numbers as labels), as numpy.savez(PATH, images=.., labels=..) writes them"
         ) from error
     return _checked_images(images, f"{path}: {name}"), _checked_labels(labels, len(images), f"{path}: {of_labels}")
 
@@ -417,13 +456,13 @@ def _checked_labels(labels: np.ndarray | None, n: int, what: str) -> np.ndarray 
         return None
     if labels.ndim == 2 and labels.shape[1] == 1:  # as in MedMNIST and in Keras's CIFAR-10
         labels = labels[:, 0]
-    whole = labels.ndim == 1 and len(labels) == n and np.issubdtype(labels.dtype, np.integer)
-    if not whole or labels.min() < 0 or labels.max() >= n:
+    whole = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
+    if labels.shape != (n,) or not whole:
         raise InputError(
-            f"{what} have the shape {labels.shape} and the type {labels.dtype}; expected {n} whole numbers from 0, one "
-            "for each image"
+            f"{what} have the shape {labels.shape} and the type {labels.dtype}; expected {n} whole numbers, one for "
+            "each image"
         )
-    return labels.astype(np.int64)
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)  # in their order, from 0, without gaps
 
 
 def _read_arrays(path: Path, side: int, channels: int, say: Say) -> tuple[np.ndarray, np.ndarray]:

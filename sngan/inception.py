@@ -72,7 +72,7 @@ def _content(weights: str | Path) -> bytes:
     if not weights:
         raise InputError(
             f"FID needs Inception's weights, which this program neither holds nor downloads: name your copy of {wanted}"
-            f", with {OPTION} FILE or {VARIABLE}. It also needs torch-fidelity: pip install 'sngan[fid]'"
+            f", with {OPTION} FILE or {VARIABLE}. It also needs torch-fidelity: pip install -e '.[fid]'"
         )
     path = Path(weights)
     try:
@@ -90,7 +90,7 @@ def _network(content: bytes) -> nn.Module:
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as port  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise InputError(f"FID needs torch-fidelity ({error}); it is an extra: pip install 'sngan[fid]'") from error
+        raise InputError(f"FID needs torch-fidelity ({error}); it is an extra: pip install -e '.[fid]'") from error
     with torch.random.fork_rng(devices=[]):  # torch's constructors draw from the global generator
         # without a file it would download; and what it unpickles are the bytes that were checked
         file = io.BytesIO(content)

@@ -35,6 +35,7 @@ N_FEATURES = sized(YARDSTICK, 1, 28, width=1)[-1].channels_in
 
 _BATCH_SIZE, _LR, _SHIFT = 128, 4e-3, 2  # _SHIFT: pixels by which training images are moved
 _IMAGES_SHOWN = 500_000  # to a classifier of a user's own labels
+_FEWEST_OF_A_CLASS = 5  # images of a user's own labels
 _MOST_SAID = 100  # epochs of which each has a line
 _SAY_EVERY, _FIRST = 10.0, 3.0  # seconds between lines of progress, and to the first
 FOLDER = Path(__file__).parent / "yardsticks"
@@ -161,8 +162,13 @@ def _known(dataset: str, data_dir: str) -> _Subject:
 
 def _labelled(data: ImageData) -> _Subject:
     """Shown about as many images as the others' classifiers are, and expected to be well above the commonest class."""
-    n = len(data.images)
-    most = data.labels.bincount().max().item() / n
+    n, counts = len(data.images), data.labels.bincount()
+    most, few = counts.max().item() / n, int((counts < _FEWEST_OF_A_CLASS).sum())
+    if 2 * few > len(counts):
+        raise InputError(
+            f"{few} of {data.name}'s {len(counts)} classes have fewer than {_FEWEST_OF_A_CLASS} images, from which no "
+            "classifier can learn them. Use judge pixels, or the name of a data set whose classifier may judge samples"
+        )
     how = datasets.Classifier(epochs=min(max(_IMAGES_SHOWN // n, 12), 200), lowest_accuracy=(1 + most) / 2)
     shape = (data.images.shape[1], data.images.shape[2], data.classes)
     advice = "Use judge pixels, or the name of a data set whose classifier may judge them"

@@ -228,7 +228,7 @@ def test_without_weights_it_says_what_is_needed(
     monkeypatch.delenv("SNGAN_INCEPTION", raising=False)
     code, output, errors = command("fid", runs[0].folder)
     assert (code, output) == (2, "")
-    for word in ("--inception-weights", "SNGAN_INCEPTION", FILE, SHA256, "pip install 'sngan[fid]'"):
+    for word in ("--inception-weights", "SNGAN_INCEPTION", FILE, SHA256, "pip install -e '.[fid]'"):
         assert word in errors
 
 
@@ -344,3 +344,35 @@ def test_own_images_are_found_where_the_run_had_them_and_have_no_fd_if_pixels_ju
     assert code == 2
     assert "there is no file" in errors
     assert judged(record.folder, "--data-path", tmp_path / "elsewhere.npz") == found
+
+
+def test_runs_of_several_judges_or_sizes_are_refused(stand_in: None, command: Callable, tmp_path: Path) -> None:
+    run = trained(tmp_path, steps=4)
+
+    def stranger(**changes: object) -> Record:
+        config = small(**changes)
+        record = Record(tmp_path / "single" / config.run_id)
+        record.folder.mkdir(exist_ok=True)
+        record.write_status(run.status())
+        record.config_path.write_text(json.dumps(config.identity()))
+        return record
+
+    own = {"dataset": "folder", "data_sha256": "0" * 64, "judge": "pixels"}
+    for one, other, message in (
+        (run, stranger(judge="mnist"), "judged by digits and mnist: their distances cannot be compared"),
+        (stranger(**own, channels=1), stranger(**own, channels=3), "of several sizes, or of grey"),
+        (stranger(**own, architecture="dcgan28"), stranger(**own, architecture="sndcgan32"), "several sizes"),
+        (stranger(**own), stranger(**own | {"data_sha256": "1" * 64}), "of folder 00000000 and folder 11111111"),
+    ):
+        code, _, errors = command("fid", one.folder, other.folder, "--inception-weights", "x")
+        assert code == 2
+        assert message in errors
+
+
+def test_runs_that_pixels_judge_are_ranked_without_fd(stand_in: None, command: Callable, tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", images=load("digits").images[:200, 0].numpy())
+    runs = [trained(tmp_path, dataset=f"npz:{tmp_path / 'own.npz'}", seed=seed, steps=4) for seed in range(3)]
+    code, output, errors = command("fid", *(run.folder for run in runs), "--inception-weights", "x")
+    assert code == 0, errors
+    assert output.splitlines()[0].split() == ["run", "n", "fd_pixels", "FID", "KID"]
+    assert "Spearman's rank correlation over 3 runs: fd_pixels and FID" in output

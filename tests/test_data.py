@@ -467,3 +467,18 @@ def test_real_mnist_where_it_is(name: str) -> None:
     found = load(name)
     assert found.images.shape == (60000, 1, 28, 28)
     assert found.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+class Numpy(Command):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.save, (str(self.path), np.zeros(1))
+
+
+@pytest.mark.usefixtures("any_files")
+def test_a_batch_runs_nothing_of_numpys_either(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    path.write_bytes(pickle.dumps(Numpy(path.parent / "ran")))
+    with pytest.raises(InputError, match=r"has no numpy\.save"):
+        load("cifar10", str(tmp_path))
+    assert not (path.parent / "ran.npy").exists()

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from conftest import small
 from PIL import Image
 from test_data import in_time
 
+from experiments.choice import with_values
 from experiments.study import parse
 from sngan import given
-from sngan.config import InputError, RunConfig
+from sngan.config import Execution, InputError, RunConfig
 from sngan.data import load, load_images
 from sngan.given import Content, look, named, read
 
@@ -206,7 +209,7 @@ def test_files_that_are_no_images_are_left_out_and_said(tmp_path: Path, capsys: 
     (tmp_path / ".thumbs").mkdir()
     (tmp_path / ".thumbs" / "a.png").write_bytes(b"no image")
     assert look(f"folder:{tmp_path}").n == 2
-    assert f"{tmp_path}: 3 of 5 files are no images, and are left out" in capsys.readouterr().err
+    assert f"{tmp_path}: 3 of 5 files are not images, and are left out" in capsys.readouterr().err
 
 
 def test_links_are_followed_and_folders_that_contain_themselves_end(tmp_path: Path) -> None:
@@ -244,7 +247,8 @@ def test_all_that_cannot_be_read_is_named_in_one_error(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         assert f"{name} ({why}" in said or f"{name} (image file is {why}" in said, (name, said)
     assert "000.png" not in said
-    assert "Repair them, or move them elsewhere" in said
+    assert "Repair them (or convert them to one of PNG, JPEG, " in said
+    assert said.endswith("or move them elsewhere")
 
 
 def test_of_many_that_cannot_be_read_some_are_named_and_all_counted(tmp_path: Path) -> None:
@@ -258,7 +262,7 @@ def test_truncated_images_alone_are_found_when_they_are_decoded(tmp_path: Path) 
     folder_of(tmp_path, 3)
     content = (tmp_path / "001.png").read_bytes()
     (tmp_path / "001.png").write_bytes(content[:-200])
-    with pytest.raises(InputError, match=r"1 image of .* cannot be read: 001\.png .*Repair it, or move it"):
+    with pytest.raises(InputError, match=r"1 image of .* cannot be read: 001\.png .*Repair it .* or move it"):
         load(f"folder:{tmp_path}")
 
 
@@ -294,7 +298,8 @@ def test_one_image_is_an_image_but_not_enough_to_train_on(tmp_path: Path, sngan:
     assert load(f"folder:{tmp_path / 'images'}").images.shape == (1, 3, 32, 32)
     done = sngan("train", "--dataset", f"folder:{tmp_path / 'images'}", "--wandb", "disabled")
     assert done.returncode == 2
-    assert "folder has 1 image; for a batch of 128 at least 128 are needed" in done.stderr
+    assert f"{tmp_path / 'images'} has 1 image; for a batch of 128 at least 128 are needed" in done.stderr
+    assert "1 images, no labels (these are the folders" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -395,6 +400,7 @@ def test_networks_are_those_of_the_images_size_or_the_largest(side: int, archite
 
 
 WRONG_FIELDS = {
+    "another path": ({"data_path": "elsewhere"}, "data_path elsewhere: dataset folder:"),
     "two channels": ({"channels": 2}, "channels: 2 is neither 1"),
     "labels that are none": ({"judge": "labels"}, "has no labels. Put the images of each class into a folder"),
     "another digest": ({"data_sha256": "0" * 64}, "is not the one whose SHA-256 is 000"),
@@ -460,7 +466,12 @@ def pickled(path: Path) -> None:
 NO_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing there": (lambda path: None, "there is no file {path}; npz:PATH needs one that numpy.savez has written"),
     "text": (lambda path: path.write_text("x"), "{path} is no .npz file with images: "),
-    "a folder": (Path.mkdir, "{path} is not a file"),
+    "a folder": (Path.mkdir, "{path} is not a file, but a folder: for a folder of images give folder:PATH"),
+    "a picture": (
+        lambda path: Image.new("L", (9, 9)).save(path, "PNG"),
+        "images: it is no zip file of arrays. Expected",
+    ),
+    "no array": (lambda path: zipfile.ZipFile(path, "w").writestr("images", "x"), "images or labels is no array"),
     "a pipe": (os.mkfifo, "{path} is not a file"),
     "another array": (lambda path: np.savez(path, faces=PICTURES), "it holds faces. Expected one of the arrays images"),
     "a single array": (lambda path: save_npy(path), "it holds a single array"),
@@ -474,7 +485,6 @@ NO_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no images": (lambda path: np.savez(path, images=PICTURES[:0]), "and at least one image"),
     "too few labels": (lambda path: np.savez(path, images=PICTURES, labels=np.arange(5)), "expected 6 whole numbers"),
-    "labels below 0": (lambda path: np.savez(path, images=PICTURES, labels=np.arange(6) - 1), "whole numbers from 0"),
     "labels in words": (lambda path: np.savez(path, images=PICTURES, labels=np.array(list("abcdef"))), "whole numbers"),
 }
 
@@ -493,6 +503,91 @@ def test_what_holds_no_images_is_refused(kind: str, tmp_path: Path) -> None:
     assert message.format(path=path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given_labels", "expected", "classes"),
+    [([7, 3, 3, 7, 3, 3], [1, 0, 0, 1, 0, 0], 2), ([1, 2, 3, 1, 2, 3], [0, 1, 2] * 2, 3), ([5] * 6, [0] * 6, 0),
+     ([-1, 1, -1, 1, 119, 1], [0, 1, 0, 1, 2, 1], 3), ([True, False] * 3, [1, 0] * 3, 2)],
+)  # fmt: skip
+def test_labels_are_as_many_as_differ(
+    given_labels: list[int], expected: list[int], classes: int, tmp_path: Path
+) -> None:
+    """In their order, without gaps, so that there are no classes without images."""
+    name = write_npz(tmp_path / "a.npz", images=PICTURES, labels=np.array(given_labels))
+    _, labels, content = read(name, 32)
+    assert (labels.tolist(), content.classes) == (expected, classes)
+    assert RunConfig(dataset=name).judge == ("labels" if classes else "pixels")
+    assert load(name).classes == classes
+
+
+def test_32_bit_integers_are_not_taken_for_16(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(1024, dtype=np.int32).reshape(32, 32)).save(tmp_path / "a.tif")
+    with pytest.raises(
+        InputError, match=r"a\.tif \(pixels are 32-bit integers, of which black and white are not known\)"
+    ):
+        read(f"folder:{tmp_path}", 32)
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+    values = np.full((32, 32), 1000, np.uint16)
+    values[:5] = 50_000
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    assert np.unique(only(tmp_path)).tolist() == [195, 255]
+
+
+def test_images_are_read_again_when_they_have_changed(tmp_path: Path) -> None:
+    """In a process that has read them before."""
+    name = f"folder:{folder_of(tmp_path / 'images')}"
+    before = load(name)
+    assert load(name) is before
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "images" / "000.png")
+    after = load(name)
+    assert (after.images[0] == 255).all()
+    assert after.digest != before.digest
+
+
+def test_a_study_whose_images_have_changed_does_not_become_another(tmp_path: Path, sngan: Callable[..., Any]) -> None:
+    folder = folder_of(tmp_path / "images", 50, height=28, width=28)
+    study = tmp_path / "own.yaml"
+    study.write_text(
+        f"# mine\nname: own\nparameters:\n  dataset: folder:{folder}\n  steps: 2\n  batch_size: 16\n  g_width: 8\n"
+        "  n_fake: 40\n"
+    )
+    command = ("sweep", study, "--workers", 1, "--wandb", "disabled", "--runs-dir", tmp_path / "runs")
+    done = sngan(*command)
+    assert done.returncode == 0, done.stderr
+    assert f"{folder}: 50 images, no labels" in done.stderr
+    kept = tmp_path / "runs" / "own" / "study.yaml"
+    assert kept.read_text().startswith("# mine\nname: own\n")  # the file as it was, with what the images are
+    assert "#sha256=" in kept.read_text()
+    Image.new("RGB", (28, 28), "white").save(folder / "000.png")
+    done = sngan(*command)
+    assert done.returncode == 2
+    assert f"{folder} has changed since the study own was launched" in done.stderr
+    moved = folder.rename(tmp_path / "moved")
+    by_name = ("sweep", "own", *command[2:])
+    done = sngan(*by_name)
+    assert done.returncode == 0, done.stderr  # nothing is to do
+    shutil.rmtree(next(path for path in kept.parent.iterdir() if path.name.startswith("folder-")))
+    done = sngan(*by_name)
+    assert done.returncode == 2
+    assert "there is no folder" in done.stderr
+    assert "If the images have moved, --data-path says where they are now" in done.stderr
+    done = sngan(*by_name, "--data-path", moved)
+    assert done.returncode == 2
+    assert "has changed: the SHA-256" in done.stderr
+
+
+def test_values_of_set_may_be_paths(tmp_path: Path) -> None:
+    first, second = folder_of(tmp_path / "a, b=c"), folder_of(tmp_path / "d e")
+    several = parse("name: x\nparameters: {arm: [sn, dcgan]}")
+    study = with_values(several, [f"dataset=folder:{first},folder:{second},digits"])
+    assert {config.data_path for config in study.configs} == {str(first), str(second), ""}
+    assert len(study.configs) == 6
+    one, other = (with_values(several, [f"dataset=folder:{path}"]) for path in (first, second))
+    assert one.name != other.name
+    assert re.fullmatch(r"x-dataset-folder-[0-9a-f]{8}", one.name)
+
+
 def test_fields_are_dropped_from_no_run(tmp_path: Path) -> None:
     """Other data sets have the ids that they had before a user's own could be named."""
     assert small().run_id == "digits-dcgan-C-s00-b4e881b8"
@@ -502,3 +597,77 @@ def test_fields_are_dropped_from_no_run(tmp_path: Path) -> None:
     )
     assert given.is_given(f"folder:{tmp_path}")
     assert not given.is_given("folder")
+
+
+def test_labels_of_arrays_are_a_part_of_the_identity(tmp_path: Path) -> None:
+    one, other = (write_npz(tmp_path / f"{i}.npz", images=PICTURES, labels=(np.arange(6) + i) % 2) for i in (0, 1))
+    assert RunConfig(dataset=one).run_id != RunConfig(dataset=other).run_id
+    assert load(one).digest != load(other).digest  # by which references and classifiers are kept
+
+
+def test_labels_of_a_folder_are_a_part_of_the_identity(tmp_path: Path) -> None:
+    for i, name in enumerate(["cats/a.png", "cats/b.png", "dogs/c.png"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (32, 32), i).save(tmp_path / name)
+    before = RunConfig(dataset=f"folder:{tmp_path}").run_id
+    (tmp_path / "cats" / "b.png").rename(tmp_path / "dogs" / "b.png")  # the images keep their order
+    assert RunConfig(dataset=f"folder:{tmp_path}").run_id != before
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_channels_of_a_run_are_what_it_is_trained_on(channels: int, tmp_path: Path) -> None:
+    config = RunConfig(dataset=f"folder:{folder_of(tmp_path / 'images')}", channels=channels)
+    assert load_images(config).images.shape == (3, channels, 32, 32)
+
+
+def test_own_images_stay_where_they_are_in_a_sweep(tmp_path: Path) -> None:
+    config = RunConfig(dataset=f"folder:{folder_of(tmp_path / 'images')}")
+    assert config.under(Execution(threads=1)).data_path == config.data_path
+    assert config.under(Execution(data_path="elsewhere")).data_path == "elsewhere"
+    assert RunConfig().under(Execution(data_path="elsewhere")).data_path == ""
+
+
+def test_a_file_that_changes_in_place_is_seen_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    Image.new("L", (32, 32), 1).save(path)
+    before = look(f"folder:{tmp_path}")
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\7")
+    assert look(f"folder:{tmp_path}").sha256 != before.sha256
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_are_what_files_of_the_same_pictures_are(channels: int, tmp_path: Path) -> None:
+    pictures = np.stack([photograph(40, 50, channels) for _ in range(3)])
+    (tmp_path / "files").mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "files" / f"{i}.png")
+    expected, _, _ = read(f"folder:{tmp_path / 'files'}", 32)
+    last = pictures.reshape(3, 40, 50, channels)
+    for i, images in enumerate((last, last.transpose(0, 3, 1, 2))):
+        np.testing.assert_array_equal(read(write_npz(tmp_path / f"{i}.npz", images=images), 32)[0], expected)
+
+
+def test_16_bits_of_the_other_byte_order(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 1024).reshape(32, 32).astype(">u2")
+    Image.frombytes("I;16B", (32, 32), values.tobytes()).save(tmp_path / "a.tif")
+    assert look(f"folder:{tmp_path}").channels == 1
+    np.testing.assert_allclose(only(tmp_path)[0], values / 257, atol=0.51)
+
+
+def test_formats_that_run_programs_are_not_opened(tmp_path: Path) -> None:
+    folder_of(tmp_path, 1)
+    Image.new("RGB", (32, 32)).save(tmp_path / "c", format="EPS")  # which Pillow would give to Ghostscript
+    assert look(f"folder:{tmp_path}").n == 1
+
+
+def test_a_kind_and_a_path_are_the_name(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "images")
+    assert RunConfig(dataset="folder", data_path=str(folder)) == RunConfig(dataset=f"folder:{folder}")
+
+
+@pytest.mark.parametrize("name", ["./images", "Folder:images", "folders:images"])
+def test_a_path_alone_is_answered_with_what_would_be_right(name: str) -> None:
+    with pytest.raises(InputError, match="a folder of images is folder:PATH, a file of arrays npz:PATH"):
+        RunConfig(dataset=name)

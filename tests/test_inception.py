@@ -216,7 +216,7 @@ def test_the_file_is_that_of_the_release() -> None:
 def test_without_a_path_nothing_is_downloaded(nothing: Any) -> None:
     with pytest.raises(InputError) as error:
         Inception(nothing)
-    for word in ("--inception-weights", "SNGAN_INCEPTION", FILE, SHA256, "sngan[fid]"):
+    for word in ("--inception-weights", "SNGAN_INCEPTION", FILE, SHA256, "[fid]"):
         assert word in str(error.value)
 
 

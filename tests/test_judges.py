@@ -18,6 +18,7 @@ from sngan.data import ImageData, load, load_images
 from sngan.datasets import DATASETS
 from sngan.evaluate import EVALUATED, Evaluation
 from sngan.judges import load_judge
+from sngan.models import Generator
 from sngan.yardstick import Yardstick, load_yardstick
 
 MODES = {"eval/modes", "eval/modes_5", "eval/effective_modes", "eval/mode_kl"}
@@ -169,7 +170,7 @@ def test_a_data_sets_own_judge_is_no_other(dataset: str, judge: str) -> None:
 
 def test_a_thousand_labels_are_judged_by_their_digits() -> None:
     with pytest.raises(
-        InputError, match="judge labels: stacked_mnist has too many for a classifier; use mnist or pixels"
+        InputError, match="judge labels: stacked_mnist has too many classes for a classifier; use mnist"
     ):
         RunConfig(dataset="stacked_mnist", judge="labels")
 
@@ -223,3 +224,82 @@ def test_with_inceptions_features_the_distance_is_called_fid(
     features, _ = judge.embed(broken)
     assert features[0].isfinite().all()
     assert features[1].isnan().all()
+
+
+def test_classes_of_too_few_images_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    images = load("digits").images[:60, 0].numpy()
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(60) % 20)
+    config = small(dataset=f"npz:{tmp_path / 'few.npz'}")
+    with pytest.raises(InputError, match=r"20 of npz's 20 classes have fewer than 5 images.* Use judge pixels"):
+        load_judge(config, load_images(config), say=lambda text: pytest.fail(text))
+
+
+def test_larger_images_are_averaged() -> None:
+    """Single pixels, three times as large, become grey: 1/81 of a triangle's weights is left."""
+    board = (np.indices((84, 84)).sum(0) % 2 * 2 - 1).astype(np.float32)
+    seen = load_yardstick("digits").network.fitted(torch.from_numpy(board)[None, None])
+    assert seen[..., 2:-2, 2:-2].abs().max() < 0.05
+
+
+def unlabelled(images: torch.Tensor, name: str = "mine", digest: str = "") -> ImageData:
+    return ImageData(name, images, torch.zeros(len(images), dtype=torch.int64), digest)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 64), (3, 28), (3, 64)])
+def test_images_of_another_kind_than_the_data_sets_are_judged_by_pixels(channels: int, side: int) -> None:
+    data = unlabelled(torch.zeros(60, channels, side, side, dtype=torch.uint8))
+    assert load_judge(small(), data).n_features == 0
+
+
+def test_the_same_images_without_labels_have_no_modes(digits: str, tmp_path: Path) -> None:
+    """Though their digest is that of the data set, whose reference is kept."""
+    known = Evaluation(small(), load("digits"))
+    np.savez(tmp_path / "a.npz", images=load("digits").images[:, 0].numpy())
+    config = small(dataset=f"npz:{tmp_path / 'a.npz'}", judge="digits")
+    G = Generator(config.z_dim)
+    assert known(G).keys() >= MODES
+    assert not MODES & Evaluation(config, load_images(config))(G).keys()
+
+
+def test_references_are_of_images_of_one_shape() -> None:
+    images = load("digits").images[:180]
+    for channels in (1, 3):
+        data = unlabelled(images.reshape(-1, channels, 28, 28), "folder", "one digest")
+        config = replace(of_given("pixels", channels), n_fake=40)
+        assert f"{196 * channels} numbers an image" in Evaluation(config, data).protocol["pixels"]
+
+
+def test_a_callers_digest_is_not_believed() -> None:
+    images = load("digits").images
+    scales = [
+        Evaluation(small(judge="pixels", n_fake=40), unlabelled(of)).protocol["trivial_sampler"]["fd_pixels"]
+        for of in (images[:60], images[60:120])
+    ]
+    assert scales[0] != scales[1]
+
+
+class StandIn:
+    """In Inception's place: features (N, 40) that mean nothing."""
+
+    name, sha256, n_features = "a stand-in", "0" * 64, 40
+
+    def __init__(self, weights: str, device: object) -> None:
+        self._products = torch.randn(28 * 28, 40, generator=torch.Generator().manual_seed(0))
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        x = images / 127.5 - 1 if images.dtype == torch.uint8 else images
+        return x[:, 0].flatten(1).float() @ self._products
+
+
+def test_by_inceptions_features_fd_is_fid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sngan.judges.Inception", StandIn)
+    config = small(judge="inception", inception_weights="x")
+    found = Evaluation(config, load("digits"))(Generator(config.z_dim))
+    assert found.keys() == set(EVALUATED) - MODES | {"eval/fid", "eval/kid"}
+    assert (found["eval/fid"], found["eval/kid"]) == (found["eval/fd"], found["eval/kd"])
+    G = Generator(config.z_dim)
+    with torch.no_grad():
+        next(G.parameters()).fill_(torch.nan)
+    broken = Evaluation(config, load("digits"))(G)
+    assert broken.keys() == found.keys()
+    assert all(np.isnan(value) for value in broken.values())

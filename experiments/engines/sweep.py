@@ -65,6 +65,23 @@ def shard(study: Study, text: str) -> Study:
     return dataclasses.replace(study, configs=study.configs[i::n])
 
 
+def check_images(study: Study, folder: Path) -> None:
+    """Raises InputError if a user's own images are no longer what they were when this study was launched there."""
+    path = folder / "study.yaml"
+    if not study.text or not path.exists():
+        return
+    try:
+        before = {config.data_path: config.data_sha256 for config in read(path).configs if config.data_path}
+    except InputError:  # of a program that knew other fields, or damaged
+        return
+    for config in study.configs:
+        if before.get(config.data_path, config.data_sha256) != config.data_sha256:
+            raise InputError(
+                f"{config.data_path} has changed since the study {study.name} was launched, whose runs are in "
+                f"{folder}. Bring back what it was, or give the study another name to train on what it is now"
+            )
+
+
 def _keep_study(study: Study, folder: Path) -> None:
     """study.yaml as launched; an earlier version of it is kept beside. Single runs have none.
 
@@ -86,6 +103,7 @@ def _keep_study(study: Study, folder: Path) -> None:
         except InputError:  # of a program that knew other fields, or damaged
             before = study
         check_primary(before, study, str(folder))
+        check_images(study, folder)
         path.rename(path.with_name(f"study-until-{time.strftime('%Y%m%dT%H%M%S')}.yaml"))
         write_atomically(path, study.text)
 
