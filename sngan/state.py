@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sngan.arms import ARMS
-from sngan.config import RunConfig
+from sngan.config import InputError, RunConfig
 from sngan.constraints import CONSTRAINTS, Constraint
 from sngan.data import ImageData
 from sngan.feed import Feed
@@ -34,6 +34,8 @@ class Run:
     ) -> None:  # fmt: skip
         self.config, self.device, self.dtype = config, data.images.device, getattr(torch, config.dtype)
         self.layout = layout_of(config)
+        if networks is None:
+            _check_images(config, data)
         made = build(config, self.device) if networks is None else adopt(config, data, networks)
         self.G, self.D, self.constraint = made
         self.opt_g, self.opt_d = (_adam(network, config, self.device) for network in (self.G, self.D))
@@ -101,6 +103,16 @@ class Run:
         for name in _OPTIMIZERS:
             _load_adam(getattr(self, name), state[name])
         self.feed.load_state({**state["streams"], "data": state["data"]})
+
+
+def _check_images(config: RunConfig, data: ImageData) -> None:
+    """Raises InputError for images of another kind than the run's networks make."""
+    found, made = tuple(data.images.shape[1:]), (config.channels, config.side, config.side)
+    if found != made:
+        raise InputError(
+            f"images of {data.name} have the shape {found}, and the networks of {config.architecture} make {made}: "
+            "give the data of the run (sngan.data.load_images), or networks of your own"
+        )
 
 
 _MODULES, _OPTIMIZERS = ("G", "D", "constraint"), ("opt_g", "opt_d")

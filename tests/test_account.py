@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import small, write_study
 
-from experiments.account import evaluation_flop, step_flop
+from experiments.account import evaluation_flop, evaluation_seconds, step_flop
 from experiments.record import Record
 from sngan import models
 from sngan.config import TRAINING_VERSION, RunConfig
 from sngan.losses import adversarial_d, adversarial_g
 from sngan.state import build
-from sngan.yardstick import load_yardstick
+from sngan.yardstick import Classifier, load_yardstick
 
 
 def test_plan_and_status_as_tables_and_json(command: Callable, tmp_path: Path) -> None:
@@ -99,3 +99,25 @@ def test_flop_of_an_evaluation_are_those_that_torch_counts(dataset: str, counted
     with counted as counter, torch.no_grad():
         load_yardstick(dataset).embed(G(torch.randn(20, config.z_dim)))
     assert evaluation_flop(config) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_what_judges_is_counted(counted: Any) -> None:
+    def at(judge: str) -> float:
+        return evaluation_flop(RunConfig(dataset="cifar10", judge=judge, n_fake=20))
+
+    def made(network: torch.nn.Module, x: torch.Tensor) -> float:
+        with counted as counter, torch.no_grad():
+            network(x)
+        return counter.get_total_flops()
+
+    G, _, _ = build(RunConfig(dataset="cifar10"), "cpu")
+    assert at("pixels") == pytest.approx(made(G, torch.randn(20, 128)), rel=0.05)
+    for judge, network, x in (
+        ("cifar10", Classifier(3, 32, 10), torch.rand(20, 3, 32, 32)),
+        ("mnist", Classifier(1, 28, 10), torch.rand(60, 1, 28, 28)),  # one channel after the other
+    ):
+        assert at(judge) - at("pixels") == pytest.approx(made(network.eval(), x), rel=0.05)
+    assert at("inception") - at("pixels") == pytest.approx(20 * 2 * 5.7e9, rel=0.05)  # Szegedy et al. 2015
+    judges = ("pixels", "cifar10", "mnist", "inception")
+    seconds = [evaluation_seconds(RunConfig(dataset="cifar10", judge=judge)) for judge in judges]
+    assert seconds == sorted(set(seconds))

@@ -273,5 +273,5 @@ def test_without_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return imported(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(InputError, match=r"needs torch-fidelity .*pip install 'sngan\[fid\]'"):
+    with pytest.raises(InputError, match=r"needs torch-fidelity .*pip install -e '\.\[fid\]'"):
         Inception(path)

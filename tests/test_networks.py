@@ -502,3 +502,41 @@ def test_modes_and_types_are_those_of_training(measured: bool) -> None:
 def test_bfloat16_trains_own_networks() -> None:
     row = Trained(own(arm="sn", precision="bfloat16"), (generator(), Residual())).last
     assert math.isfinite(row["loss/d"])
+
+
+class Evaluated(nn.Module):
+    """Not finite in eval mode."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) / (1 if self.training else 0)
+
+
+class Detached(nn.Module):
+    """Without a gradient in eval mode."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x if self.training else x.detach())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Evaluated, "D's logits are not finite under arm sn"), (Detached, "D's logits have no gradient with respect to")],
+)
+def test_what_fails_only_where_it_is_measured_is_refused(kind: Callable[[nn.Module], nn.Module], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(own(arm="sn"), load("digits"), networks=(generator(), kind(discriminator())))
+
+
+def test_images_of_another_kind_than_the_architectures_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"have the shape \(3, 32, 32\), and the networks of dcgan28 make \(1, 28, 28\)"
+    ):
+        train(own(arm="sn"), images(3, 32))
