@@ -192,7 +192,7 @@ def _views(batches: Iterable[Tensor], total: int, by: Judge, inception: Inceptio
 def scores(real: Views, fake: Views | None) -> dict[str, float]:
     """Those of SCORES, of fakes against as many reals; NaN for fakes that are not finite.
 
-    Deviation: KID is over all pairs of samples, where Binkowski et al. 2018 average over random subsets.
+    Deviation: KID takes all pairs of samples; Binkowski et al. 2018 average random subsets.
     """
     if fake is None:
         return dict.fromkeys(SCORES, math.nan)

@@ -914,7 +914,7 @@ def _show_images(config: RunConfig) -> None:
     from sngan import given
 
     known = given.Content(config.data_sha256, config.channels, 0, 0)
-    content = given.found(f"{config.dataset}:{config.data_path}{known.fragment()}", _to_stderr)
+    content = given.present(f"{config.dataset}:{config.data_path}{known.fragment()}", _to_stderr)
     labels = f"{content.classes} classes" if content.classes else "no labels"
     if not content.classes and config.dataset == "folder":
         labels += " (these are the folders in which all images lie, if they are several)"

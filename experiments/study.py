@@ -283,7 +283,7 @@ def parse(text: str) -> Study:
 
 
 def _with_datasets(text: str, content: dict[str, Any], names: dict[Any, Any]) -> str:
-    """The file's text with other names of data sets: in their places if that is what YAML reads, else written anew."""
+    """The file's text with other names of data sets: in their places if that is what YAML reads, else all of it."""
     values = list(names.values())
     spec = {"value": values[0]} if len(values) == 1 else {"values": values}
     content = content | {"parameters": content["parameters"] | {"dataset": spec}}

@@ -113,7 +113,7 @@ def _given(name: str, part: str, side: int, channels: int, say: Callable[[str], 
     if not isinstance(side, int) or side < 1 or channels not in (0, 1, 3):
         raise InputError(f"side {shown(side)}, channels {shown(channels)}: expected pixels a side, and 0, 1 or 3")
     kind, path, _ = given.named(name)
-    content = given.found(name, say)  # whatever was read before
+    content = given.present(name, say)  # whatever was read before
     key = kind, path, content.sha256, side, channels
     if key not in _given_images:
         while len(_given_images) > 1:

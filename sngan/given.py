@@ -52,8 +52,9 @@ def to_stderr(text: str) -> None:
 class Content:
     """What the images are, whatever size they are brought to.
 
-    `sha256`: of their files' names and bytes. `channels`: 1 if all are grey, else 3. `classes`: of their labels, 0 if
-    they have none. `side`: pixels a side if all are squares of one size, else 0.
+    `sha256`: of a folder of its images' relative names and bytes, of an `.npz` of its bytes. `channels`: 1 if all are
+    stored as grey, else 3. `classes`: of their labels, 0 if they have none. `side`: pixels a side if all are squares of
+    one size, else 0. `n`: how many there are, 0 if that is not known.
     """
 
     sha256: str
@@ -102,7 +103,7 @@ def look(name: str, say: Say = to_stderr) -> Content:
     return content or (_look_at_folder if kind == "folder" else _look_at_arrays)(path, say)
 
 
-def found(name: str, say: Say = to_stderr) -> Content:
+def present(name: str, say: Say = to_stderr) -> Content:
     """What images are there now. Raises InputError as `look` does, and if the name says another content."""
     kind, path, said = named(name)
     try:
@@ -124,16 +125,16 @@ def read(name: str, side: int, channels: int = 0, say: Say = to_stderr) -> tuple
 
     `channels`: 0 for those that the images have; 3 of a grey image are equal, 1 of a colour image is its luma
     (ITU-R 601). Of each image the largest square around its centre is taken, and brought to `side` pixels by Pillow's
-    bicubic filter, which averages where it makes smaller; an image of that size stays as it is. Before that an image
-    is turned as its EXIF orientation says, laid on white where it is transparent, and of 16 bits the upper 8 are taken
-    (rounded). Of an animation it is the first picture. Images are in the order of their paths; the label is the folder
-    that they lie in, below the one that is given, if all lie in one of several.
+    bicubic filter, which averages when it shrinks an image; one of that size stays as it is. Before that an image is
+    turned as its EXIF orientation says, laid on white where it is transparent, and 16 bits are rounded to 8. Of an
+    animation it is the first picture. Images are in the order of their paths; the label is the first folder below the
+    one that is given, if every image lies in one of several.
 
     Made once, and then mapped from the platform's cache folder. Raises InputError as `look` does, and if the content is
     not the one that the name says.
     """
     kind, path, _ = named(name)
-    content = found(name, say)
+    content = present(name, say)
     channels = channels or content.channels
     make = _read_folder if kind == "folder" else _read_arrays
     key = f"{kind}-{content.sha256[:16]}-{channels}x{side}-{_RULE}-{Image.__version__}"
@@ -247,9 +248,7 @@ def _formats() -> list[str]:
 
 
 def _opened(content: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large photograph; the error stays
-        return Image.open(io.BytesIO(content), formats=_formats())
+    return Image.open(io.BytesIO(content), formats=_formats())
 
 
 def _why(error: BaseException, path: Path) -> str:
@@ -301,11 +300,10 @@ def _classes(names: Sequence[str]) -> list[str]:
 
 def _read_folder(folder: Path, side: int, channels: int, say: Say) -> tuple[np.ndarray, np.ndarray]:
     files, wrong = _files(folder)
-    images = (
-        [file for file in files if _see(file).sha256]
-        if any(not _is_named_as_image(f.relative) for f in files)
-        else files
-    )
+    images = files
+    if not all(_is_named_as_image(file.relative) for file in files):
+        seen = _each(_see, files, partial(_progress, say, f"reading {folder}"))
+        images = [file for file, of in zip(files, seen, strict=True) if of.sha256 or of.wrong]
     decoded = _decoded(images, side, channels, partial(_progress, say, f"decoding {folder}"), folder, wrong)
     names = [file.relative for file in images]
     places = {name: i for i, name in enumerate(_classes(names))}
@@ -313,13 +311,9 @@ def _read_folder(folder: Path, side: int, channels: int, say: Say) -> tuple[np.n
 
 
 def _decoded(
-    files: Sequence[_File],
-    side: int,
-    channels: int,
-    tell: Callable[[int, int], None],
-    folder: Path,
+    files: Sequence[_File], side: int, channels: int, tell: Callable[[int, int], None], folder: Path,
     wrong: dict[str, str],
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Images (N, channels, side, side) uint8. Raises InputError that names all that cannot be read, `wrong` as well."""
     out = np.empty((len(files), channels, side, side), np.uint8)
 
@@ -335,9 +329,8 @@ def _decoded(
     found = _each(decode, list(enumerate(files)), tell)
     wrong = wrong | {file.relative: why for file, why in zip(files, found, strict=True) if why}
     if wrong:
-        named = "; ".join(
-            f"{' '.join(name.split(chr(10)))} ({why})" for name, why in sorted(wrong.items())[:_MOST_NAMED]
-        )
+        some = sorted(wrong.items())[:_MOST_NAMED]
+        named = "; ".join(f"{name} ({why})".replace("\n", " ") for name, why in some)
         more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         what = "1 image" if len(wrong) == 1 else f"{len(wrong):,} images"
         them = "it" if len(wrong) == 1 else "them"
@@ -371,7 +364,8 @@ def _bytes_of(image: Image.Image, side: int, channels: int) -> np.ndarray:
 
 def _each(do: Callable[[Any], Any], things: Sequence[Any], tell: Callable[[int, int], None]) -> list[Any]:
     """What it gives of each, in their order, by several threads: Pillow decodes while others run."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="images") as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS, thread_name_prefix="images") as threads:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large photograph; the error stays
         return list(_told(threads.map(do, things), len(things), tell))
 
 
