@@ -98,7 +98,7 @@ def load_images(config: RunConfig, say: Callable[[str], None] = given.to_stderr)
     if config.dataset in DATASETS:
         return load(config.dataset, config.data_dir)
     if not config.data_path:
-        raise InputError(f"dataset {config.dataset}: it is not known where the images are; say {config.dataset}:PATH")
+        raise InputError(f"dataset {config.dataset}: it is not known where the images are; give {config.dataset}:PATH")
     content = given.Content(config.data_sha256, config.channels, 0, 0)
     name = f"{config.dataset}:{config.data_path}{content.fragment()}"
     return load(name, side=config.side, channels=config.channels, say=say)

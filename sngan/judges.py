@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,11 @@ class InceptionJudge:
         return features, torch.zeros(len(images), dtype=torch.int64, device=features.device)
 
 
+@functools.lru_cache(maxsize=1)  # a sweep's worker takes run after run
+def _inception(weights: str, device: str) -> InceptionJudge:
+    return InceptionJudge(weights, device)
+
+
 def load_judge(
     config: RunConfig, data: ImageData, device: torch.device | str = "cpu", say: Callable[[str], None] = print
 ) -> Judge:
@@ -94,7 +100,7 @@ def load_judge(
     if config.judge == "pixels" or (usual and not fits):
         return Pixels()
     if config.judge == "inception":
-        return InceptionJudge(config.inception_weights or os.environ.get(VARIABLE, ""), device)
+        return _inception(config.inception_weights or os.environ.get(VARIABLE, ""), str(device))
     if config.judge == "labels":
         return label_yardstick(data, row, device, say)
     if usual and data.name == config.dataset:

@@ -332,7 +332,7 @@ def test_a_configuration_from_a_record_needs_no_images(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     again = RunConfig(**json.loads(json.dumps(config.identity())))
     assert (again.run_id, again.channels, again.side, again.judge) == (config.run_id, 1, 28, "pixels")
-    with pytest.raises(InputError, match="it is not known where the images are; say folder:PATH"):
+    with pytest.raises(InputError, match="it is not known where the images are; give folder:PATH"):
         load_images(again)
 
 
