@@ -34,7 +34,8 @@ from experiments.tracking.sending import send, summary_of
 from experiments.tracking.source import snapshot
 from experiments.tracking.tracker import Tracker
 from sngan.config import TRAINING_VERSION, InputError, RunConfig
-from sngan.data import ImageData, load_images, normalized
+from sngan.data import ImageData, normalized
+from sngan.data import load_images as load
 from sngan.datasets import GIVEN
 from sngan.evaluate import Evaluation, check_enough
 from sngan.judges import load_judge
@@ -88,7 +89,7 @@ def execute(
     if device.type == "cuda":
         prepare_cuda()
     prepared(config, lambda text: tell(Said(text)))
-    data = load_images(config).to(device)
+    data = load(config).to(device)
     mode = resolve_mode(config.wandb)
     record = Record(study_folder / config.run_id)
     with record.claim() as mine:
@@ -108,7 +109,7 @@ def prepared(config: RunConfig, say: Callable[[str], None]) -> None:
 
     Raises InputError if they cannot be.
     """
-    data = load_images(config, say)
+    data = load(config, say)
     if config.dataset in GIVEN:  # of others a run says so, as it fails
         check_enough(data, config.batch_size, config.data_path)
     load_judge(config, data, say=say)
