@@ -154,10 +154,6 @@ QUANTITIES = (
        better="lower", summary=_LOW, section=_QUALITY, figure="distance", table="quality", needs="classes"),
     _Q("eval/diversity", "diversity", recorded="evaluation", training=True, better="higher", summary=_HIGH,
        section=_QUALITY, figure="coverage", table="quality", needs="features"),
-    _Q("eval/fid", "FID", recorded="evaluation", training=True, axis="log", better="lower", summary=_LOW,
-       section=_QUALITY, judges=("inception",)),
-    _Q("eval/kid", "KID", recorded="evaluation", training=True, axis="log", better="lower", summary=_LOW,
-       section=_QUALITY, judges=("inception",)),
     _Q("class_counts", "samples by class", recorded="list", needs="classes",
        unshown="a histogram on the run's page in W&B"),
     _Q(f"spectrum/{_L}", "singular values of the raw parameter", recorded="list",
@@ -173,9 +169,16 @@ QUANTITIES = (
     _Q("wall_seconds", "time of the run", unit="s", recorded="status", better="lower", section=_COST),
     _Q("peak_memory_bytes", "largest memory", unit="bytes", recorded="status", better="lower", section=_COST),
 )
+OF_INCEPTION = (
+    _Q("eval/fid", "FID", recorded="evaluation", training=True, axis="log", better="lower", summary=_LOW,
+       section=_QUALITY, judges=("inception",)),
+    _Q("eval/kid", "KID", recorded="evaluation", training=True, axis="log", better="lower", summary=_LOW,
+       section=_QUALITY, judges=("inception",)),
+)
+"""What is recorded beside QUANTITIES if Inception judges"""
 # fmt: on
 
-EVALUATED = tuple(of.pattern for of in QUANTITIES if of.recorded == "evaluation" and not of.judges)
+EVALUATED = tuple(of.pattern for of in QUANTITIES if of.recorded == "evaluation")
 """What an evaluation scores, whoever judges, as far as the judge can tell"""
 
 
@@ -195,7 +198,7 @@ def is_told(of: Quantity, dataset: str, judge: str) -> bool:
 def find(name: str) -> Quantity | None:
     """The row of a number's name in the record, such as sigma/conv2; None if there is none."""
     by_layer = f"{name.partition('/')[0]}/{LAYER}"
-    return next((of for of in QUANTITIES if of.pattern in (name, by_layer)), None)
+    return next((of for of in (*QUANTITIES, *OF_INCEPTION) if of.pattern in (name, by_layer)), None)
 
 
 def is_training(name: str) -> bool:
@@ -205,4 +208,4 @@ def is_training(name: str) -> bool:
 
 def shown(place: Literal["section", "figure", "table"], name: str) -> list[Quantity]:
     """What is shown there, in the table's order."""
-    return [of for of in QUANTITIES if getattr(of, place) == name]
+    return [of for of in (*QUANTITIES, *OF_INCEPTION) if getattr(of, place) == name]

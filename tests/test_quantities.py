@@ -18,7 +18,7 @@ from sngan.architectures import layer_names
 from sngan.arms import ARMS
 from sngan.config import RunConfig
 from sngan.data import load
-from sngan.quantities import EVALUATED, QUANTITIES, SECTIONS, find, is_told, is_training
+from sngan.quantities import EVALUATED, OF_INCEPTION, QUANTITIES, SECTIONS, find, is_told, is_training
 from sngan.train import train
 
 LAYERS = layer_names(RunConfig().architecture)
@@ -33,7 +33,6 @@ def names(*recorded: str, arm: str = "") -> set[str]:
         if of.recorded in recorded
         and (not of.constraints or constraint in of.constraints)
         and (not of.norms or norm in of.norms)
-        and not of.judges
         for name in of.names(LAYERS)
         if not (name.startswith("sigma_bn/") and name.endswith(LAYERS[-1]))  # behind it there is no norm
     }
@@ -96,8 +95,7 @@ def test_what_a_row_says_is_shown_is_shown(mixed_study: Path, tmp_path: Path) ->
         (panels,) = (of.panels for of in view.sections if of.name == section)
         shown = [name for panel in panels for name in (getattr(panel, "y", None) or getattr(panel, "media_keys", None)
                                                        or panel.metrics)]  # fmt: skip
-        told = [of for of in QUANTITIES if of.section == section and not of.judges]
-        assert shown == [name for of in told for name in of.names(LAYERS)]
+        assert shown == [name for of in QUANTITIES if of.section == section for name in of.names(LAYERS)]
         for panel in panels:
             if y := getattr(panel, "y", None):  # the same axis as in the report
                 assert bool(panel.log_y) == (find(y[0]).axis == "log")  # type: ignore[union-attr]
@@ -119,7 +117,7 @@ def test_a_run_diverges_by_what_it_trains_by_and_not_by_an_instrument() -> None:
 
 def test_what_a_judge_can_tell() -> None:
     def told(dataset: str, judge: str) -> set[str]:
-        evaluated = [of for of in QUANTITIES if of.recorded in ("evaluation", "list")]
+        evaluated = [of for of in (*QUANTITIES, *OF_INCEPTION) if of.recorded in ("evaluation", "list")]
         return {of.pattern for of in evaluated if is_told(of, dataset, judge)} - {"spectrum/<layer>"}
 
     modes = {"eval/modes", "eval/modes_5", "eval/effective_modes", "eval/mode_kl", "class_counts"}

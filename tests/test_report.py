@@ -427,7 +427,7 @@ def test_no_records_are_no_report(tmp_path: Path) -> None:
     ],
 )
 def test_a_report_calls_quality_what_it_is(data: list[tuple[str, int, str]], name: str, tmp_path: Path) -> None:
-    """Nothing is called fd, or said to be in a classifier's features, where there is none."""
+    """A study that pixels judge speaks neither of fd nor of features."""
     page = write_report(own_images(tmp_path / "own", *data, seeds=8, failure=0.5), kinds=["svg"])
     found = json.loads((page.parent / "statistics.json").read_text())
     assert found["quality_name"] == name

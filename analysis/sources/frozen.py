@@ -64,7 +64,7 @@ from sngan.files import write_atomically
 PART_BYTES = 4_000_000
 _WITH_WEIGHTS, _FILMS, _WITH_GRIDS = 3, 1, 3  # runs of a cell with D's weights, with a film, with grids at all
 _FILM_STEPS, _GREYS = 8, 16
-_PLACES = ("data_dir", "data_path", "inception_weights")
+_PLACES = ("data_path", "inception_weights")
 
 
 class Frozen(NamedTuple):
@@ -427,7 +427,10 @@ class _Writer:
 
 def _without_paths(found: Found) -> dict[str, Any]:
     """The status, without where data and weights lay on the machine."""
-    attempts = [{name: a[name] for name in a if name not in _PLACES} for a in found.status["attempts"]]
+    attempts = [
+        {name: a[name] for name in a if name != "data_dir" and not (name in _PLACES and a[name])}
+        for a in found.status["attempts"]
+    ]
     return found.status | {"attempts": attempts}
 
 

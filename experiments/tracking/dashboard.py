@@ -14,7 +14,7 @@ from experiments.tracking import client
 from sngan.architectures import layer_names
 from sngan.arms import ARMS
 from sngan.config import InputError, RunConfig
-from sngan.quantities import QUANTITIES, SECTIONS, Quantity, is_told
+from sngan.quantities import OF_INCEPTION, QUANTITIES, SECTIONS, Quantity, is_told
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2.interface as wr
@@ -169,8 +169,8 @@ def _panels(configs: Sequence[RunConfig], section: str) -> list[Any]:
     constraints = {ARMS[config.arm].constraint for config in configs}
     judges = {(config.dataset, config.judge) for config in configs}
     shown = [
-        of for of in QUANTITIES if of.section == section and (not of.constraints or constraints & {*of.constraints})
-        and any(is_told(of, *by) for by in judges)
+        of for of in (*QUANTITIES, *OF_INCEPTION) if of.section == section
+        and (not of.constraints or constraints & {*of.constraints}) and any(is_told(of, *by) for by in judges)
     ]  # fmt: skip
     return [_panel(of, name) for of in shown for name in of.names(layers)]
 
