@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis.claims import CLAIMS, NAMED, judge
 from analysis.page.tables import interval
+from analysis.sensitivity import flips
 from analysis.sources.frozen import thaw
 from analysis.stability import summarize
+from analysis.study import Study, in_double, of_one_version, sound
 from experiments.ledger import kept_in, read_manifest, todays
-from experiments.study import Study, find
+from experiments.study import Study as Plan
+from experiments.study import find
 from sngan.config import InputError
 
 REFERENCE = "mnist-short"
-_FROZEN = Path(__file__).parents[1] / "experiments" / "results" / REFERENCE / "data"
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 _ASKED = {  # what is judged in a context that the study's file names, and over all learning rates: of which arms
     **dict.fromkeys(("C7a", "C7b"), "`sn_dcgan` against `dcgan`"),
     "C14a": "`sn` against `plain`",
@@ -28,11 +33,12 @@ _ASKED = {  # what is judged in a context that the study's file names, and over 
 }
 
 
-def answer(plan: Study, folder: Path) -> list[str]:
+def answer(plan: Plan, folder: Path) -> list[str]:
     """Lines of Markdown on the study that is frozen in `folder`.
 
-    As long as runs are missing, no outcome is looked at: the lines say how many seeds there are, and what will be
-    judged. Raises InputError if nothing is frozen there.
+    As long as runs are missing and no results have been written beside `folder` (`analysis.results`), no outcome is
+    looked at: the lines say how many seeds there are, and what will be judged. A verdict that is another one in some
+    view of `sensitivity.csv` beside it is marked. Raises InputError if nothing is frozen there.
     """
     planned, manifest = {config.run_id: config for config in plan.configs}, read_manifest(folder)
     if (found := manifest.get("study")) != plan.name:
@@ -40,19 +46,35 @@ def answer(plan: Study, folder: Path) -> list[str]:
     kept = todays(kept_in(folder, manifest), planned).keys() & planned.keys()
     missing = {config.seed for run_id, config in planned.items() if run_id not in kept}
     seeds = {config.seed for config in plan.configs}
-    if missing:
-        return _closed(plan, len(kept), len(seeds - missing), len(seeds))
-    study = thaw(folder)
-    return _open(judge(study, summarize(study.history, study.runs)), len(kept), len(seeds))
+    counts = _Counts(len(kept), len(plan.configs), len(seeds - missing), len(seeds))
+    if missing and not (folder.parent / "statistics.json").exists():
+        return _closed(plan, counts)
+    study = opened(folder)
+    views = folder.parent / "sensitivity.csv"
+    marks = flips(pd.read_csv(views, keep_default_na=False)) if views.exists() else None
+    return _open(judge(study, summarize(study.history, study.runs)), counts, marks)
 
 
-def _closed(plan: Study, n_runs: int, n_seeds: int, of_seeds: int) -> list[str]:
+def opened(folder: Path) -> Study:
+    """The frozen study as its outcomes are read: sound results of one training version; benchmarks lie with results."""
+    study = in_double(sound(of_one_version(thaw(folder))))
+    return replace(study, bench=folder.parents[1] / "bench")
+
+
+class _Counts(NamedTuple):
+    runs: int
+    planned_runs: int
+    seeds: int
+    planned_seeds: int
+
+
+def _closed(plan: Plan, of: _Counts) -> list[str]:
     lines = [
         f"Not yet: the reference study, [{plan.name}](experiments/studies/{plan.name}.yaml), is still running. "
-        f"{n_seeds} of its {of_seeds} seeds are complete ({n_runs} of {len(plan.configs)} runs). Its plan was fixed "
-        "before its first run, and the rules of its verdicts before any outcome was looked at, as none has been. It "
-        "will give a [verdict](analysis/README.md#verdicts) on each of these claims, with effect, interval and number "
-        "of seeds:",
+        f"{of.seeds} of its {of.planned_seeds} seeds are complete ({of.runs} of {of.planned_runs} runs). Its plan was "
+        "fixed before its first run, and the rules of its verdicts before any outcome was looked at, as none has been. "
+        "It will give a [verdict](analysis/README.md#verdicts) on each of these claims, with effect, interval and "
+        "number of seeds:",
         "",
         "| claim | arms | judged at |",
         "|---|---|---|",
@@ -65,17 +87,25 @@ def _closed(plan: Study, n_runs: int, n_seeds: int, of_seeds: int) -> list[str]:
     return lines
 
 
-def _open(claims: pd.DataFrame, n_runs: int, n_seeds: int) -> list[str]:
+def _open(claims: pd.DataFrame, of: _Counts, marks: pd.DataFrame | None) -> list[str]:
+    seeds = f"{of.seeds} seeds per cell" if of.runs == of.planned_runs else (
+        f"{of.seeds} of the {of.planned_seeds} planned seeds in every cell, the rest still to be trained"
+    )  # fmt: skip
     lines = [
-        f"From {n_runs} runs, {n_seeds} seeds per cell. A claim is supported, or contradicted, if its whole interval "
+        f"From {of.runs} runs, {seeds}. A claim is supported, or contradicted, if its whole interval "
         "lies on that side of a threshold that was fixed before any outcome was looked at, and its adjusted p is at "
         "most 0.05:",
         "",
         "| claim | measured | judged at | verdict | effect [95 %] | n |",
         "|---|---|---|---|---|---|",
     ]
+    changed = {} if marks is None else {(m.claim, m.context): m for m in marks.itertuples() if m.flips}
     for row in claims[claims["claim"].isin(_ASKED) & claims["decides"]].to_dict("records"):
+        if row["claim"] in NAMED and row["family"] != "primary" and not row["claim"].startswith("C14"):
+            continue  # in a context that the file does not name
         verdict = f"**{row['verdict']}**" + (f" ({row['reason']})" if row["reason"] else "")
+        if mark := changed.get((row["claim"], row["context"])):
+            verdict += f" (changes in {mark.flips} of {mark.of} other views)"
         effect = interval(row["effect"], row["low"], row["high"])
         cells = (row["statement"], row["evidence"], row["context"], verdict, effect, row["n"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -84,7 +114,7 @@ def _open(claims: pd.DataFrame, n_runs: int, n_seeds: int) -> list[str]:
 
 def main() -> None:
     try:
-        print("\n".join(answer(find(REFERENCE), _FROZEN)))
+        print("\n".join(answer(find(REFERENCE), RESULTS / REFERENCE / "data")))
     except InputError as error:
         sys.exit(f"answer: {error}")
 

@@ -34,6 +34,7 @@ from sngan.arms import ARMS, DASHES
 _MORE_DASHES = [(3, 1, 1, 1), (5, 1, 1, 1, 1, 1), (7, 2), (1, 3)]
 _DASHES = [*DASHES.values(), *_MORE_DASHES]
 _HATCHES = ["", "//", "..", "xx", "--", "oo", "\\\\"]
+_MARKS = "os^D"
 _NUMBER = 0.5  # inches that a number of a matrix needs
 _FAR = 1e100  # what is larger cannot be drawn
 _ROOM = 0.14  # of an axis, that a name takes
@@ -186,6 +187,43 @@ def dots(axis: Axes, frame: pd.DataFrame, look: Look | None = None) -> Axes:
     axis.set_yticks(range(len(variants)), [look.labels[v] for v in variants])
     axis.axvline(0, color="0.4", linewidth=0.8)
     axis.set(xlabel="", ylabel="")
+    return axis
+
+
+def ends(axis: Axes, frame: pd.DataFrame, look: Look | None = None, within: pd.Series | None = None) -> Axes:
+    """Where every run ended: contexts side by side, within each a column of marks per variant, on a logarithmic axis.
+
+    Columns variant, context, value, failed. Variants of one colour have marks of their own; filled marks are runs that
+    failed, and those without a value stand on the upper edge, which is named. `within`: all values that axes with one
+    scale show, if not the frame's. `axis.legend()` names the variants.
+    """
+    look = look or look_of(frame["variant"])
+    contexts, variants = list(dict.fromkeys(frame["context"])), look.order(frame["variant"])
+    known, all_values = (of.where(of > 0) for of in (frame["value"], frame["value"] if within is None else within))
+    low, top = (
+        (float(all_values.min()) / 1.35, 1.35 * float(all_values.max())) if all_values.notna().any() else (0.1, 1)
+    )
+    for i, variant in enumerate(variants):
+        colour = look.colours[variant]
+        marker = _MARKS[sum(look.colours[other] == colour for other in variants[:i]) % len(_MARKS)]
+        axis.scatter([], [], s=11, marker=marker, color=colour, facecolor="none", label=look.labels[variant])
+        for at, context in enumerate(contexts):
+            of = frame[(frame["variant"] == variant) & (frame["context"] == context)]
+            centre = at + (i - (len(variants) - 1) / 2) * 0.84 / len(variants)
+            places = centre + np.linspace(-0.24, 0.24, len(of)) / len(variants)
+            filled = [colour if failed else "none" for failed in of["failed"]]
+            axis.scatter(places, known[of.index].fillna(top), s=11, marker=marker, linewidths=0.8, edgecolor=colour,
+                         facecolor=filled, clip_on=False, zorder=3)  # fmt: skip
+    axis.set_yscale("log")
+    axis.set_ylim(low, top)
+    label_decades(axis.yaxis)
+    axis.annotate("no end", (1, 1), xycoords="axes fraction", xytext=(0, 3), textcoords="offset points", ha="right",
+                  va="bottom", color="0.3")  # fmt: skip
+    axis.set_xticks(range(len(contexts)), contexts)
+    axis.set_xlim(-0.5, len(contexts) - 0.5)
+    for edge in range(1, len(contexts)):
+        axis.axvline(edge - 0.5, color="0.8", linewidth=0.6)
+    axis.grid(visible=False, axis="x")
     return axis
 
 

@@ -89,14 +89,15 @@ def _views(study: Study) -> Iterator[tuple[str, str, Study, pd.DataFrame]]:
 
 
 def _by(study: Study, name: str) -> Study | None:
-    """The study as if its runs had been judged by another measure; None if it was not recorded."""
+    """The study as if its runs had been judged by this measure alone; None if it was not recorded."""
     if f"eval/{name}" not in study.history:
         return None
     sampler: Mapping[str, Any] = {run_id: of.get("trivial_sampler") or {} for run_id, of in study.protocols.items()}
     trivial = study.runs["run_id"].map(lambda run_id: sampler.get(run_id, {}).get(name)).astype(float)
     trivial = trivial.fillna(trivial.groupby(study.runs["context"]).transform("median"))
     history = study.history.assign(**{"eval/fd": study.history[f"eval/{name}"]})
-    return replace(study, history=history, runs=study.runs.assign(trivial_fd=trivial))
+    history = history.drop(columns="eval/fd_pixels", errors="ignore")
+    return replace(study, history=history, runs=study.runs.assign(trivial_fd=trivial, trivial_fd_pixels=np.nan))
 
 
 def with_end(study: Study, summary: pd.DataFrame, share: float) -> pd.DataFrame:

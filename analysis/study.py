@@ -215,6 +215,12 @@ def sound(study: Study) -> Study:
     return replace(study, history=kept, warnings=[*study.warnings, *([line] if named else [])])
 
 
+def in_double(study: Study) -> Study:
+    """With the history in double precision, in which statistics are computed; most of it is stored in single."""
+    single = study.history.select_dtypes("float32").columns
+    return replace(study, history=study.history.astype(dict.fromkeys(single, float)))
+
+
 def reference_version(statuses: Iterable[Mapping[str, Any]]) -> Any:
     """The version of the training code whose results a study is made of: this program's if it has any.
 

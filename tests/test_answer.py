@@ -37,3 +37,25 @@ def test_no_outcome_is_told_before_the_last_run(tmp_path: Path) -> None:
     assert len({row[1] for row in rows}) == len(rows)  # each says what it measured
     with pytest.raises(InputError, match="holds the study many, not demo"):
         answer(find("demo"), tmp_path / "frozen")
+
+
+def test_results_that_were_written_open_an_unfinished_study(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "many", runs=48, rows=40)  # 8 seeds of 6 arms
+    plan = read(folder / "study.yaml")
+    (folder / plan.configs[-1].run_id).rename(tmp_path / "last")
+    freeze(load(folder), tmp_path / "results" / "data")
+    assert answer(plan, tmp_path / "results" / "data")[0].startswith("Not yet")
+    (tmp_path / "results" / "statistics.json").write_text("{}")
+    told = answer(plan, tmp_path / "results" / "data")
+    assert told[0].startswith("From 47 runs, 7 of the 8 planned seeds in every cell, the rest still to be trained.")
+    (row,) = [line for line in told if line.startswith("| SN makes training more stable: fewer failures")]
+    assert "other views" not in row
+    views = "claim,context,kind,view,verdict,reason,flips\n"
+    context = row.split(" | ")[2]
+    views += "".join(
+        f'C7a,"{context}",,{view},{verdict},,{flips}\n'
+        for view, verdict, flips in (("as planned", "inconclusive", False), ("by kd", "refused", True))
+    )
+    (tmp_path / "results" / "sensitivity.csv").write_text(views)
+    (marked,) = [line for line in answer(plan, tmp_path / "results" / "data") if line.startswith(row[:48])]
+    assert "(changes in 1 of 1 other views)" in marked

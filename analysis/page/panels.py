@@ -257,6 +257,30 @@ def matrix(table: pd.DataFrame, label: str, width: float = WIDTH) -> Figure:
     return made.figure
 
 
+def matrices(tables: Mapping[str, pd.DataFrame], width: float = WIDTH) -> Figure:
+    """Heat maps of the same rows side by side, each with its numbers under its title."""
+    rows = max(table.shape[0] for table in tables.values())
+    with style():
+        made = _panels(len(tables), len(tables), width, max(0.25 * rows + 1.0, 1.8), sharey=True)
+        for axis, (title, table) in zip(made.axes, tables.items(), strict=True):
+            plots.matrix(axis, table, "").set_title(plots.wrapped(title, made.characters))
+    return made.figure
+
+
+def ends(frames: Mapping[str, pd.DataFrame], look: Look, marks: Mapping[str, float], width: float = WIDTH) -> Figure:
+    """Where every run ended, a panel per title: frames of variant, context, value, failed; `marks`: lines by name."""
+    with style():
+        made = _panels(len(frames), 2, width, 2.5, sharey=True)
+        for axis, (title, frame) in zip(made.axes, frames.items(), strict=True):
+            plots.ends(axis, frame, look, pd.concat(frames.values())["value"]).set_title(title, loc="left")
+            limits = axis.get_ylim()
+            plots.references(axis, marks).set_ylim(limits)
+        made.axes[0].set_ylabel("fd at the end")
+        legends = [axis.get_legend_handles_labels() for axis in made.axes]
+        _outside(made.figure, [h for of, _ in legends for h in of], [name for _, of in legends for name in of])
+    return made.figure
+
+
 def large_samples(grids: Mapping[str, Any], width: float = WIDTH) -> Figure:
     """The first 16 images of PNG grids (with `read_bytes`), each under its name."""
     with style():

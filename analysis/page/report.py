@@ -24,7 +24,7 @@ from analysis.page.pictures import Picture, save, write_files
 from analysis.page.short import in_short
 from analysis.page.tables import Table
 from analysis.stability import summarize
-from analysis.study import Study, of_one_version, seen_differently, sound
+from analysis.study import Study, in_double, of_one_version, seen_differently, sound
 from analysis.variants import against
 from experiments.record import to_json
 from sngan.config import InputError
@@ -67,9 +67,7 @@ def write(
     """
     study = sound(source if isinstance(source, Study) else of_one_version(load(source)))
     thresholds = Thresholds() if thresholds is None else thresholds
-    single = study.history.select_dtypes("float32").columns  # stored so; statistics are computed in double precision
-    warnings = [*study.warnings, *seen_differently(study)]
-    study = replace(study, history=study.history.astype(dict.fromkeys(single, float)), warnings=warnings)
+    study = replace(in_double(study), warnings=[*study.warnings, *seen_differently(study)])
     if unknown := set(kinds) - {"png", "svg", "pdf"}:
         raise InputError(f"figures as {', '.join(sorted(unknown))}: expected some of png, svg, pdf")
     if not (math.isfinite(width) and 2 <= width <= 20):
