@@ -289,12 +289,12 @@ BLOCKS = {
 
 def with_blocks(text: str, found: Findings) -> str:
     """The text with each of BLOCKS renewed. Raises InputError if one has no place."""
+    places = {name: re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL) for name in BLOCKS}
+    if lacking := [name for name, place in places.items() if not place.search(text)]:
+        raise InputError(f"no place for {lacking[0]}: expected <!-- {lacking[0]} --> and <!-- end --> in the text")
     for name, lines in BLOCKS.items():
-        start, end = f"<!-- {name} -->\n", "\n<!-- end -->"
-        before, mark, rest = text.partition(start)
-        if not mark or end not in rest:
-            raise InputError(f"no place for {name}: expected {start.strip()} and <!-- end --> in the text")
-        text = before + start + "\n".join(lines(found)) + end + rest.partition(end)[2]
+        said = "\n".join(lines(found)) + "\n"
+        text = places[name].sub(lambda _, said=said: said, text, count=1)
     return text
 
 
