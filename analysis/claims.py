@@ -749,6 +749,8 @@ class _Judged:
 def judge(study: Study, summary: pd.DataFrame) -> pd.DataFrame:
     """`judge_runs` of a study; `summary` is of `summarize`. Runs that are not over are left out."""
     names = [name for name in study.runs if name not in summary or name == "run_id"]
+    planned = {run_id: i for i, run_id in enumerate(study.runs["run_id"])}  # of equals the first decides
+    summary = summary.sort_values("run_id", key=lambda ids: ids.map(planned), kind="stable")
     runs = summary.merge(study.runs[names], on="run_id", how="left")
     return judge_runs(runs[runs["state"].isin(OVER)], study.primary, study.bench)
 

@@ -191,12 +191,9 @@ def dots(axis: Axes, frame: pd.DataFrame, look: Look | None = None) -> Axes:
 
 
 def ends(axis: Axes, frame: pd.DataFrame, look: Look | None = None, within: pd.Series | None = None) -> Axes:
-    """Where every run ended: contexts side by side, within each a column of marks per variant, on a logarithmic axis.
+    """A mark per run, filled if it failed: columns variant, context, value (NaN: on the upper edge), failed.
 
-    Columns variant, context, value, failed. Variants of one colour have marks of their own; filled marks are runs that
-    failed, and those without a value stand on the upper edge, which is named. `within`: all values that axes with one
-    scale show, if not the frame's. `axis.legend()` names the variants.
-    """
+    `within`: all values that axes of one scale show."""
     look = look or look_of(frame["variant"])
     contexts, variants = list(dict.fromkeys(frame["context"])), look.order(frame["variant"])
     known, all_values = (of.where(of > 0) for of in (frame["value"], frame["value"] if within is None else within))

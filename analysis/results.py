@@ -271,9 +271,9 @@ def _delays(ended: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def cost(found: Findings) -> Iterator[str]:
     runs = found.study.runs[found.study.runs["wall_seconds"].notna()]
-    hours = runs.groupby(runs["device"].astype(str))["wall_seconds"].sum() / 3600
-    said = " and ".join(f"{value:.1f} hours on {device}" for device, value in hours.items())
-    yield f"The {len(runs)} runs took {said}, each on {int(runs['threads'].median())} core."
+    hours = {device: of["wall_seconds"].sum() / 3600 for device, of in runs.groupby(runs["device"] == "cpu")}
+    cpu, gpu = hours.get(True, 0.0), hours.get(False, 0.0)
+    yield f"The {len(runs)} runs took {cpu:.1f} hours of a CPU core and {gpu:.1f} hours of a GPU in all."
 
 
 BLOCKS = {

@@ -38,6 +38,7 @@ def figures(frame: pd.DataFrame, width: float) -> dict[str, Figure]:
     failed = pd.DataFrame({"arm": list(ARMS), "none": 3, "mode collapse": 2, "error": 0})
     shares = pd.DataFrame({"threshold": "healthy", "value": [0.25, 0.5], "variant": "sn", "share": [0.1, 0.3]})
     strip = pd.DataFrame(np.arange(1, 13.0).reshape(3, 4), columns=[0, 10, 20, 30])
+    ends = pd.DataFrame({"variant": list(ARMS), "context": "lr 0.1", "value": 2.0, "failed": False})
     matrix = pd.DataFrame(np.ones((2, len(ARMS))), ["lr 0.1", "lr 0.2"], [arm.label for arm in ARMS.values()])
     return {
         "curves": panels.curves({f"panel {i}": of for i in range(6)}, look, width, columns=3),
@@ -48,6 +49,8 @@ def figures(frame: pd.DataFrame, width: float) -> dict[str, Figure]:
         "sensitivity": panels.sensitivity(shares, look, width),
         "strips": panels.strips({"SN": strip}, "norm", "step", width),
         "matrix": panels.matrix(matrix, "median fd", width),
+        "matrices": panels.matrices({"failed": matrix.T, "diverged": matrix.T}, width),
+        "ends": panels.ends({"with": ends, "without": ends}, look, {"trivial sampler": 3.0}, width),
         "large": panels.large_samples({"real images": None, "SN": None, "plain": None}, width),
         "samples": panels.samples({("SN", "seed 0"): None, ("plain", "seed 1"): None}, width),
     }

@@ -54,6 +54,27 @@ def test_a_curve_is_the_bands_in_the_arms_colours(frame: pd.DataFrame, axis: Axe
     assert len(axis.collections) == len(ARMS)
 
 
+def test_ends_are_marks_of_runs_filled_where_they_failed(axis: Axes) -> None:
+    rows = [("sn", "a", 10.0, False), ("sn", "a", 20.0, True), ("plain", "a", np.nan, True), ("plain", "b", 5.0, False)]
+    frame = pd.DataFrame(rows, columns=["variant", "context", "value", "failed"])
+    assert plots.ends(axis, frame, within=pd.Series([1.0, 40.0, np.nan])) is axis
+    low, high = axis.get_ylim()
+    assert low < 1 < 40 < high
+    assert axis.get_yscale() == "log"
+    marks = [(*xy, alpha) for of in axis.collections if len(of.get_offsets())
+             for xy, alpha in zip(np.asarray(of.get_offsets()), of.get_facecolors()[:, 3], strict=True)]  # fmt: skip
+    assert sorted((round(y, 6), filled) for _, y, filled in marks) == [(5, 0), (10, 0), (20, 1), (round(high, 6), 1)]
+    assert [round(x) for x, y, _ in marks if y == 5] == [1]  # its context's place
+    assert axis.get_legend_handles_labels()[1] == [ARMS["plain"].label, ARMS["sn"].label]
+
+
+def test_variants_of_one_colour_have_marks_of_their_own(axis: Axes) -> None:
+    names = [f"penalty, penalty_weight {weight}" for weight in (0.01, 0.1)]
+    frame = pd.DataFrame({"variant": names, "context": "a", "value": [1.0, 2.0], "failed": False})
+    shapes = [of.get_paths()[0].vertices.shape for of in plots.ends(axis, frame).collections]
+    assert len(set(shapes)) == 2
+
+
 def test_the_legend_has_the_arms_labels(frame: pd.DataFrame) -> None:
     figure = panels.curves({"loss": bands(frame, "loss/d")}, plots.look_of(ARMS))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [arm.label for arm in ARMS.values()]

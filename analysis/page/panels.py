@@ -261,7 +261,7 @@ def matrices(tables: Mapping[str, pd.DataFrame], width: float = WIDTH) -> Figure
     """Heat maps of the same rows side by side, each with its numbers under its title."""
     rows = max(table.shape[0] for table in tables.values())
     with style():
-        made = _panels(len(tables), len(tables), width, max(0.25 * rows + 1.0, 1.8), sharey=True)
+        made = _panels(len(tables), len(tables) if width >= 5 else 1, width, max(0.25 * rows + 1.0, 1.8), sharey=True)
         for axis, (title, table) in zip(made.axes, tables.items(), strict=True):
             plots.matrix(axis, table, "").set_title(plots.wrapped(title, made.characters))
     return made.figure
