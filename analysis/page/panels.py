@@ -270,7 +270,7 @@ def matrices(tables: Mapping[str, pd.DataFrame], width: float = WIDTH) -> Figure
 def ends(frames: Mapping[str, pd.DataFrame], look: Look, marks: Mapping[str, float], width: float = WIDTH) -> Figure:
     """Where every run ended, a panel per title: frames of variant, context, value, failed; `marks`: lines by name."""
     with style():
-        made = _panels(len(frames), 2, width, 2.5, sharey=True)
+        made = _panels(len(frames), 2 if width >= 5 else 1, width, 2.5, sharey=True)
         for axis, (title, frame) in zip(made.axes, frames.items(), strict=True):
             plots.ends(axis, frame, look, pd.concat(frames.values())["value"]).set_title(title, loc="left")
             limits = axis.get_ylim()
