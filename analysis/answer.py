@@ -92,9 +92,9 @@ def _open(claims: pd.DataFrame, of: _Counts, marks: pd.DataFrame | None) -> list
         f"{of.seeds} of the {of.planned_seeds} planned seeds in every cell, the rest still to be trained"
     )  # fmt: skip
     lines = [
-        f"From {of.runs} runs, {seeds}. A claim is supported, or contradicted, if its whole interval "
-        "lies on that side of a threshold that was fixed before any outcome was looked at, and its adjusted p is at "
-        "most 0.05:",
+        f"From {of.runs} runs, {seeds}. A claim is supported if the whole interval of each of its parts lies beyond a "
+        "threshold that was fixed before any outcome was looked at, contradicted if that of one part shows an opposite "
+        "effect, each with an adjusted p of at most 0.05:",
         "",
         "| claim | measured | judged at | verdict | effect [95 %] | n |",
         "|---|---|---|---|---|---|",
@@ -105,11 +105,22 @@ def _open(claims: pd.DataFrame, of: _Counts, marks: pd.DataFrame | None) -> list
             continue  # in a context that the file does not name
         verdict = f"**{row['verdict']}**" + (f" ({row['reason']})" if row["reason"] else "")
         if mark := changed.get((row["claim"], row["context"])):
-            verdict += f" (changes in {mark.flips} of {mark.of} other views)"
+            verdict += f" (in other views {mark.which})"
         effect = interval(row["effect"], row["low"], row["high"])
         cells = (row["statement"], row["evidence"], row["context"], verdict, effect, row["n"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
+
+
+def with_answer(text: str) -> str:
+    """README with its answer renewed. Raises InputError if it has no place for one."""
+    start, end = "<!-- made by `python -m analysis.answer` -->\n", "\n<!-- end -->"
+    before, mark, rest = text.partition(start)
+    _, close, after = rest.partition(end)
+    if not mark or not close:
+        raise InputError(f"no place for the answer: expected {start.strip()} and <!-- end -->")
+    said = "\n".join(answer(find(REFERENCE), RESULTS / REFERENCE / "data"))
+    return before + start + said + end + after
 
 
 def main() -> None:

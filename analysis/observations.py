@@ -1,6 +1,6 @@
 """What no claim foresaw: seen in the first seeds of `mnist-short`, and tested in the seeds that were held back.
 
-Each was written down, with its test and its direction, before a seed of `HELD_BACK` or any verdict was looked at
+Each was written down, with its test and its direction, before a held-back seed or any verdict was looked at
 (experiments/LOG.md). p is one-sided, in the direction that was written down, and adjusted by Holm over the six.
 """
 
@@ -61,7 +61,7 @@ def replicate(summary: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
 
     `summary` of `summarize`, with variant and context; runs that are not over are left out. Columns id, statement,
     part, figure, `seen` (the estimate in LOOKED_AT), effect, low, high, n, of, p of the held-back seeds, `p_adjusted`
-    of the observation (the largest of its parts', by Holm) and `verdict`: held, not seen again, or too few seeds.
+    of the observation (the largest of its parts', by Holm) and `verdict`: held, not shown, or too few seeds.
     """
     summary = with_early_accuracy(summary[summary["failure"].notna()], history)
     looked_at = summary["seed"].isin(LOOKED_AT)
@@ -116,6 +116,23 @@ def fated(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that the first observation is of, with `told`: whether the rule says that they fail."""
     of = runs[runs["variant"].isin(WITH_BATCH_NORM) & runs["context"].isin(HIGH)]
     return of.assign(told=of["early_accuracy"] > TOO_RIGHT, failed=of["failure"].astype(bool))
+
+
+def fate_by_seed_p(runs: pd.DataFrame, draws: int = 5000) -> float:
+    """p of the first observation's rule where the runs of a seed count as one: whole seeds are permuted.
+
+    Within each arm and learning rate what the rule says of a seed is held against the outcome of another one, the same
+    in all of them: the share of permutations in which the rule is right at least as often. NaN without a seed.
+    """
+    of = fated(runs)
+    tables = [of.pivot_table(index="seed", columns=["variant", "context"], values=name, aggfunc="first")
+              for name in ("told", "failed")]  # fmt: skip
+    told, failed = (table.dropna().to_numpy(bool) for table in tables)
+    if not len(told) or told.shape != failed.shape:
+        return float("nan")
+    rng, right = np.random.default_rng(0), (told == failed).sum()
+    found = sum(int((told[rng.permutation(len(told))] == failed).sum() >= right) for _ in range(draws))
+    return (1 + found) / (1 + draws)
 
 
 def _fate(runs: pd.DataFrame) -> Effect:

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import observations, plots, sensitivity, stats
-from analysis.answer import REFERENCE, RESULTS, opened
+from analysis.answer import REFERENCE, RESULTS, opened, with_answer
 from analysis.claims import CLAIMS, NAMED, judge
 from analysis.page import panels, report
 from analysis.page.tables import interval, written
@@ -31,6 +31,9 @@ from sngan.files import write_atomically
 
 _COPIED = ("index.html", "statistics.json")  # of the report
 _FIGURES = ("sigma", "steepness", "gradients", "distance", "causes", "coverage")  # that claims name, of one context
+_SEVERAL = 7  # effective classes of samples, of 10
+_LOWEST_SLOPE = 1e-4  # that is drawn
+_UNMOVED = ("C1", "C2", "C3", "C4", "C5", "C12", "C13")  # they go by nothing that a view varies
 _SHOWN_AT, _SHOWN_AT_FILE = "lr 0.01", "lr_0_01"
 
 
@@ -81,7 +84,9 @@ def verdict_table(found: Findings) -> Iterator[str]:
         parts = judged[judged["claim"] == claim.id]
         places = parts.groupby("context", sort=False).cumcount()
         for place, of in parts.groupby(places):
-            cells = {row["context"]: _cell(row, row["context"] == primary.get(claim.id)) for row in _dicts(of)}
+            cells = {
+                row["context"]: _cell(row, place == 0, row["context"] == primary.get(claim.id)) for row in _dicts(of)
+            }
             words = _without_counts(of["evidence"].iloc[0])
             figure = f"[{claim.figure}](mnist-short/{claim.figure}.png)" if claim.figure in _FIGURES else ""
             first = f"{claim.id}. {claim.statement}" if place == 0 else ""
@@ -92,11 +97,13 @@ def _dicts(frame: pd.DataFrame) -> list[dict[str, object]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _cell(row: Mapping[str, object], named: bool) -> str:
+def _cell(row: Mapping[str, object], first: bool, named: bool) -> str:
+    """The claim's verdict, once, and the part's numbers; of a contradicted claim the parts that contradict it."""
     effect = interval(row["effect"], row["low"], row["high"])
     said = f"**{row['verdict']}**" if row["verdict"] in ("supported", "contradicted") else str(row["verdict"])
-    number = f"{effect}, n {row['n']}" if effect else ""
-    return f"{'(named) ' if named else ''}{said}{': ' if number else ''}{number}"
+    opposite = row["verdict"] == "contradicted" and row["part"] == "opposite"
+    number = f"{effect}, n {row['n']}{' (opposite)' if opposite else ''}" if effect else ""
+    return f"{'(named) ' if named else ''}{said if first else ''}{': ' if first and number else ''}{number}"
 
 
 def _without_counts(evidence: object) -> str:
@@ -105,13 +112,15 @@ def _without_counts(evidence: object) -> str:
 
 def spanning_table(found: Findings) -> Iterator[str]:
     """The claims that are judged over all learning rates together, or by a benchmark."""
-    yield from ("| claim | measured | effect [95 %] | n | verdict |", "|---|---|---|---|---|")
+    yield from ("| claim | measured | effect [95 %] | n | verdict | figure |", "|---|---|---|---|---|---|")
     rows = found.claims[found.claims["decides"] & ~found.claims["context"].isin(found.rates)]
     for row in _dicts(rows[rows["verdict"] != "not tested"]):
         reason = f" ({row['reason']})" if row["reason"] else ""
         effect = interval(row["effect"], row["low"], row["high"])
         measured = _without_counts(row["evidence"])
-        yield f"| {row['claim']}. {row['statement']} | {measured} | {effect} | {row['n']} | {row['verdict']}{reason} |"
+        figure = "" if row["claim"] == "C12" else "[answer](mnist-short/answer.png)"
+        claim = f"{row['claim']}. {row['statement']}"
+        yield f"| {claim} | {measured} | {effect} | {row['n']} | {row['verdict']}{reason} | {figure} |"
 
 
 def untested(found: Findings) -> Iterator[str]:
@@ -123,15 +132,20 @@ def untested(found: Findings) -> Iterator[str]:
 
 def flip_table(found: Findings) -> Iterator[str]:
     """Claims whose verdict is another under some view."""
-    table = sensitivity.flips(found.views)
+    table = sensitivity.flips(found.views[~found.views["claim"].isin(_UNMOVED)])
+    order = [claim.id for claim in CLAIMS]
+    places = {context: i for i, context in enumerate(found.rates)}
+    table = table.assign(place=table["claim"].map(order.index), rate=table["context"].map(places))
+    table = table.sort_values(["place", "rate"], ignore_index=True)
     of, changed = len(table), table[table["flips"] > 0]
     n = int(table["of"].iloc[0])
     usual = dict(zip(zip(table["claim"], table["context"], strict=True), table["verdict"], strict=True))
     turned = sum(
         {row["verdict"], usual[row["claim"], row["context"]]} == {"supported", "contradicted"}
         for row in found.views.to_dict("records")
+        if row["claim"] not in _UNMOVED
     )
-    same = f"{of - len(changed)} of {of} verdicts are the same under all {n} other views"
+    same = f"Of {of} verdicts that could change, {of - len(changed)} are the same under all {n} other views"
     between = "support into contradiction, or contradiction into support"
     yield f"{same}; {turned} times a view turns {between}." if turned else f"{same}. No view turns {between}."
     yield from ("", "| claim | judged at | verdict | another one under | which |", "|---|---|---|---|---|")
@@ -161,12 +175,11 @@ def outside_table(found: Findings) -> Iterator[str]:
     """What others published, beside what is measured here."""
     yield from ("| quantity | published | here |", "|---|---|---|")
     c1 = found.claims[(found.claims["claim"] == "C1") & found.claims["effect"].notna()]
-    worst = c1.loc[c1["high"].idxmax()] if len(c1) else None
-    if worst is not None:
+    if len(c1):
         yield (
             "| sigma of the weight that SN uses | 1 to 1.05 (SN, C.1) | above 1.05 in "
             f"{100 * c1['effect'].min():.2g} to {100 * c1['effect'].max():.2g} % of layer-rows, by arm and learning "
-            f"rate; upper limit {100 * worst['high']:.2g} % ({worst['context']}) |"
+            f"rate; the largest is {_largest_sigma(found):.2f} |"
         )
     for row in _dicts(found.claims[(found.claims["claim"] == "C12") & found.claims["effect"].notna()]):
         arms, _, machine = (
@@ -184,8 +197,61 @@ def outside_table(found: Findings) -> Iterator[str]:
     said = "; ".join(
         f"{row['context']}: {interval(row['effect'], row['low'], row['high'])}" for row in _dicts(_in_order(c8, found))
     )
-    yield f"| log of quality, SN over DCGAN with batch norm | better: FID 29.3 against 34.3 (CIFAR-10) | {said} |"
-    yield "| modes of Stacked-MNIST | DCGAN 79 to 99 of 1,000; none for SN | not run |"
+    published = (
+        "SN better on CIFAR-10: FID 29.3 against 56.3 (SN, Table 2, batch norm), 23.6 against 34.3 (chainer-gan-lib)"
+    )
+    yield f"| gain by fd, `sn` - `dcgan` (above 0: SN is better) | {published} | {said} |"
+    yield "| modes of Stacked-MNIST, of 1,000 | DCGAN 79 to 99; for SN none published | not run |"
+
+
+def _largest_sigma(found: Findings) -> float:
+    """Of the weight as used, in `sn` and `sn_dcgan`, from the first update on."""
+    rows = found.study.history[found.study.history["arm"].isin(["sn", "sn_dcgan"]) & (found.study.history["step"] > 0)]
+    return float(rows[[name for name in rows if name.startswith("sigma/")]].max().max())
+
+
+def counts(found: Findings) -> Iterator[str]:
+    """What happened to the runs, in numbers."""
+    ended = found.summary[found.summary["failure"].notna()]
+    failed = ended[ended["failure"].astype(bool)]
+    normed = failed[failed["arm"].str.endswith("dcgan")]
+    never = int((normed["cause"] == "never learned").sum())
+    drew = int((normed["effective_modes_end"] >= _SEVERAL).sum())
+    yield (
+        f"- With batch norm {len(normed)} of {int(ended['arm'].str.endswith('dcgan').sum())} runs failed, {never} of "
+        f"them because they were never healthy; {drew} of these end with samples of at least {_SEVERAL} effective "
+        "classes that are not good enough, the others with hardly more than one image."
+    )
+    for arm in ("sn", "plain"):
+        of = failed[failed["variant"] == arm]
+        diverged = int(of["causes"].str.contains("divergence").sum())
+        drew = int((of["effective_modes_end"] >= _SEVERAL).sum())
+        yield (
+            f"- `{arm}`: {len(of)} of {int((ended['variant'] == arm).sum())} runs failed; {diverged} diverged, and "
+            f"{drew} end with samples of at least {_SEVERAL} effective classes that are not good enough."
+        )
+    for arm, other in (("sn", "plain"), ("sn_dcgan", "dcgan")):
+        healthy = ended.assign(healthy=ended["healthy_end"].astype(float))
+        table = healthy.pivot_table(index=["seed", "variant"], columns="context", values="healthy").dropna().sum(axis=1)
+        d = (table.unstack()[arm] - table.unstack()[other]).dropna()
+        yield (
+            f"- Of {len(d)} seeds, `{arm}` ends healthy at more learning rates than `{other}` in {int((d > 0).sum())}, "
+            f"at fewer in {int((d < 0).sum())}, at as many in {int((d == 0).sum())}."
+        )
+
+
+def fate(found: Findings) -> Iterator[str]:
+    """The first observation's rule in the held-back seeds, as a table in words, and with runs of a seed as one."""
+    held = found.summary[found.summary["failure"].notna() & ~found.summary["seed"].isin(observations.LOOKED_AT)]
+    held = observations.with_early_accuracy(held, found.study.history)
+    of = observations.fated(held)
+    told, failed = of["told"], of["failed"]
+    p = observations.fate_by_seed_p(held)
+    yield (
+        f"Of the {int(told.sum())} held-back runs of which the rule says that they fail, {int((told & failed).sum())} "
+        f"failed; of the {int((~told).sum())} others {int((~told & failed).sum())} failed. Runs of one seed are not "
+        f"independent: where whole seeds are permuted, p is {written(p)}, before Holm."
+    )
 
 
 def _in_order(frame: pd.DataFrame, found: Findings) -> pd.DataFrame:
@@ -214,10 +280,10 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
     slopes = found.study.history[found.study.history["context"] == _SHOWN_AT]
     flat = slopes[slopes["arm"].isin(["plain", "sn", "penalty", "penalty_dcgan"]) & (slopes["lipschitz/empirical"] > 0)]
     title = f"largest |dD/dx| found, {_SHOWN_AT}"
-    yield (
-        "slopes",
-        panels.curves({title: stats.bands(flat, "lipschitz/empirical")}, look, logarithmic={title}, columns=1),
-    )
+    bands = {title: stats.bands(flat, "lipschitz/empirical")}
+    drawn = panels.curves(bands, look, logarithmic={title}, columns=1)
+    drawn.axes[0].set_ylim(bottom=_LOWEST_SLOPE)
+    yield "slopes", drawn
     yield "delay", panels.differences(_delays(ended), look)
 
 
@@ -277,6 +343,8 @@ def cost(found: Findings) -> Iterator[str]:
 
 
 BLOCKS = {
+    "counts": counts,
+    "fate": fate,
     "cost": cost,
     "verdicts": verdict_table,
     "spanning": spanning_table,
@@ -315,6 +383,9 @@ def write(folder: Path = RESULTS / REFERENCE) -> None:
                 copyfile(drawn, folder / f"{kind}.png")
     readme = folder.parent / "README.md"
     write_atomically(readme, with_blocks(readme.read_text(), found))
+    if folder == RESULTS / REFERENCE:
+        front = RESULTS.parents[1] / "README.md"
+        write_atomically(front, with_answer(front.read_text()))
 
 
 def main() -> None:

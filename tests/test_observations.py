@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.observations import LOOKED_AT, OBSERVATIONS, fated, replicate, with_early_accuracy
+from analysis.observations import LOOKED_AT, OBSERVATIONS, fate_by_seed_p, fated, replicate, with_early_accuracy
 
 RATES = ("lr 0.005", "lr 0.01", "lr 0.02", "lr 0.03")
 VARIANTS = ("dcgan", "sn_dcgan", "penalty_dcgan, penalty_weight 0.01", "penalty_dcgan, penalty_weight 0.1", "plain",
@@ -82,3 +82,13 @@ def test_the_rule_goes_by_steps_101_to_200() -> None:
     of = fated(with_early_accuracy(*made(range(3))))
     assert (of["told"] == of["failed"]).all()
     assert np.allclose(of["early_accuracy"], of["early"])
+
+
+def test_seeds_that_are_alike_say_nothing_about_the_rule() -> None:
+    """Where all seeds have the same outcomes, permuting them changes nothing; where they differ, few fit as well."""
+    summary = with_early_accuracy(*made(range(17)))
+    alike = summary.assign(failure=summary["variant"] == "dcgan", early_accuracy=(summary["variant"] == "dcgan") * 1.0)
+    assert fate_by_seed_p(alike) == 1
+    drawn = np.random.default_rng(1).random(len(summary)) < 0.5
+    assert fate_by_seed_p(summary.assign(failure=drawn, early_accuracy=drawn * 1.0)) < 0.01
+    assert np.isnan(fate_by_seed_p(summary[:0]))

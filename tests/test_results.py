@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from analysis.answer import REFERENCE, RESULTS
+from analysis.answer import REFERENCE, RESULTS, with_answer
 from analysis.page.panels import rendered
 from analysis.results import BLOCKS, Findings, figures, with_blocks
 from sngan.config import InputError
@@ -24,8 +24,13 @@ def found() -> Findings:
 
 
 def test_a_block_without_a_place_is_named() -> None:
-    with pytest.raises(InputError, match="no place for cost: expected <!-- cost -->"):
+    with pytest.raises(InputError, match="no place for counts: expected <!-- counts -->"):
         with_blocks("# Results\n", Findings(FOLDER))
+
+
+def test_a_readme_without_a_place_for_the_answer_is_refused() -> None:
+    with pytest.raises(InputError, match="no place for the answer: expected <!-- made by"):
+        with_answer("# Readme\n")
 
 
 @pytest.mark.slow
