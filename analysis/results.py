@@ -218,9 +218,9 @@ def counts(found: Findings) -> Iterator[str]:
     never = int((normed["cause"] == "never learned").sum())
     drew = int((normed["effective_modes_end"] >= _SEVERAL).sum())
     yield (
-        f"- With batch norm {len(normed)} of {int(ended['arm'].str.endswith('dcgan').sum())} runs failed, {never} of "
-        f"them because they were never healthy; {drew} of these end with samples of at least {_SEVERAL} effective "
-        "classes that are not good enough, the others with hardly more than one image."
+        f"- With batch norm {len(normed)} of {int(ended['arm'].str.endswith('dcgan').sum())} runs failed, "
+        f"{'all' if never == len(normed) else never} of them because they were never healthy; {drew} of these ended "
+        f"with samples of at least {_SEVERAL} effective classes that are not good enough, the others with fewer."
     )
     for arm in ("sn", "plain"):
         of = failed[failed["variant"] == arm]
@@ -228,7 +228,7 @@ def counts(found: Findings) -> Iterator[str]:
         drew = int((of["effective_modes_end"] >= _SEVERAL).sum())
         yield (
             f"- `{arm}`: {len(of)} of {int((ended['variant'] == arm).sum())} runs failed; {diverged} diverged, and "
-            f"{drew} end with samples of at least {_SEVERAL} effective classes that are not good enough."
+            f"{drew} ended with samples of at least {_SEVERAL} effective classes that are not good enough."
         )
     for arm, other in (("sn", "plain"), ("sn_dcgan", "dcgan")):
         healthy = ended.assign(healthy=ended["healthy_end"].astype(float))
