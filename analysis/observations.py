@@ -87,7 +87,7 @@ def _verdict(p: float) -> str:
 
 
 def _values(runs: pd.DataFrame, variant: str, contexts: Iterable[str], column: str) -> pd.DataFrame:
-    """Seed x context; NaN where there is no such run."""
+    """A table of seeds by contexts, NaN where a run is missing."""
     of = runs[(runs["variant"] == variant) & runs["context"].isin(list(contexts))]
     return of.pivot_table(index="seed", columns="context", values=column, aggfunc="first", dropna=False)
 

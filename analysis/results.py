@@ -1,7 +1,7 @@
 """What experiments/results says of the reference study, all of it made of what is frozen there.
 
 `python -m analysis.results` writes the page, statistics.json, the tables and the key figures beside the frozen data,
-and renews what stands between `<!-- NAME -->` and `<!-- end -->` in experiments/results/README.md.
+and renews what stands between `<!-- NAME -->` and `<!-- end -->` in experiments/results/README.md, and README's answer.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ def with_blocks(text: str, found: Findings) -> str:
 
 
 def write(folder: Path = RESULTS / REFERENCE) -> None:
-    """The page, statistics.json, tables and figures of the study in `folder`, and README's blocks beside it."""
+    """The page, statistics.json, tables and figures of the study in `folder`, the README beside it, and the answer."""
     found = Findings(folder)
     write_atomically(folder / "sensitivity.csv", found.views.to_csv(index=False))
     write_atomically(folder / "observations.csv", found.observed.to_csv(index=False))

@@ -58,6 +58,20 @@ def test_a_measure_that_sees_the_opposite_flips_what_goes_by_quality_alone(clear
     assert said["of"] == len(table["view"].unique()) - 1
 
 
+def test_a_view_by_one_measure_is_by_that_one_alone(tmp_path: Path) -> None:
+    """By fd and kd sn_dcgan is tighter, by fd_pixels dcgan: only the planned view has two measures that disagree."""
+    made = study(tmp_path / "runs", {"dcgan": {"fd_sd": 0.6}, "sn_dcgan": {"fd_sd": 0.01}}, seeds=16)
+    arms = made.history["arm"].map({"dcgan": "sn_dcgan", "sn_dcgan": "dcgan"})
+    of_other = made.history.set_index(["arm", "seed", "step"])["eval/fd"]
+    places = pd.MultiIndex.from_arrays([arms, made.history["seed"], made.history["step"]])
+    history = made.history.assign(**{"eval/fd_pixels": of_other.reindex(places).to_numpy()})
+    protocols = {i: {"trivial_sampler": {"kd": 0.8, "fd_pixels": 40.0}} for i in made.runs["run_id"]}
+    runs = made.runs.assign(trivial_fd_pixels=40.0)
+    table = verdicts(replace(made, history=history, runs=runs, protocols=protocols))
+    found = of(table, "C7b")
+    assert (found[MAIN], found["by kd"], found["by fd_pixels"]) == ("depends on the view", "supported", "contradicted")
+
+
 def test_the_end_over_the_last_quarter_is_the_planned_one(clear: Study) -> None:
     summary = summarize(clear.history, clear.runs)
     again = with_end(clear, summary, 0.25)
